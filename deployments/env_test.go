@@ -71,7 +71,7 @@ func TestEnv_NeverOverwrites(t *testing.T) {
 	require.Equal(t, string(before), string(after))
 }
 
-func TestEnv_AddsWhatIsMissing(t *testing.T) {
+func TestEnv_AddsMissingVariables(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), ".env")
 	ours := "# ours\nexport REDIS_PASSWORD = mine\nALLOWED_ORIGINS=https://a.example"

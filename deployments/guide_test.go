@@ -137,7 +137,7 @@ func count(files []*patched, wanted func(path string) bool, of ...kind) (lines i
 }
 
 // The numbers in the guide must be those of its patches, and must not exceed the limits for a feature.
-func TestGuide_CountsWhatAFeatureCosts(t *testing.T) {
+func TestGuide_CountsTheLinesOfAFeature(t *testing.T) {
 	t.Parallel()
 	product := func(path string) bool { return !isTest(path) }
 	inProto := func(path string) bool { return strings.HasSuffix(path, ".proto") }

@@ -13,8 +13,8 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// made is the namespace of all derived ids. A repeated derivation gives the same id.
-var made = uuid.MustParse("5f0a7a3e-3a4f-5d8e-9c55-6f1a1e0c7d21")
+// idNamespace is the namespace of all derived ids. A repeated derivation gives the same id.
+var idNamespace = uuid.MustParse("5f0a7a3e-3a4f-5d8e-9c55-6f1a1e0c7d21")
 
 // TimerActor is the actor of the commands of timers. It is not a valid id, so no user has this name.
 const TimerActor = "$timer"
@@ -64,7 +64,7 @@ type Expecting struct {
 // NewID returns the id of the object that a command creates, such as a message. The id is derived from the actor and
 // the command id, so it is the same however often the command is sent, and differs for every user.
 func (o Origin) NewID() string {
-	return uuid.NewSHA1(made, []byte("new\x00"+o.Actor+"\x00"+o.CommandID)).String()
+	return uuid.NewSHA1(idNamespace, []byte("new\x00"+o.Actor+"\x00"+o.CommandID)).String()
 }
 
 // PairID returns the id of an object that belongs to two users, such as their direct conversation. The order of the
@@ -73,7 +73,7 @@ func PairID(a, b string) string {
 	if a > b {
 		a, b = b, a
 	}
-	return uuid.NewSHA1(made, []byte("pair\x00"+a+"\x00"+b)).String()
+	return uuid.NewSHA1(idNamespace, []byte("pair\x00"+a+"\x00"+b)).String()
 }
 
 var (

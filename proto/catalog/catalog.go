@@ -93,16 +93,16 @@ type Topic struct {
 
 // Catalog holds all declarations. It is immutable and safe for concurrent use.
 type Catalog struct {
-	commands map[string]*Command
-	events   map[string]*Event
-	byType   map[protoreflect.FullName]any
-	queries  map[string]*Query
-	signals  map[string]*Signal
-	topics   map[string]Topic
-	looked   map[string]string
-	keeper   string
-	refusals []Refusal
-	kinds    map[string]*streamKind
+	commands     map[string]*Command
+	events       map[string]*Event
+	byType       map[protoreflect.FullName]any
+	queries      map[string]*Query
+	signals      map[string]*Signal
+	topics       map[string]Topic
+	subscribable map[string]string
+	keeper       string
+	refusals     []Refusal
+	kinds        map[string]*streamKind
 }
 
 // Load reads the declarations of all linked proto packages. If declarations contradict each other or the rules of the
@@ -110,7 +110,7 @@ type Catalog struct {
 func Load() (*Catalog, error) {
 	c := &Catalog{
 		commands: map[string]*Command{}, events: map[string]*Event{}, byType: map[protoreflect.FullName]any{},
-		queries: map[string]*Query{}, signals: map[string]*Signal{}, topics: map[string]Topic{}, looked: map[string]string{},
+		queries: map[string]*Query{}, signals: map[string]*Signal{}, topics: map[string]Topic{}, subscribable: map[string]string{},
 		kinds: map[string]*streamKind{},
 	}
 	var problems []error
@@ -169,8 +169,8 @@ func (c *Catalog) readOptions(owner string, f protoreflect.FileDescriptor) (prob
 		}
 		c.topics[t.Name] = Topic{t.Name, owner, t.Partitions, time.Duration(t.RetentionSeconds) * time.Second}
 	}
-	for _, k := range proto.GetExtension(options, routingv1.E_LookedAt).([]*routingv1.RoomKind) {
-		c.looked[k.Kind] = owner
+	for _, k := range proto.GetExtension(options, routingv1.E_Subscribable).([]*routingv1.RoomKind) {
+		c.subscribable[k.Kind] = owner
 	}
 	for _, r := range proto.GetExtension(options, routingv1.E_Refusals).([]*routingv1.Refusal) {
 		c.refusals = append(c.refusals, Refusal{r.Code, owner, r.Meaning})
@@ -303,11 +303,14 @@ func (c *Catalog) CommandOf(m proto.Message) (*Command, bool) {
 	return v, ok
 }
 
-// LookedAt returns the service that authorizes subscriptions to rooms of a kind, such as "presence".
-func (c *Catalog) LookedAt(kind string) (owner string, ok bool) { owner, ok = c.looked[kind]; return }
+// Subscribable returns the service that authorizes subscriptions to rooms of a kind, such as "presence".
+func (c *Catalog) Subscribable(kind string) (owner string, ok bool) {
+	owner, ok = c.subscribable[kind]
+	return
+}
 
-// LookedAtKinds returns the kinds of rooms to which clients may subscribe without being members, sorted.
-func (c *Catalog) LookedAtKinds() []string { return slices.Sorted(maps.Keys(c.looked)) }
+// SubscribableKinds returns the kinds of rooms to which clients may subscribe without being members, sorted.
+func (c *Catalog) SubscribableKinds() []string { return slices.Sorted(maps.Keys(c.subscribable)) }
 
 // Connections returns the service that stores the connections of users.
 func (c *Catalog) Connections() string { return c.keeper }

@@ -37,7 +37,7 @@ func TestLoad_EveryDeclaredTopicHasItsPartitions(t *testing.T) {
 	}
 }
 
-func TestStartDirect_AddressesTheSameStreamWhoeverAsks(t *testing.T) {
+func TestStartDirect_AddressesTheSameStreamForBothUsers(t *testing.T) {
 	c := load(t)
 	cmd, ok := c.Command("chat.start_direct")
 	if !ok || !cmd.Public || cmd.Topic != "chat-commands" {

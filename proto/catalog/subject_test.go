@@ -6,7 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestCheckSubjects_RefusesOneThatNoCommandNames(t *testing.T) {
+func TestCheckSubjects_RefusesASubjectThatNoCommandNames(t *testing.T) {
 	t.Parallel()
 	about := func(prefix, subject string) (stream, of template) {
 		return template{source: prefix + "{id}"}, template{source: subject}

@@ -57,9 +57,9 @@ type letter struct {
 	Data      json.RawMessage   `json:"data,omitempty"`
 	Problem   string            `json:"problem,omitempty"` // the reason why the data is missing
 
-	source string         // the owner of an event
-	at     *meshv1.Letter // the place on the topic of dead letters; nil for a parked event without a dead letter
-	job    int64          // the id of a job
+	source string             // the owner of an event
+	at     *meshv1.DeadLetter // the place on the topic of dead letters; nil for a parked event without a dead letter
+	job    int64              // the id of a job
 }
 
 // deadLetters lists and resolves the messages, events and jobs that services could not process.
@@ -131,7 +131,7 @@ func (i *installation) letters(ctx context.Context, service string) ([]letter, e
 		return nil, i.answered(service, err)
 	}
 	dropped := map[string]bool{}
-	for _, l := range d.Msg.GetLetters() {
+	for _, l := range d.Msg.GetDeadLetters() {
 		dropped[letterKey(l)] = true
 	}
 	failed, err := i.failedJobs(ctx, service)
@@ -175,7 +175,7 @@ func (i *installation) parked(ctx context.Context, service string) (all []*meshv
 	}
 }
 
-func letterKey(l *meshv1.Letter) string {
+func letterKey(l *meshv1.DeadLetter) string {
 	return fmt.Sprintf("%d/%d/%s", l.GetPartition(), l.GetOffset(), l.GetId())
 }
 
@@ -222,13 +222,13 @@ func (i *installation) letter(service string, r bus.DeadLetterRecord) letter {
 	l := letter{ID: fmt.Sprintf("%s/%d/%d", service, r.Partition, r.Offset), Message: r.ID, Service: service,
 		State: stateUnreadable, Topic: r.Topic, Partition: r.FromPartition, Offset: r.FromOffset, Key: r.Key, Error: r.Error,
 		Time: r.Time, Handler: r.Handler, Headers: map[string]string{},
-		at: &meshv1.Letter{Partition: r.Partition, Offset: r.Offset, Id: r.ID}}
+		at: &meshv1.DeadLetter{Partition: r.Partition, Offset: r.Offset, Id: r.ID}}
 	maps.Copy(l.Headers, r.Message.Metadata)
 	delete(l.Headers, envelope.MetadataKey)
 	problem := func(err error) letter {
 		l.Problem = fmt.Sprintf("%v; payload of %d bytes %.120x", err, len(r.Message.Payload), []byte(r.Message.Payload))
-		if r.Left != "" {
-			l.Problem = "payload " + r.Left
+		if r.PayloadNote != "" {
+			l.Problem = "payload " + r.PayloadNote
 		}
 		return l
 	}
@@ -460,8 +460,8 @@ func (i *installation) drop(ctx context.Context, t Terminal, l letter) error {
 	if l.at == nil {
 		return nil
 	}
-	request := connect.NewRequest(&meshv1.DropLetterRequest{Letter: l.at})
-	if _, err := i.operatorOf(l.Service).DropLetter(ctx, request); err != nil {
+	request := connect.NewRequest(&meshv1.DropDeadLetterRequest{DeadLetter: l.at})
+	if _, err := i.operatorOf(l.Service).DropDeadLetter(ctx, request); err != nil {
 		return i.answered(l.Service, err)
 	}
 	if l.State != stateParked {

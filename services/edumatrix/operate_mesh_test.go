@@ -141,7 +141,7 @@ func TestOperator_IsNotReachableFromOutside(t *testing.T) {
 		defer answer.Body.Close()
 		return answer.StatusCode
 	}
-	for _, method := range []string{"Rebuild", "ResolveParked", "DropLetter", "ListParked", "ListDropped", "Describe"} {
+	for _, method := range []string{"Rebuild", "ResolveParked", "DropDeadLetter", "ListParked", "ListDropped", "Describe"} {
 		path := "/edumatrix.mesh.v1.OperatorService/" + method
 		if got := status(c.Peers["chat"] + path); got != http.StatusUnauthorized {
 			t.Errorf("%s at the inner listener, with a user's token: %d", method, got)

@@ -159,7 +159,7 @@ func TestLogShow_AStreamAsItIsNow(t *testing.T) {
 	}
 }
 
-func TestEventsTail_ShowsWhatHappens(t *testing.T) {
+func TestEventsTail_ShowsNewEvents(t *testing.T) {
 	t.Parallel()
 	c, _ := startTogether(t)
 	o, x := operatorOf(t, c), talking(t, c)

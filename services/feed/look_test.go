@@ -8,9 +8,9 @@ import (
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 )
 
-func TestLook_EveryUserMayAndGetsNoSnapshot(t *testing.T) {
+func TestAuthorize_AllowsEveryUserAndReturnsNoSnapshot(t *testing.T) {
 	t.Parallel()
-	got, err := look(t.Context(), []*meshv1.Looker{{User: "bob", Room: "author:ann", Snapshot: true},
+	got, err := authorize(t.Context(), []*meshv1.Subscription{{User: "bob", Room: "author:ann", Snapshot: true},
 		{User: "bob", Room: "post:7", Snapshot: true}})
 	require.NoError(t, err)
 	require.Len(t, got, 2)

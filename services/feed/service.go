@@ -29,16 +29,16 @@ func Run(ctx context.Context, env process.Env) error {
 		return err
 	}
 	s.Decide("post", func(stream string) owner.State { return post.New(stream) })
-	s.AuthorizeSubscribe(look)
+	s.AuthorizeSubscribe(authorize)
 	return s.Run(ctx)
 }
 
-// look lets every user subscribe to every author and post, because all posts are public. It returns no snapshots,
+// authorize lets every user subscribe to every author and post, because all posts are public. It returns no snapshots,
 // because new posts arrive as events.
-func look(_ context.Context, lookers []*meshv1.Looker) ([]*meshv1.Looked, error) {
-	looked := make([]*meshv1.Looked, len(lookers))
+func authorize(_ context.Context, lookers []*meshv1.Subscription) ([]*meshv1.Authorization, error) {
+	looked := make([]*meshv1.Authorization, len(lookers))
 	for i := range looked {
-		looked[i] = &meshv1.Looked{Allowed: true}
+		looked[i] = &meshv1.Authorization{Allowed: true}
 	}
 	return looked, nil
 }

@@ -536,7 +536,7 @@ func TestGateway_QueriesSeeTheUsersOwnWrites(t *testing.T) {
 // The projection of an owner may be behind its log. The owner waits only until the projection has reached the position
 // in the query. So that position must cover every event that was committed before the connection was opened, or before
 // an HTTP request was sent.
-func TestGateway_QueriesSeeWhatWasCommittedBeforeTheConnection(t *testing.T) {
+func TestGateway_QueriesSeeEventsFromBeforeTheConnection(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
 	m.onCommand(m.commits)

@@ -58,13 +58,13 @@ func (c *commands) do(ctx context.Context, read command.Command) (number int64, 
 		if err == nil && number == 0 {
 			err = refusal.New(refusal.NotFound, "you have no session %s", request.GetSessionId())
 		}
-		return number, away(err)
+		return number, unavailable(err)
 	}
 	return 0, retry.Permanent(fmt.Errorf("presence does not handle the command %q", read.Type))
 }
 
-// away marks an error as retry.ErrUnavailable, unless Redis itself returned it or it is a refusal.
-func away(err error) error {
+// unavailable marks an error as retry.ErrUnavailable, unless Redis itself returned it or it is a refusal.
+func unavailable(err error) error {
 	var answered redis.Error
 	if _, isRefusal := refusal.Of(err); err == nil || isRefusal || errors.As(err, &answered) {
 		return err

@@ -30,14 +30,14 @@ func (o *operator) ListDropped(ctx context.Context, _ *connect.Request[meshv1.Li
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&meshv1.ListDroppedResponse{Letters: all}), nil
+	return connect.NewResponse(&meshv1.ListDroppedResponse{DeadLetters: all}), nil
 }
 
-// DropLetter records that a dead letter was dropped, so that it is no longer listed.
-func (o *operator) DropLetter(ctx context.Context, r *connect.Request[meshv1.DropLetterRequest]) (
-	*connect.Response[meshv1.DropLetterResponse], error) {
-	if err := o.store.DropLetter(ctx, r.Msg.GetLetter()); err != nil {
+// DropDeadLetter records that a dead letter was dropped, so that it is no longer listed.
+func (o *operator) DropDeadLetter(ctx context.Context, r *connect.Request[meshv1.DropDeadLetterRequest]) (
+	*connect.Response[meshv1.DropDeadLetterResponse], error) {
+	if err := o.store.DropDeadLetter(ctx, r.Msg.GetDeadLetter()); err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&meshv1.DropLetterResponse{}), nil
+	return connect.NewResponse(&meshv1.DropDeadLetterResponse{}), nil
 }

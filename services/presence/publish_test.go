@@ -52,13 +52,13 @@ type topic struct {
 	events []envelope.Event
 }
 
-var errAway = errors.New("the broker is unavailable")
+var errUnavailable = errors.New("the broker is unavailable")
 
 func (b *topic) Publish(_ string, messages ...*message.Message) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.away {
-		return errAway
+		return errUnavailable
 	}
 	for _, m := range messages {
 		e, err := envelope.ReadEvent(m)
@@ -200,7 +200,7 @@ func TestPublish_WaitsForTheBroker(t *testing.T) {
 		s, b, d := store.New(r, "t.", time.Minute), &topic{away: true}, &dependencies{}
 		p := newPublisher(t, s, b, d, time.Minute)
 		connected(t, s, "g", 1, "bob", "carol")
-		if err := p.round(t.Context()); !errors.Is(err, errAway) || !d.is("kafka") {
+		if err := p.round(t.Context()); !errors.Is(err, errUnavailable) || !d.is("kafka") {
 			t.Fatalf("%v, reported as unavailable: %v", err, d.is("kafka"))
 		}
 		if n := dirty(t, s); n != 2 {

@@ -19,7 +19,7 @@ func (q *queries) Sessions(ctx context.Context, _ *connect.Request[presencev1.Se
 	*connect.Response[presencev1.SessionsResponse], error) {
 	all, err := q.store.Sessions(ctx, rpc.Actor(ctx))
 	if err != nil {
-		return nil, away(err)
+		return nil, unavailable(err)
 	}
 	answer := &presencev1.SessionsResponse{}
 	for _, s := range all {

@@ -44,7 +44,7 @@ func (c *connections) Report(ctx context.Context, r *connect.Request[meshv1.Repo
 		return nil, refusal.New("old_report", "a newer report of this gateway was already applied")
 	}
 	c.changed()
-	return connect.NewResponse(&meshv1.ReportResponse{Again: answer == store.Again, Ended: ended}), nil
+	return connect.NewResponse(&meshv1.ReportResponse{ReportAll: answer == store.ReportAll, Ended: ended}), nil
 }
 
 // maxSessions is the maximum number of sessions in one call.
@@ -103,16 +103,16 @@ func (*owner) Resume(_ context.Context, r *connect.Request[meshv1.ResumeRequest]
 	return connect.NewResponse(answer), nil
 }
 
-// Look allows every user to subscribe to the presence of every other user, and returns the current states as
+// AuthorizeSubscriptions allows every user to subscribe to the presence of every other user, and returns the current states as
 // snapshots.
-func (o *owner) Look(ctx context.Context, r *connect.Request[meshv1.LookRequest]) (*connect.Response[meshv1.LookResponse], error) {
-	answer := &meshv1.LookResponse{}
+func (o *owner) AuthorizeSubscriptions(ctx context.Context, r *connect.Request[meshv1.AuthorizeSubscriptionsRequest]) (*connect.Response[meshv1.AuthorizeSubscriptionsResponse], error) {
+	answer := &meshv1.AuthorizeSubscriptionsResponse{}
 	var users []string
-	var shown []*meshv1.Looked // the results that get a snapshot; shown[i] is about users[i]
-	for _, l := range r.Msg.GetLookers() {
+	var shown []*meshv1.Authorization // the results that get a snapshot; shown[i] is about users[i]
+	for _, l := range r.Msg.GetSubscriptions() {
 		kind, user, ok := catalog.SplitAddress(l.GetRoom())
-		looked := &meshv1.Looked{Allowed: ok && kind == "presence"}
-		answer.Looked = append(answer.Looked, looked)
+		looked := &meshv1.Authorization{Allowed: ok && kind == "presence"}
+		answer.Authorizations = append(answer.Authorizations, looked)
 		if looked.Allowed && l.GetSnapshot() {
 			users, shown = append(users, user), append(shown, looked)
 		}

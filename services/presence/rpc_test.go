@@ -17,7 +17,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-func TestReport_InvalidOnesAreRefused(t *testing.T) {
+func TestReport_RefusesInvalidReports(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
 		changed := 0
@@ -30,7 +30,7 @@ func TestReport_InvalidOnesAreRefused(t *testing.T) {
 			} else if err != nil {
 				t.Fatal(err)
 			}
-			return answer.Msg.GetAgain(), ""
+			return answer.Msg.GetReportAll(), ""
 		}
 		change := func(connection, user string) []*meshv1.ConnectionChange {
 			return []*meshv1.ConnectionChange{{Connection: connection, User: user}}
@@ -108,14 +108,14 @@ func TestOwner_ShowsOnlyPresenceButToEveryUser(t *testing.T) {
 		o := &owner{s, declared(t)}
 		connected(t, s, "g", 1, "bob", "dan")
 		connected(t, s, "g", 2, "bob")
-		looks := []*meshv1.Looker{
+		looks := []*meshv1.Subscription{
 			{User: "alice", Room: "presence:bob", Snapshot: true}, {User: "alice", Room: "presence:dan", Snapshot: true},
 			{User: "alice", Room: "presence:nobody", Snapshot: true}, {User: "alice", Room: "presence:bob"},
 			{User: "alice", Room: "presence:", Snapshot: true}, {User: "alice", Room: "presence:a b", Snapshot: true},
 			{User: "alice", Room: "user:bob", Snapshot: true}, {User: "alice", Room: "conversation:7", Snapshot: true},
 		}
-		answer, err := o.Look(t.Context(), connect.NewRequest(&meshv1.LookRequest{Lookers: looks}))
-		if err != nil || len(answer.Msg.GetLooked()) != len(looks) || answer.Msg.GetPosition() != 0 {
+		answer, err := o.AuthorizeSubscriptions(t.Context(), connect.NewRequest(&meshv1.AuthorizeSubscriptionsRequest{Subscriptions: looks}))
+		if err != nil || len(answer.Msg.GetAuthorizations()) != len(looks) || answer.Msg.GetPosition() != 0 {
 			t.Fatalf("%v %v", answer, err)
 		}
 		for i, want := range []struct {
@@ -123,7 +123,7 @@ func TestOwner_ShowsOnlyPresenceButToEveryUser(t *testing.T) {
 			shown   string
 		}{{true, "presence.came_online"}, {true, "presence.went_offline"}, {true, "presence.went_offline"}, {true, ""},
 			{false, ""}, {false, ""}, {false, ""}, {false, ""}} {
-			got := answer.Msg.GetLooked()[i]
+			got := answer.Msg.GetAuthorizations()[i]
 			shown := ""
 			for _, record := range got.GetSnapshot() {
 				e, err := envelope.ReadRecord(record)
@@ -152,21 +152,21 @@ func TestDropLetter_IsStored(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
 		o := &operator{store: store.New(r, "t.", time.Minute)}
-		letter := &meshv1.Letter{Partition: 1, Offset: 7, Id: "an id"}
+		letter := &meshv1.DeadLetter{Partition: 1, Offset: 7, Id: "an id"}
 		for range 2 {
-			if _, err := o.DropLetter(t.Context(), connect.NewRequest(&meshv1.DropLetterRequest{Letter: letter})); err != nil {
+			if _, err := o.DropDeadLetter(t.Context(), connect.NewRequest(&meshv1.DropDeadLetterRequest{DeadLetter: letter})); err != nil {
 				t.Fatal(err)
 			}
 		}
 		answer, err := o.ListDropped(t.Context(), connect.NewRequest(&meshv1.ListDroppedRequest{}))
-		if err != nil || len(answer.Msg.GetLetters()) != 1 || answer.Msg.GetLetters()[0].String() != letter.String() {
+		if err != nil || len(answer.Msg.GetDeadLetters()) != 1 || answer.Msg.GetDeadLetters()[0].String() != letter.String() {
 			t.Fatalf("%v %v", answer, err)
 		}
 	})
 }
 
-// A client that renews a subscription already has the state, so Look must not read it from Redis again.
-func TestLook_ARenewalReadsNoStates(t *testing.T) {
+// A client that renews a subscription already has the state, so AuthorizeSubscriptions must not read it from Redis again.
+func TestSubscribe_ARenewalReadsNoStates(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()
 	if err != nil {
@@ -175,12 +175,12 @@ func TestLook_ARenewalReadsNoStates(t *testing.T) {
 	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1, DialerRetries: 1})
 	t.Cleanup(func() { _ = client.Close() })
 	o := &owner{store: store.New(client, "", time.Minute), catalog: c}
-	look := func(snapshot bool) (*connect.Response[meshv1.LookResponse], error) {
-		return o.Look(t.Context(), connect.NewRequest(&meshv1.LookRequest{Lookers: []*meshv1.Looker{
+	look := func(snapshot bool) (*connect.Response[meshv1.AuthorizeSubscriptionsResponse], error) {
+		return o.AuthorizeSubscriptions(t.Context(), connect.NewRequest(&meshv1.AuthorizeSubscriptionsRequest{Subscriptions: []*meshv1.Subscription{
 			{User: "ann", Room: "presence:bob", Snapshot: snapshot}, {User: "ann", Room: "post:7", Snapshot: true}}}))
 	}
 	answer, err := look(false)
-	if err != nil || !answer.Msg.GetLooked()[0].GetAllowed() || answer.Msg.GetLooked()[1].GetAllowed() {
+	if err != nil || !answer.Msg.GetAuthorizations()[0].GetAllowed() || answer.Msg.GetAuthorizations()[1].GetAllowed() {
 		t.Fatalf("%v %v", answer, err)
 	}
 	if _, err := look(true); err == nil {

@@ -95,11 +95,11 @@ type Verifier struct {
 // at most every 10 s. If the keys cannot be fetched yet, NewVerifier returns no error; tokens are refused as
 // unavailable meanwhile.
 func NewVerifier(ctx context.Context, o Options) (*Verifier, error) {
-	return newVerifier(ctx, o, pace{usual: time.Hour, retry: time.Second, slowest: 30 * time.Second,
+	return newVerifier(ctx, o, fetchIntervals{usual: time.Hour, retry: time.Second, slowest: 30 * time.Second,
 		unknown: 10 * time.Second, patience: 3 * time.Second})
 }
 
-func newVerifier(ctx context.Context, o Options, p pace) (*Verifier, error) {
+func newVerifier(ctx context.Context, o Options, p fetchIntervals) (*Verifier, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}

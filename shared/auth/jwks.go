@@ -22,8 +22,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// pace is how often keys are fetched.
-type pace struct {
+// fetchIntervals is how often keys are fetched.
+type fetchIntervals struct {
 	usual    time.Duration // after a successful fetch
 	retry    time.Duration // after a fetch that failed; doubled up to slowest
 	slowest  time.Duration
@@ -44,7 +44,7 @@ var errNoKeys = errors.New("the keys could not be fetched")
 // when a token names an unknown key, because the key may be new.
 type keySet struct {
 	url    string
-	pace   pace
+	pace   fetchIntervals
 	client *http.Client
 	log    *slog.Logger
 	warned bool // a key with which anyone can sign was logged; used only by run
@@ -62,7 +62,7 @@ type keySet struct {
 	changed chan struct{} // closed when a fetch ends
 }
 
-func newKeySet(ctx context.Context, o Options, p pace) (*keySet, error) {
+func newKeySet(ctx context.Context, o Options, p fetchIntervals) (*keySet, error) {
 	parsed, err := url.Parse(o.JWKSURL)
 	if err != nil || parsed.Host == "" || (parsed.Scheme != "http" && parsed.Scheme != "https") {
 		return nil, errors.New("JWKS_URL has to look like https://school.example/.well-known/jwks.json")

@@ -95,7 +95,7 @@ func sign(t *testing.T, method jwt.SigningMethod, id string, key any) string {
 	return signed
 }
 
-func verifier(t *testing.T, s *signIn, p pace) *Verifier {
+func verifier(t *testing.T, s *signIn, p fetchIntervals) *Verifier {
 	t.Helper()
 	v, err := newVerifier(t.Context(), Options{JWKSURL: s.URL, Issuer: "https://sign-in.example/", Audience: []string{"mesh"},
 		Log: slog.New(slog.DiscardHandler)}, p)
@@ -106,7 +106,7 @@ func verifier(t *testing.T, s *signIn, p pace) *Verifier {
 }
 
 // eager is a pace without waiting times.
-var eager = pace{usual: time.Hour, retry: 10 * time.Millisecond, slowest: 10 * time.Millisecond, patience: 20 * time.Second}
+var eager = fetchIntervals{usual: time.Hour, retry: 10 * time.Millisecond, slowest: 10 * time.Millisecond, patience: 20 * time.Second}
 
 func refused(t *testing.T, v *Verifier, token, says string) {
 	t.Helper()
@@ -226,7 +226,7 @@ func TestVerify_ForgedKeyNamesDoNotCauseAFetchEach(t *testing.T) {
 	s := newSignIn(t)
 	key := edKey(t)
 	s.serve(t, map[string]crypto.Signer{"k1": key})
-	v := verifier(t, s, pace{usual: time.Hour, retry: time.Hour, slowest: time.Hour, unknown: time.Hour, patience: time.Millisecond})
+	v := verifier(t, s, fetchIntervals{usual: time.Hour, retry: time.Hour, slowest: time.Hour, unknown: time.Hour, patience: time.Millisecond})
 	<-v.Ready()
 	taken(t, v, sign(t, jwt.SigningMethodEdDSA, "k1", key))
 	var all sync.WaitGroup

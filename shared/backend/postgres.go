@@ -91,7 +91,7 @@ func (p Postgres) withoutSchema() (string, error) {
 	}
 	q, changed := u.Query(), false
 	for name := range q {
-		if ForeignParameter(name) {
+		if IsForeignParameter(name) {
 			q.Del(name)
 			changed = true
 		}
@@ -103,9 +103,9 @@ func (p Postgres) withoutSchema() (string, error) {
 	return u.String(), nil
 }
 
-// ForeignParameter reports whether a parameter of DATABASE_URL is meant for other clients of the same installation,
+// IsForeignParameter reports whether a parameter of DATABASE_URL is meant for other clients of the same installation,
 // such as Prisma, and not for the server.
-func ForeignParameter(name string) bool {
+func IsForeignParameter(name string) bool {
 	switch name {
 	case "schema", "connection_limit", "pool_timeout", "socket_timeout", "pgbouncer", "statement_cache_size", "sslaccept",
 		"sslidentity", "sslpassword", "max_idle_connection_lifetime", "max_connection_lifetime", "single_use_connections":

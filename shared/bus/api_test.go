@@ -98,7 +98,7 @@ func TestPublisher_ReturnsTheLastCountWhileTheBrokerIsUnavailable(t *testing.T) 
 	_, err := p.Partitions(t.Context(), "topic")
 	require.NoError(t, err)
 	k.running.Stop()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), dependencyWait)
 	defer cancel()
 	time.Sleep(3100 * time.Millisecond) // the cached count is too old now
 	n, err := p.Partitions(ctx, "topic")

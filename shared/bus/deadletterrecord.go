@@ -30,8 +30,8 @@ type DeadLetterRecord struct {
 
 	// Message is the original message, without the headers that were added to the dead letter.
 	Message *message.Message
-	// Left is a note if the payload was left out because it was too large; else it is empty.
-	Left string
+	// PayloadNote is a note if the payload was left out because it was too large; else it is empty.
+	PayloadNote string
 }
 
 // DeadLetters reads all records of a dead-letter topic, the oldest first in each partition.
@@ -55,7 +55,7 @@ func deadLetterOf(ctx context.Context, r Record) DeadLetterRecord {
 	}
 	l := DeadLetterRecord{Partition: r.Partition, Offset: r.Offset, ID: m.UUID, Message: m, Service: take(DeadLetterService),
 		Topic: take(DeadLetterTopic), Key: take(DeadLetterKey), Error: take(DeadLetterError),
-		Handler: take(DeadLetterHandler), Left: take(DeadLetterPayload), FromPartition: -1, FromOffset: -1,
+		Handler: take(DeadLetterHandler), PayloadNote: take(DeadLetterPayload), FromPartition: -1, FromOffset: -1,
 		Time: r.Time}
 	if p, err := strconv.ParseInt(take(DeadLetterPartition), 10, 32); err == nil {
 		l.FromPartition = int32(p)

@@ -15,7 +15,7 @@ type delivery struct {
 	over   <-chan struct{} // closed when the subscriber stops or loses the partition
 
 	lanes *lanes // nil for a Reader
-	held  *held
+	held  *openRecord
 	free  bool // the lane does not wait for this delivery any more; guarded by lanes.mu
 }
 

@@ -42,12 +42,12 @@ type fetcher struct {
 	interrupt context.CancelFunc // ends the running poll
 
 	// The fields below are used by run and by the calls that it makes.
-	taps    map[topicPartition]*tap
+	taps    map[topicPartition]*fetchState
 	awaited map[topicPartition]bool // partitions that were resumed and have not got a record since
 }
 
-// tap is the state of a partition that is fetched.
-type tap struct {
+// fetchState is the state of a partition that is fetched.
+type fetchState struct {
 	to   receiver
 	next int64 // the offset that should come next; negative while unknown
 
@@ -59,7 +59,7 @@ type tap struct {
 
 func newFetcher(client *kgo.Client, gather time.Duration, log *slog.Logger) *fetcher {
 	return &fetcher{client: client, poll: client.PollFetches, gather: gather, log: log, ended: make(chan struct{}),
-		taps: map[topicPartition]*tap{}, awaited: map[topicPartition]bool{}, interrupt: func() {}}
+		taps: map[topicPartition]*fetchState{}, awaited: map[topicPartition]bool{}, interrupt: func() {}}
 }
 
 // maxGathered bounds gathering: after a poll with this many records or more, the fetcher has fallen behind and polls
@@ -82,7 +82,7 @@ func (f *fetcher) run(ctx context.Context) {
 		}
 		for polling.Err() == nil {
 			fetches := f.poll(polling)
-			f.hand(fetches, throttled)
+			f.dispatch(fetches, throttled)
 			if n := fetches.NumRecords(); f.gather > 0 && n > 0 && n < maxGathered {
 				retry.Sleep(polling, f.gather) // meanwhile the client fetches at most one more response
 			}
@@ -104,8 +104,8 @@ func (f *fetcher) do(fn func()) {
 	}
 }
 
-// hand passes the result of a poll to the receivers.
-func (f *fetcher) hand(fetches kgo.Fetches, throttled *throttledLogger) {
+// dispatch passes the result of a poll to the receivers.
+func (f *fetcher) dispatch(fetches kgo.Fetches, throttled *throttledLogger) {
 	fetches.EachPartition(func(p kgo.FetchTopicPartition) {
 		at := topicPartition{p.Topic, p.Partition}
 		if p.Err != nil && !errors.Is(p.Err, context.Canceled) && !errors.Is(p.Err, kgo.ErrClientClosed) {
@@ -137,7 +137,7 @@ func (f *fetcher) hand(fetches kgo.Fetches, throttled *throttledLogger) {
 
 // add passes a partition's records to a receiver from the next poll on.
 func (f *fetcher) add(at topicPartition, to receiver) {
-	f.taps[at] = &tap{to: to, next: -1}
+	f.taps[at] = &fetchState{to: to, next: -1}
 	f.client.ResumeFetchPartitions(map[string][]int32{at.topic: {at.partition}})
 }
 
@@ -190,7 +190,7 @@ func (f *fetcher) pauseAfterError(at topicPartition) {
 }
 
 // resume fetches a partition again, unless something else keeps it paused.
-func (f *fetcher) resume(at topicPartition, t *tap) {
+func (f *fetcher) resume(at topicPartition, t *fetchState) {
 	if !t.full && !t.paused {
 		f.client.ResumeFetchPartitions(map[string][]int32{at.topic: {at.partition}})
 		f.expect(at)

@@ -42,7 +42,7 @@ func TestFetcher_PausesAPartitionAfterAnError(t *testing.T) {
 	throttled := newThrottledLogger(f.log)
 	failed := []kgo.FetchPartition{{Partition: 0, Err: kerr.UnknownTopicID}, {Partition: 1}}
 	for range 3 {
-		f.hand(kgo.Fetches{{Topics: []kgo.FetchTopic{{Topic: "topic", Partitions: failed}}}}, throttled)
+		f.dispatch(kgo.Fetches{{Topics: []kgo.FetchTopic{{Topic: "topic", Partitions: failed}}}}, throttled)
 		require.Equal(t, []int32{0}, paused())
 	}
 
@@ -56,7 +56,7 @@ func TestFetcher_PausesAPartitionAfterAnError(t *testing.T) {
 
 	f.do(func() {
 		full := []kgo.FetchPartition{{Partition: 0, Records: []*kgo.Record{{Topic: "topic"}}, Err: kerr.UnknownTopicID}}
-		f.hand(kgo.Fetches{{Topics: []kgo.FetchTopic{{Topic: "topic", Partitions: full}}}}, throttled)
+		f.dispatch(kgo.Fetches{{Topics: []kgo.FetchTopic{{Topic: "topic", Partitions: full}}}}, throttled)
 	})
 	require.Eventually(t, func() (over bool) {
 		f.do(func() { over = !f.taps[fails].paused })
@@ -79,7 +79,7 @@ func TestFetcher_RecordsThatArriveBeforeTheirOffsetIsKnownArriveOnce(t *testing.
 	f.add(early, fullReceiver{})
 	f.add(late, fullReceiver{})
 	came := []kgo.FetchPartition{{Partition: 0, Records: []*kgo.Record{{Topic: "topic", Offset: 2}}}}
-	f.hand(kgo.Fetches{{Topics: []kgo.FetchTopic{{Topic: "topic", Partitions: came}}}}, newThrottledLogger(f.log))
+	f.dispatch(kgo.Fetches{{Topics: []kgo.FetchTopic{{Topic: "topic", Partitions: came}}}}, newThrottledLogger(f.log))
 	f.begin(early, 2)
 	f.begin(late, 2)
 	require.EqualValues(t, 3, f.taps[early].next)
@@ -107,9 +107,9 @@ func TestFetcher_Gathers(t *testing.T) {
 		var polls, got atomic.Int64
 		made, taken := 0, 0
 		f := &fetcher{gather: gather, log: slog.New(slog.DiscardHandler), ended: make(chan struct{}),
-			taps: map[topicPartition]*tap{}, awaited: map[topicPartition]bool{}, interrupt: func() {}}
+			taps: map[topicPartition]*fetchState{}, awaited: map[topicPartition]bool{}, interrupt: func() {}}
 		at := topicPartition{"topic", 0}
-		f.taps[at] = &tap{to: countingReceiver{&got}, next: 0}
+		f.taps[at] = &fetchState{to: countingReceiver{&got}, next: 0}
 		var batches []int // sizes of the first polls; later there is one record every 10 ms
 		f.poll = func(ctx context.Context) kgo.Fetches {
 			if polls.Add(1); len(batches) > 0 {

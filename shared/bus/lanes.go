@@ -32,8 +32,8 @@ type lanes struct {
 	serving  sync.WaitGroup // goroutines that deliver and wait
 
 	mu      sync.Mutex
-	waiting bool    // nothing is delivered yet
-	open    []*held // by offset; the first one is not acknowledged
+	waiting bool          // nothing is delivered yet
+	open    []*openRecord // by offset; the first one is not acknowledged
 	backlog []*kgo.Record
 	full    bool // the backlog was reported full
 	byKey   map[string]*lane
@@ -43,13 +43,13 @@ type lanes struct {
 // lane holds the records of one key.
 type lane struct {
 	key     string
-	waiting []*held // to be delivered, by offset
-	busy    bool    // a delivered record is neither acknowledged nor released
-	open    int     // records that are not acknowledged
+	waiting []*openRecord // to be delivered, by offset
+	busy    bool          // a delivered record is neither acknowledged nor released
+	open    int           // records that are not acknowledged
 }
 
-// held is an open record.
-type held struct {
+// openRecord is an open record.
+type openRecord struct {
 	record *kgo.Record
 	lane   *lane
 	tries  int
@@ -109,7 +109,7 @@ func (l *lanes) admit() {
 			to = &lane{key: key}
 			l.byKey[key] = to
 		}
-		h := &held{record: r, lane: to}
+		h := &openRecord{record: r, lane: to}
 		l.open = append(l.open, h)
 		to.open++
 		to.waiting = append(to.waiting, h)
@@ -130,7 +130,7 @@ func (l *lanes) start(to *lane) {
 }
 
 // next removes and returns the record that a lane may deliver now; nil if there is none.
-func (l *lanes) next(to *lane) *held {
+func (l *lanes) next(to *lane) *openRecord {
 	if l.stopped || to.busy || len(to.waiting) == 0 {
 		return nil
 	}
@@ -142,15 +142,15 @@ func (l *lanes) next(to *lane) *held {
 }
 
 // serve delivers a record and then the next records of its lane.
-func (l *lanes) serve(h *held) {
+func (l *lanes) serve(h *openRecord) {
 	defer l.serving.Done()
 	for h != nil {
-		h = l.handOut(h)
+		h = l.deliver(h)
 	}
 }
 
-// handOut delivers a record, waits until it is settled and returns the lane's next record.
-func (l *lanes) handOut(h *held) *held {
+// deliver delivers a record, waits until it is settled and returns the lane's next record.
+func (l *lanes) deliver(h *openRecord) *openRecord {
 	if h.tries > 0 && !sleep(pause(l.pause, h.tries), l.stopping, nil) {
 		return nil
 	}
@@ -174,7 +174,7 @@ func (l *lanes) handOut(h *held) *held {
 	}
 }
 
-func (l *lanes) acked(d *delivery) *held {
+func (l *lanes) acked(d *delivery) *openRecord {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	d.held.acked = true
@@ -189,7 +189,7 @@ func (l *lanes) acked(d *delivery) *held {
 
 // nacked puts a record back in its place in its lane. If the record was released, later records that were delivered
 // meanwhile remain in flight. Further records wait until the record is settled.
-func (l *lanes) nacked(d *delivery) *held {
+func (l *lanes) nacked(d *delivery) *openRecord {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	h, to := d.held, d.held.lane

@@ -43,7 +43,7 @@ func TestReader_FollowsAPartitionThatMoves(t *testing.T) {
 	var mu sync.Mutex
 	next := 0
 	publishing.Go(func() {
-		for deadline := time.After(patience); ; {
+		for deadline := time.After(dependencyWait); ; {
 			select {
 			case m := <-messages:
 				n, err := strconv.Atoi(m.UUID[len("a/"):])

@@ -64,8 +64,8 @@ func (o *outages) end(at *outage) {
 	o.waiting(at.name, nil)
 }
 
-// patience waits for dependencies on behalf of one message.
-type patience struct {
+// dependencyWait waits for dependencies on behalf of one message.
+type dependencyWait struct {
 	outages *outages
 	backoff retry.Backoff
 	over    <-chan struct{} // closed when the message's partition is released
@@ -73,14 +73,14 @@ type patience struct {
 	at      *outage
 }
 
-func (o *RouterOptions) patience(m *message.Message) *patience {
-	return &patience{outages: o.outages, backoff: retry.Backoff{First: o.Backoff, Max: pauseGrowth * o.Backoff}, over: overOf(m.Context()),
+func (o *RouterOptions) patience(m *message.Message) *dependencyWait {
+	return &dependencyWait{outages: o.outages, backoff: retry.Backoff{First: o.Backoff, Max: pauseGrowth * o.Backoff}, over: overOf(m.Context()),
 		ended: m.Context().Done()}
 }
 
 // wait waits before the next attempt after an error of an unavailable dependency. It returns false if the message's
 // partition is released or the message's context ends.
-func (p *patience) wait(err error) bool {
+func (p *dependencyWait) wait(err error) bool {
 	if p.stopped() {
 		return false
 	}
@@ -102,7 +102,7 @@ func (p *patience) wait(err error) bool {
 }
 
 // recovered reports that the dependency for which the message waited works again.
-func (p *patience) recovered() {
+func (p *dependencyWait) recovered() {
 	if p.at == nil {
 		return
 	}
@@ -114,12 +114,12 @@ func (p *patience) recovered() {
 }
 
 // leave ends the wait without reporting whether the dependency works again.
-func (p *patience) leave() {
+func (p *dependencyWait) leave() {
 	p.outages.leave(p.at)
 	p.at = nil
 }
 
-func (p *patience) stopped() bool {
+func (p *dependencyWait) stopped() bool {
 	select {
 	case <-p.over:
 		return true

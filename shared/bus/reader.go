@@ -102,7 +102,7 @@ func (r *Reader) Subscribe(ctx context.Context, topic string) (<-chan *message.M
 	out := make(chan *message.Message)
 	err := r.begin(ctx, func(ctx context.Context) {
 		defer close(out)
-		r.read(ctx, []string{topic}, func(ctx context.Context, record *Record) bool { return r.handOut(ctx, *record, out) })
+		r.read(ctx, []string{topic}, func(ctx context.Context, record *Record) bool { return r.deliver(ctx, *record, out) })
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", topic, err)
@@ -238,8 +238,8 @@ func (r *Reader) leave() {
 	}
 }
 
-// handOut delivers a record again and again until it is acknowledged. It returns false if ctx ends first.
-func (r *Reader) handOut(ctx context.Context, record Record, out chan<- *message.Message) bool {
+// deliver delivers a record again and again until it is acknowledged. It returns false if ctx ends first.
+func (r *Reader) deliver(ctx context.Context, record Record, out chan<- *message.Message) bool {
 	for tries := 0; ; tries++ {
 		if tries > 0 && !sleep(pause(r.options.Backoff, tries), ctx.Done(), nil) {
 			return false

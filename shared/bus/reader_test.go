@@ -188,7 +188,7 @@ func TestReader_ReadsManyTopicsAtOnce(t *testing.T) {
 			select {
 			case d := <-begun:
 				longest = max(longest, d)
-			case <-time.After(patience):
+			case <-time.After(dependencyWait):
 				require.Fail(t, "not all partitions are read")
 			}
 		}

@@ -15,7 +15,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/bus"
 )
 
-const patience = 30 * time.Second
+const dependencyWait = 30 * time.Second
 
 // recorder records what the members of a group receive, by key. Bodies are numbers that count up from 0 for each key.
 type recorder struct {
@@ -109,7 +109,7 @@ func receive(t testing.TB, messages <-chan *message.Message) *message.Message {
 	case m, ok := <-messages:
 		require.True(t, ok, "closed")
 		return m
-	case <-time.After(patience):
+	case <-time.After(dependencyWait):
 		require.Fail(t, "no message came")
 		return nil
 	}

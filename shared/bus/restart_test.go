@@ -45,7 +45,7 @@ func (r *restartable) start() {
 		var err error
 		r.running, err = embedded.StartKafka(r.options)
 		return err == nil
-	}, patience, 50*time.Millisecond)
+	}, dependencyWait, 50*time.Millisecond)
 }
 
 // publishAll publishes messages one after another, and repeats each until it succeeds.

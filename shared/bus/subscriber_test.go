@@ -200,7 +200,7 @@ func TestSubscriber_WaitsForMessagesInFlightWhenItCloses(t *testing.T) {
 	onBoth(t, func(t *testing.T, k backend.Kafka) {
 		createTopic(t, k, "topic", 1)
 		publish(t, publisher(t, k), "topic", keyed("a", "0"), keyed("a", "1"), keyed("b", "0"))
-		s := subscriber(t, k, bus.SubscriberOptions{Drain: patience / 2})
+		s := subscriber(t, k, bus.SubscriberOptions{Drain: dependencyWait / 2})
 		messages := subscribe(t, s, "topic")
 		one, other := receive(t, messages), receive(t, messages)
 		closed := make(chan struct{})

@@ -382,15 +382,15 @@ func (c *Client) read() {
 		silence = time.Minute
 	}
 	var extended time.Time
-	heard := func() { // at most once a second, because setting a deadline costs more than reading a small frame
+	extendDeadline := func() { // at most once a second, because setting a deadline costs more than reading a small frame
 		if now := time.Now(); now.Sub(extended) > min(time.Second, silence/8) {
 			extended = now
 			_ = c.conn.SetReadDeadline(now.Add(silence))
 		}
 	}
 	answer := c.conn.PingHandler()
-	c.conn.SetPingHandler(func(payload string) error { heard(); return answer(payload) })
-	c.conn.SetPongHandler(func(string) error { heard(); return nil })
+	c.conn.SetPingHandler(func(payload string) error { extendDeadline(); return answer(payload) })
+	c.conn.SetPongHandler(func(string) error { extendDeadline(); return nil })
 	var ping *time.Timer
 	var pinging sync.Mutex // guards ping; the first ping waits until the variable is set
 	pinging.Lock()
@@ -407,7 +407,7 @@ func (c *Client) read() {
 		defer pinging.Unlock()
 		ping.Stop()
 	}()
-	heard()
+	extendDeadline()
 	for {
 		_, text, err := c.conn.ReadMessage()
 		if err != nil {
@@ -417,7 +417,7 @@ func (c *Client) read() {
 			}
 			return
 		}
-		heard()
+		extendDeadline()
 		if err := c.take(text); err != nil {
 			c.err = err
 			_ = c.conn.Close()

@@ -56,7 +56,7 @@ func (c *Client) Redial(ctx context.Context, url string) (*Client, error) {
 	if url != "" {
 		o.URL = url
 	}
-	before := c.had()
+	before := c.newestVersions()
 	if c.SessionEnded() {
 		o.ResumeToken, o.SessionID, before = "", "", nil
 	} else {
@@ -95,8 +95,8 @@ func (c *Client) endSession() {
 	}
 }
 
-// had returns the newest version of each stream that an ended connection and the connections before it got.
-func (c *Client) had() map[string]int64 {
+// newestVersions returns the newest version of each stream that an ended connection and the connections before it got.
+func (c *Client) newestVersions() map[string]int64 {
 	all := map[string]int64{}
 	maps.Copy(all, c.before)
 	maps.Copy(all, c.seen) // c.seen contains only newer versions

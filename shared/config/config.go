@@ -182,8 +182,8 @@ func (r *reader) secrets(c *Config) {
 		// Users can edit their attributes at many sign-ins, so no claim grants a role unless it is configured.
 		role = ""
 		if c.Service == "gateway" || c.Service == AllInOne {
-			r.needsBesideKeys("JWT_AUDIENCE", "the aud that the sign-in gives to tokens for this mesh")
-			r.needsBesideKeys("JWT_ISSUER", "the exact iss of the sign-in's tokens")
+			r.requireWithJWKS("JWT_AUDIENCE", "the aud that the sign-in gives to tokens for this mesh")
+			r.requireWithJWKS("JWT_ISSUER", "the exact iss of the sign-in's tokens")
 		}
 	} else if c.JWKSURL != "" {
 		r.notice("JWT_SECRET wins over JWKS_URL: tokens have to be signed with it")
@@ -204,9 +204,9 @@ func (r *reader) secrets(c *Config) {
 	}
 }
 
-// needsBesideKeys requires a setting that distinguishes tokens for this mesh from other tokens signed with the same
+// requireWithJWKS requires a setting that distinguishes tokens for this mesh from other tokens signed with the same
 // keys.
-func (r *reader) needsBesideKeys(name, what string) {
+func (r *reader) requireWithJWKS(name, what string) {
 	if r.text(name, "") == "" {
 		r.problem(name, "is not set: JWKS_URL needs it, because the same keys sign tokens for other programs; set it to %s", what)
 	}

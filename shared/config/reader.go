@@ -296,7 +296,7 @@ func (r *reader) databaseURL(name string, c *Config) string {
 		return ""
 	}
 	for _, parameter := range slices.Sorted(maps.Keys(u.Query())) {
-		if parameter != "schema" && backend.ForeignParameter(parameter) {
+		if parameter != "schema" && backend.IsForeignParameter(parameter) {
 			r.notice("%s has %s, which is for other clients: it is left out", name, parameter)
 		}
 	}

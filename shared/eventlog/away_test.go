@@ -24,7 +24,7 @@ import (
 )
 
 // If an instance freezes while it holds the lock, the server ends its session, and the other instances can commit.
-func TestCommit_GoesOnWhenTheHolderOfTheLockFreezes(t *testing.T) {
+func TestCommit_ContinuesWhenTheLockHolderFreezes(t *testing.T) {
 	t.Parallel()
 	url := database(t)
 	l, frozen := running(t, url), instance(t, url)
@@ -51,7 +51,7 @@ func TestCommit_GoesOnWhenTheHolderOfTheLockFreezes(t *testing.T) {
 }
 
 // The other instances can also commit if the connection that holds the lock is busy rather than idle.
-func TestCommit_GoesOnWhenTheHolderOfTheLockIsSlow(t *testing.T) {
+func TestCommit_ContinuesWhenTheLockHolderIsSlow(t *testing.T) {
 	t.Parallel()
 	url := database(t)
 	l, slow := running(t, url), instance(t, url)
@@ -80,7 +80,7 @@ func TestCommit_GoesOnWhenTheHolderOfTheLockIsSlow(t *testing.T) {
 	}
 }
 
-func TestCommit_ADatabaseThatIsAwayIsNoFaultOfTheWrite(t *testing.T) {
+func TestCommit_RetriesAfterALostConnection(t *testing.T) {
 	t.Parallel()
 	url := database(t)
 	l := running(t, url)
@@ -216,7 +216,7 @@ func TestCommit_AnUnknownCommitIsResolvedByIDs(t *testing.T) {
 	}
 }
 
-func TestRun_WhatWaitsAtTheEndIsAnswered(t *testing.T) {
+func TestRun_AnswersWaitingRequestsAtTheEnd(t *testing.T) {
 	t.Parallel()
 	l := instance(t, database(t))
 	ctx, cancel := context.WithCancel(t.Context())

@@ -37,7 +37,7 @@ func at(position catalog.Position, index int) inbox.Checkpoint {
 
 // If two writes move a checkpoint from the same place, the second is refused and nothing of it is written. The
 // position, the index within an event, the incarnation and the epoch are all compared.
-func TestCommit_ACheckpointGoesOnWhereItWas(t *testing.T) {
+func TestCommit_ACheckpointContinuesFromItsPosition(t *testing.T) {
 	t.Parallel()
 	url := database(t)
 	l := running(t, url)

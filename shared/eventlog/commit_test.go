@@ -18,7 +18,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-func TestCommit_TellsTheOutcomeAndKeepsIt(t *testing.T) {
+func TestCommit_ReturnsTheOutcomeAndStoresIt(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
 	c := commit(t, l, said("1", "c1"))
@@ -202,7 +202,7 @@ func togetherIn(t *testing.T, l *Log, writes ...Write) (committed []Committed, e
 	return committed, errs
 }
 
-func TestCommit_WhoLosesFailsNobodyElse(t *testing.T) {
+func TestCommit_AConflictFailsOnlyItsWrite(t *testing.T) {
 	t.Parallel()
 	url := database(t)
 	l := running(t, url)
@@ -267,7 +267,7 @@ func TestCommit_TheSameIDOfTwoUsersIsTwoCommands(t *testing.T) {
 	}
 }
 
-func TestCommit_ARefusalStays(t *testing.T) {
+func TestCommit_ARepeatedCommandGetsTheSameRefusal(t *testing.T) {
 	t.Parallel()
 	url := database(t)
 	l := running(t, url)
@@ -286,7 +286,7 @@ func TestCommit_ARefusalStays(t *testing.T) {
 	}
 }
 
-func TestPruneOutcomes_KeepsWhatIsYounger(t *testing.T) {
+func TestPruneOutcomes_KeepsYoungerOutcomes(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
 	commit(t, l, said("1", "old"))

@@ -99,7 +99,7 @@ type transaction struct {
 	at        time.Time // the log's clock when the streams were loaded
 	admission admission
 	span      trace.Span
-	known     known // newest head of the log that was known before the transaction began
+	known     knownHead // newest head of the log that was known before the transaction began
 }
 
 // errLost means that the log ends below a position that this instance has seen.
@@ -126,7 +126,7 @@ func (l *Log) transact(ctx context.Context, writes []*pendingWrite) (err error) 
 	defer func() { l.session.used = time.Now() }()
 	t.known = l.history.now()
 	outcomes, err := t.run(ctx)
-	for end := time.Now().Add(l.times.lock); lockTaken(err) && time.Now().Before(end); {
+	for end := time.Now().Add(l.times.lock); isLockTimeout(err) && time.Now().Before(end); {
 		t.rollback(ctx)
 		t.reset()
 		outcomes, err = t.run(ctx)

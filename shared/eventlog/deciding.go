@@ -39,15 +39,15 @@ type membershipKey struct{ room, member string }
 func (a *admission) try(p *prepared) error {
 	t := trial{admission: a}
 	for _, e := range p.entries {
-		if err := t.take(e); err != nil {
+		if err := t.check(e); err != nil {
 			return err
 		}
 	}
 	if t.refusals != nil {
 		return &RefusedError{t.refusals}
 	}
-	if t.early != nil {
-		return &TimerError{t.early}
+	if t.notDue != nil {
+		return &TimerError{t.notDue}
 	}
 	return nil
 }
@@ -61,10 +61,10 @@ type trial struct {
 	timers    map[timerKey]*timerRow // nil: the timer is gone
 	rooms     map[roomsKey]int       // change of the number of rooms, to be added to that of the admission
 	refusals  map[int]*refusal.Error // by index of the command
-	early     map[int]bool           // indexes of the commands whose timer is gone or not due
+	notDue    map[int]bool           // indexes of the commands whose timer is gone or not due
 }
 
-func (t *trial) take(e *entry) error {
+func (t *trial) check(e *entry) error {
 	version, changed := t.versions[e.stream]
 	if !changed {
 		version = t.admission.versions[e.stream]
@@ -79,13 +79,13 @@ func (t *trial) take(e *entry) error {
 		t.refuse(e.index, e.otherwise)
 	}
 	if e.fired != nil && !t.isDue(*e.fired) {
-		if t.early == nil {
-			t.early = map[int]bool{}
+		if t.notDue == nil {
+			t.notDue = map[int]bool{}
 		}
-		t.early[e.index] = true
+		t.notDue[e.index] = true
 	}
 	for i, d := range e.drafts {
-		t.enter(e, d)
+		t.countRooms(e, d)
 		t.note(e.stream, version+catalog.Version(i)+1, d)
 	}
 	if t.versions == nil {
@@ -134,7 +134,7 @@ func (t *trial) note(stream string, version catalog.Version, d draft) {
 // note records the changes of an event, so that later writes of the transaction are checked against them.
 func (a *admission) note(stream string, d draft) {
 	eachMembership(d.place, func(k membershipKey, is bool) { a.members[k] = is })
-	eachCounted(a.maxRooms, d.place, func(k roomsKey, change int) { a.rooms[k] += change })
+	eachBoundedRoom(a.maxRooms, d.place, func(k roomsKey, change int) { a.rooms[k] += change })
 	eachTimer(stream, a.versions[stream], a.at, d, a.timer)
 }
 

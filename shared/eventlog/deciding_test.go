@@ -53,7 +53,7 @@ func TestCommitDeciding_NeverLoses(t *testing.T) {
 	}
 }
 
-func TestCommitDeciding_WhatGoesWrongIsItsOwn(t *testing.T) {
+func TestCommitDeciding_AFailureAffectsOnlyItsWrite(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
 	mine := errors.New("mine")

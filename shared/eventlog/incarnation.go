@@ -27,21 +27,21 @@ type incarnation struct {
 	floor  catalog.Position // positions of this incarnation are above the floor
 }
 
-// known is a head of the log that this instance has read.
-type known struct {
+// knownHead is a head of the log that this instance has read.
+type knownHead struct {
 	incarnation
 	position catalog.Position
 }
 
 // lost reports whether a head that was read after k shows that the database has lost commits.
-func (k known) lost(at incarnation, position catalog.Position) bool {
+func (k knownHead) lost(at incarnation, position catalog.Position) bool {
 	return at.number < k.number || at == k.incarnation && position < k.position
 }
 
 // history is the newest head of the log that this instance has seen.
 type history struct {
 	mu sync.Mutex
-	known
+	knownHead
 }
 
 // note records a head that was read.
@@ -52,7 +52,7 @@ func (h *history) note(at incarnation, position catalog.Position) {
 	case at == h.incarnation:
 		h.position = max(h.position, position)
 	case at.number >= h.number:
-		h.known = known{at, position}
+		h.knownHead = knownHead{at, position}
 	}
 }
 
@@ -60,13 +60,13 @@ func (h *history) note(at incarnation, position catalog.Position) {
 func (h *history) replace(at incarnation, position catalog.Position) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.known = known{at, position}
+	h.knownHead = knownHead{at, position}
 }
 
-func (h *history) now() known {
+func (h *history) now() knownHead {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.known
+	return h.knownHead
 }
 
 // incarnationMargin is the distance between the highest position that was seen and the floor of a new incarnation. It

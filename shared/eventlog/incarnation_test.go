@@ -41,7 +41,7 @@ func TestIncarnation_ChangesWhereAnInstanceHasSeenMore(t *testing.T) {
 }
 
 // An operator begins a new incarnation above a position.
-func TestReincarnate_GoesOnAboveAPosition(t *testing.T) {
+func TestReincarnate_ContinuesAboveAPosition(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
 	commit(t, l, said("1", "a"))

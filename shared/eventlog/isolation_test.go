@@ -19,7 +19,7 @@ import (
 
 // A write that fails because of its data is committed a hundred times a second. It is isolated, and the other writes
 // succeed.
-func TestCommit_WhatFailsByItselfIsIsolated(t *testing.T) {
+func TestCommit_IsolatesInvalidData(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
 	const writers, each, least = 8, 30, 100
@@ -60,7 +60,7 @@ func TestCommit_WhatFailsByItselfIsIsolated(t *testing.T) {
 	}
 }
 
-func TestCommit_OfManyTheOneThatFailsIsFound(t *testing.T) {
+func TestCommit_FindsTheFailingWriteAmongMany(t *testing.T) {
 	t.Parallel()
 	var writes []Write
 	for i := range 20 {
@@ -84,7 +84,7 @@ func TestCommit_OfManyTheOneThatFailsIsFound(t *testing.T) {
 	}
 }
 
-func TestQueue_WhatFailedOnceGoesAlone(t *testing.T) {
+func TestQueue_AFailedEntryIsRetriedAlone(t *testing.T) {
 	t.Parallel()
 	q := newQueue()
 	prepared := func(id string) *prepared {
@@ -102,7 +102,7 @@ func TestQueue_WhatFailedOnceGoesAlone(t *testing.T) {
 	}
 }
 
-func TestCommit_RefusesWhatIsNoEventOfTheStream(t *testing.T) {
+func TestCommit_RefusesEventsOfAnotherKindOfStream(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
 	for name, w := range map[string]Write{

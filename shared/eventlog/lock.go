@@ -17,8 +17,8 @@ const lockPollInterval = 400 * time.Millisecond
 // of polling as advisory.Await does, keeps busy instances from starving each other.
 const lockWaitSlice = 250 * time.Millisecond
 
-// lockTaken reports whether a statement failed because it did not get a lock in time.
-func lockTaken(err error) bool {
+// isLockTimeout reports whether a statement failed because it did not get a lock in time.
+func isLockTimeout(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && pg.Code == "55P03" // lock_not_available
 }
@@ -40,7 +40,7 @@ func (l *Log) underLock(ctx context.Context, conn interface {
 			locked = true
 			return f(tx)
 		})
-		if locked || !lockTaken(err) || time.Now().After(end) {
+		if locked || !isLockTimeout(err) || time.Now().After(end) {
 			return err
 		}
 	}
@@ -87,7 +87,7 @@ func (l *Log) lockSession(ctx context.Context, conn *pgx.Conn) error {
 	}
 	for end := time.Now().Add(l.times.lock); ; {
 		_, err := conn.Exec(ctx, "SELECT pg_advisory_lock($1)", l.LockKey("append"))
-		if !lockTaken(err) || time.Now().After(end) {
+		if !isLockTimeout(err) || time.Now().After(end) {
 			return err
 		}
 	}

@@ -31,7 +31,7 @@ SELECT 'user' || n % 97, 'c' || $1::int || '-' || n, 'chat.send_message', 'conve
 
 // After months of pruning, pages contain new rows among old ones. Pruning still reads only the outcomes that it
 // removes.
-func TestPlans_PruningReadsWhatItRemoves(t *testing.T) {
+func TestPlans_PruningReadsOnlyRemovedRows(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
 	const perDay, days = 2_000, 12
@@ -77,7 +77,7 @@ func TestPruneOutcomes_OfOneMoment(t *testing.T) {
 
 // Loading a stream for one message reads the events about that message and the newest version, and not the newest
 // event.
-func TestPlans_LoadReadsWhatDecidingNeeds(t *testing.T) {
+func TestPlans_LoadReadsSelectedRowsOnly(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
 	fill(t, l, Fill{Events: 20_000, Streams: 10})
@@ -95,7 +95,7 @@ func TestPlans_LoadReadsWhatDecidingNeeds(t *testing.T) {
 }
 
 // Personal fields are the largest parts of events. Loading a stream for a decision does not read them.
-func TestPlans_LoadDoesNotReadWhatPeopleWrote(t *testing.T) {
+func TestPlans_LoadReadsNoMessageBodies(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
 	large(t, l, "1", 20)

@@ -19,8 +19,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
-// sealedPlainly is the first byte of personal fields that are stored unencrypted.
-const sealedPlainly = 0
+// unencrypted is the first byte of personal fields that are stored unencrypted.
+const unencrypted = 0
 
 // prepared is a Write after all the work that needs no lock: the rooms of its events are known, their personal
 // fields are split off, and the events are encoded.
@@ -151,7 +151,7 @@ func (l *Log) draft(p *prepared, e *entry, events []proto.Message) error {
 			return fmt.Errorf("encode %s: %w", declared.Name, err)
 		}
 		if personal != nil {
-			if d.personal, err = (proto.MarshalOptions{}).MarshalAppend([]byte{sealedPlainly}, personal); err != nil {
+			if d.personal, err = (proto.MarshalOptions{}).MarshalAppend([]byte{unencrypted}, personal); err != nil {
 				return fmt.Errorf("encode the personal fields of %s: %w", declared.Name, err)
 			}
 		}

@@ -16,7 +16,7 @@ import (
 
 // For any sequence of writes, positions and versions have no gaps, a write that is not admitted leaves no trace, and
 // each command has one outcome.
-func TestLedger_AdmitsWithoutGaps(t *testing.T) {
+func TestAdmission_LeavesNoGaps(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		first := catalog.Position(rapid.Int64Range(0, 5).Draw(t, "position"))
@@ -128,7 +128,7 @@ func drawMember(t *rapid.T) *prepared {
 }
 
 // Writing the rounds in order has the same result as writing each change of a membership in order.
-func TestTurns_KeepTheOrderOfEachMember(t *testing.T) {
+func TestMembershipChanges_KeepTheOrderOfEachUser(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		var all membershipChanges

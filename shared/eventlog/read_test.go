@@ -28,7 +28,7 @@ func positions(events []envelope.Event) (all []catalog.Position) {
 	return all
 }
 
-func TestRead_GivesEventsAsTheyWereWritten(t *testing.T) {
+func TestRead_ReturnsEventsAsWritten(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
 	m := &chatv1.ConversationStarted{ConversationId: "1", Kind: chatv1.Kind_KIND_GROUP, Title: "secret",
@@ -96,7 +96,7 @@ func TestRead_InPages(t *testing.T) {
 	}
 }
 
-func TestLoad_WhatDecidingNeeds(t *testing.T) {
+func TestLoad_ReadsTheSelectedEvents(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
 	commit(t, l, on("1", "c", started("1", "alice"), sent("1", "a", "x"),
@@ -132,7 +132,7 @@ func TestLoad_WhatDecidingNeeds(t *testing.T) {
 	}
 }
 
-func TestCommit_RedactsWhatWasSaidBefore(t *testing.T) {
+func TestCommit_RedactsEarlierMessages(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
 	commit(t, l, on("1", "c1", sent("1", "a", "secret"), sent("1", "b", "stays")))

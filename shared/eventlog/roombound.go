@@ -28,8 +28,8 @@ func (l *Log) BoundRooms(kind string, rooms int) {
 // roomsKey identifies the rooms of one kind that a user is in.
 type roomsKey struct{ member, kind string }
 
-// eachCounted calls f for each user whom an event adds to a bounded room (1) or removes from one (-1).
-func eachCounted(bounds map[string]int, p catalog.Place, f func(k roomsKey, change int)) {
+// eachBoundedRoom calls f for each user whom an event adds to a bounded room (1) or removes from one (-1).
+func eachBoundedRoom(bounds map[string]int, p catalog.Place, f func(k roomsKey, change int)) {
 	if len(bounds) == 0 || len(p.Opens)+len(p.Closes) == 0 {
 		return
 	}
@@ -53,7 +53,7 @@ func (t *transaction) counted() (members, kinds []string) {
 	for _, pw := range t.writes {
 		for _, e := range pw.prepared.entries {
 			for _, d := range e.drafts {
-				eachCounted(t.log.maxRooms, d.place, func(k roomsKey, _ int) { seen[k] = true })
+				eachBoundedRoom(t.log.maxRooms, d.place, func(k roomsKey, _ int) { seen[k] = true })
 			}
 		}
 	}
@@ -65,10 +65,10 @@ func (t *transaction) counted() (members, kinds []string) {
 	return members, kinds
 }
 
-// enter counts the rooms that users enter and leave by an event of a command. It refuses the command if a user would be
+// countRooms counts the rooms that users enter and leave by an event of a command. It refuses the command if a user would be
 // in too many rooms.
-func (t *trial) enter(e *entry, d draft) {
-	eachCounted(t.admission.maxRooms, d.place, func(k roomsKey, change int) {
+func (t *trial) countRooms(e *entry, d draft) {
+	eachBoundedRoom(t.admission.maxRooms, d.place, func(k roomsKey, change int) {
 		if t.rooms == nil {
 			t.rooms = map[roomsKey]int{}
 		}

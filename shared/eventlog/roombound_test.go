@@ -128,7 +128,7 @@ func TestBoundRooms_IsExact(t *testing.T) {
 }
 
 // Users who are in more rooms than a new bound allows stay in them. Events without a command are not refused.
-func TestBoundRooms_LeavesWhatThereIs(t *testing.T) {
+func TestBoundRooms_KeepsExistingRooms(t *testing.T) {
 	t.Parallel()
 	url := database(t)
 	before := running(t, url)
@@ -146,7 +146,7 @@ func TestBoundRooms_LeavesWhatThereIs(t *testing.T) {
 }
 
 // The migration that adds the counts computes them from the existing memberships.
-func TestBoundRooms_CountsWhatWasThereBefore(t *testing.T) {
+func TestBoundRooms_CountsEarlierEvents(t *testing.T) {
 	t.Parallel()
 	l := bounded(t, database(t), 3)
 	in(t, l, "bob", 0, 3)

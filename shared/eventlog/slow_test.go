@@ -31,7 +31,7 @@ func several(n int) (writes []Write) {
 	return writes
 }
 
-func TestCommit_WhatTakesTooLongTogetherGoesInParts(t *testing.T) {
+func TestCommit_BisectsASlowTransaction(t *testing.T) {
 	t.Parallel()
 	l := slowed(t, 20*time.Millisecond, "%")
 	_, errs := togetherIn(t, l, several(40)...)
@@ -43,7 +43,7 @@ func TestCommit_WhatTakesTooLongTogetherGoesInParts(t *testing.T) {
 	}
 }
 
-func TestCommit_OneThatTakesTooLongTakesNoOthersWithIt(t *testing.T) {
+func TestCommit_ATimeoutOfOneWriteAffectsNoOther(t *testing.T) {
 	t.Parallel()
 	l := slowed(t, 600*time.Millisecond, "conversation:7")
 	writes := several(20)
@@ -76,7 +76,7 @@ func TestCommit_OneThatTakesTooLongTakesNoOthersWithIt(t *testing.T) {
 	}
 }
 
-func TestCommit_ADatabaseThatIsSlowIsNotAskedForEach(t *testing.T) {
+func TestCommit_ASlowDatabaseIsNotAskedForEachWrite(t *testing.T) {
 	t.Parallel()
 	l := slowed(t, 600*time.Millisecond, "%")
 	begun := time.Now()

@@ -47,7 +47,7 @@ func TestWaiting_LetsTheDatabaseVacuum(t *testing.T) {
 }
 
 // A commit that waits for the log's lock for longer than LockWait fails with ErrUnavailable. Later commits succeed.
-func TestCommit_WaitsForTheLockOnlySoLong(t *testing.T) {
+func TestCommit_BoundsTheWaitForTheLock(t *testing.T) {
 	t.Parallel()
 	url := database(t)
 	l := instance(t, url, func(o *Options) { o.LockWait = 2 * lockWaitSlice })

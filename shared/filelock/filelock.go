@@ -19,8 +19,8 @@ type Lock struct{ file *os.File }
 // ErrHeld means that another process holds the lock.
 var ErrHeld = errors.New("it is in use")
 
-// lookEvery is the interval between the attempts of Await.
-const lookEvery = 20 * time.Millisecond
+// pollInterval is the interval between the attempts of Await.
+const pollInterval = 20 * time.Millisecond
 
 // Try takes the lock of a file, which it creates if missing. If another process holds the lock, the error is ErrHeld.
 func Try(path string) (*Lock, error) {
@@ -38,7 +38,7 @@ func Try(path string) (*Lock, error) {
 
 // Await takes the lock once its holder has released it. If ctx ends first, the error is ErrHeld as well.
 func Await(ctx context.Context, path string) (*Lock, error) {
-	tick := time.NewTicker(lookEvery)
+	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
 		l, err := Try(path)

@@ -140,7 +140,7 @@ func TestHealth_BothChecksOfOneStoreHaveToSucceed(t *testing.T) {
 	})
 }
 
-func TestHealth_WorkThatWaitsIsNotHealthy(t *testing.T) {
+func TestHealth_IsUnhealthyWhileWorkWaits(t *testing.T) {
 	t.Parallel()
 	h := run(t)
 	awaitHealth(t, h, 200, healthy)

@@ -78,13 +78,13 @@ type Queue struct {
 	client *river.Client[pgx.Tx]
 }
 
-// quiet is the driver without its support for notifications.
-type quiet struct{ *riverpgxv5.Driver }
+// pollOnlyDriver is the driver without its support for notifications.
+type pollOnlyDriver struct{ *riverpgxv5.Driver }
 
-func (quiet) SupportsListener() bool     { return false }
-func (quiet) SupportsListenNotify() bool { return false }
+func (pollOnlyDriver) SupportsListener() bool     { return false }
+func (pollOnlyDriver) SupportsListenNotify() bool { return false }
 
-var _ riverdriver.Driver[pgx.Tx] = quiet{}
+var _ riverdriver.Driver[pgx.Tx] = pollOnlyDriver{}
 
 // IsTable reports whether a table of an owner's schema belongs to the queue.
 func IsTable(name string) bool { return strings.HasPrefix(name, "river_") }
@@ -116,7 +116,7 @@ func Open(ctx context.Context, o Options) (*Queue, error) {
 		longest = max(longest, w.timeout)
 	}
 	var err error
-	q.client, err = river.NewClient(quiet{riverpgxv5.New(o.Pool)}, &river.Config{
+	q.client, err = river.NewClient(pollOnlyDriver{riverpgxv5.New(o.Pool)}, &river.Config{
 		Schema: o.Owner, Workers: workers, Queues: map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: maxRunning}},
 		JobTimeout: longest, RescueStuckJobsAfter: longest + o.Rescue, SoftStopTimeout: o.Grace,
 		FetchPollInterval: poll, PollOnly: true,

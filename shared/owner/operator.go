@@ -264,18 +264,18 @@ func (o *operator) ListDropped(ctx context.Context, _ *connect.Request[meshv1.Li
 	}
 	response := &meshv1.ListDroppedResponse{}
 	for _, l := range all {
-		response.Letters = append(response.Letters, &meshv1.Letter{Partition: l.Partition, Offset: l.Offset, Id: l.ID})
+		response.DeadLetters = append(response.DeadLetters, &meshv1.DeadLetter{Partition: l.Partition, Offset: l.Offset, Id: l.ID})
 	}
 	return connect.NewResponse(response), nil
 }
 
-// DropLetter records that a dead letter was dealt with, so that it is no longer listed.
-func (o *operator) DropLetter(ctx context.Context, r *connect.Request[meshv1.DropLetterRequest]) (
-	*connect.Response[meshv1.DropLetterResponse], error) {
-	letter := r.Msg.GetLetter()
+// DropDeadLetter records that a dead letter was dealt with, so that it is no longer listed.
+func (o *operator) DropDeadLetter(ctx context.Context, r *connect.Request[meshv1.DropDeadLetterRequest]) (
+	*connect.Response[meshv1.DropDeadLetterResponse], error) {
+	letter := r.Msg.GetDeadLetter()
 	err := o.log.Inbox().DropDeadLetter(ctx, inbox.DeadLetter{Partition: letter.GetPartition(), Offset: letter.GetOffset(), ID: letter.GetId()})
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&meshv1.DropLetterResponse{}), nil
+	return connect.NewResponse(&meshv1.DropDeadLetterResponse{}), nil
 }

@@ -348,7 +348,7 @@ func TestCommand_ThatHasExpiredIsRefused(t *testing.T) {
 
 // A hundred commands per second fail because of their content, among other commands of the same and of other streams.
 // They get the outcome "failed" and become dead letters. The other commands are committed in order.
-func TestCommand_ThatFailsByItselfFailsAlone(t *testing.T) {
+func TestCommand_AFailureDoesNotAffectOtherCommands(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.start(rooms)

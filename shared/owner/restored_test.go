@@ -22,7 +22,7 @@ import (
 
 // While the service runs, a database is restored to a state in which bob has not left yet. An operator begins a new
 // incarnation. From then on the service decides on the log alone, not on the states that it has cached.
-func TestRestored_DecidesOnWhatTheLogStillHas(t *testing.T) {
+func TestRestored_DecidesOnTheRestoredLog(t *testing.T) {
 	t.Parallel()
 	url := meshtest.Postgres(t)
 	y, other := newToy(t, url, nil), newToy(t, url, nil)

@@ -15,7 +15,7 @@ import (
 // SubscribeAuthorizer decides which users may subscribe to which rooms, and returns the newest value of a room if the
 // request includes it. A decision is valid for a minute. The function is called once for all requests of an RPC, so
 // that one query suffices. The results have the order of the requests.
-type SubscribeAuthorizer func(ctx context.Context, lookers []*meshv1.Looker) ([]*meshv1.Looked, error)
+type SubscribeAuthorizer func(ctx context.Context, lookers []*meshv1.Subscription) ([]*meshv1.Authorization, error)
 
 // ownerServer serves the calls of other services to the owner of a log. It is on the inner listener only.
 type ownerServer struct {
@@ -51,12 +51,12 @@ func (s *ownerServer) Rooms(ctx context.Context, r *connect.Request[meshv1.Rooms
 // Resume returns the membership intervals of users since a position, and the events within these intervals.
 func (s *ownerServer) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeRequest]) (*connect.Response[meshv1.ResumeResponse], error) {
 	resumers := make([]membership.Resumer, len(r.Msg.GetResumers()))
-	var lookers []*meshv1.Looker
+	var lookers []*meshv1.Subscription
 	var of []int // of[n] is the index of the resumer to which lookers[n] belongs
 	for i, one := range r.Msg.GetResumers() {
 		resumers[i] = membership.Resumer{User: one.GetUser(), After: catalog.Position(one.GetAfter()), EventsAfter: catalog.Position(one.GetEventsAfter())}
-		for _, room := range one.GetLooks() {
-			lookers, of = append(lookers, &meshv1.Looker{User: one.GetUser(), Room: room}), append(of, i)
+		for _, room := range one.GetSubscriptions() {
+			lookers, of = append(lookers, &meshv1.Subscription{User: one.GetUser(), Room: room}), append(of, i)
 		}
 	}
 	looked, err := s.authorize(ctx, lookers)
@@ -75,20 +75,20 @@ func (s *ownerServer) Resume(ctx context.Context, r *connect.Request[meshv1.Resu
 	}
 	response := missed.Message()
 	for i, resumed := range response.GetResumed() {
-		resumed.Looked = resumers[i].Subscribed
+		resumed.Subscribed = resumers[i].Subscribed
 	}
 	return connect.NewResponse(response), nil
 }
 
 // authorize reports which users may subscribe to their rooms, in the order of the requests.
-func (s *ownerServer) authorize(ctx context.Context, lookers []*meshv1.Looker) ([]*meshv1.Looked, error) {
+func (s *ownerServer) authorize(ctx context.Context, lookers []*meshv1.Subscription) ([]*meshv1.Authorization, error) {
 	if len(lookers) == 0 {
 		return nil, nil
 	}
 	if s.authorizer == nil {
-		looked := make([]*meshv1.Looked, len(lookers))
+		looked := make([]*meshv1.Authorization, len(lookers))
 		for i := range looked {
-			looked[i] = &meshv1.Looked{}
+			looked[i] = &meshv1.Authorization{}
 		}
 		return looked, nil
 	}
@@ -99,17 +99,17 @@ func (s *ownerServer) authorize(ctx context.Context, lookers []*meshv1.Looker) (
 	return looked, err
 }
 
-// Look reports which users may subscribe to which rooms. It reads the log's position first: later events reach the
+// AuthorizeSubscriptions reports which users may subscribe to which rooms. It reads the log's position first: later events reach the
 // caller through the topic.
-func (s *ownerServer) Look(ctx context.Context, r *connect.Request[meshv1.LookRequest]) (*connect.Response[meshv1.LookResponse], error) {
+func (s *ownerServer) AuthorizeSubscriptions(ctx context.Context, r *connect.Request[meshv1.AuthorizeSubscriptionsRequest]) (*connect.Response[meshv1.AuthorizeSubscriptionsResponse], error) {
 	head, err := s.log.Newest(ctx)
 	if err != nil {
 		return nil, err
 	}
-	looked, err := s.authorize(ctx, r.Msg.GetLookers())
+	looked, err := s.authorize(ctx, r.Msg.GetSubscriptions())
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&meshv1.LookResponse{Position: int64(head.Position), Incarnation: head.Incarnation,
-		Looked: looked}), nil
+	return connect.NewResponse(&meshv1.AuthorizeSubscriptionsResponse{Position: int64(head.Position), Incarnation: head.Incarnation,
+		Authorizations: looked}), nil
 }

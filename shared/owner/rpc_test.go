@@ -47,34 +47,34 @@ func TestConnect_RepeatsAQueryThatReadInANewSession(t *testing.T) {
 }
 
 // All users of a request are authorized by one call of the authorizer, whether they subscribe or resume.
-func TestLook_AuthorizesAllUsersOfARequestTogether(t *testing.T) {
+func TestAuthorize_ReadsAllUsersOfARequestTogether(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	var calls atomic.Int64
 	w.start(func(s *owner.Service) {
 		rooms(s)
-		s.AuthorizeSubscribe(func(_ context.Context, lookers []*meshv1.Looker) (looked []*meshv1.Looked, _ error) {
+		s.AuthorizeSubscribe(func(_ context.Context, lookers []*meshv1.Subscription) (looked []*meshv1.Authorization, _ error) {
 			calls.Add(1)
 			for _, l := range lookers {
-				looked = append(looked, &meshv1.Looked{Allowed: strings.HasSuffix(l.GetRoom(), l.GetUser())})
+				looked = append(looked, &meshv1.Authorization{Allowed: strings.HasSuffix(l.GetRoom(), l.GetUser())})
 			}
 			return looked, nil
 		})
 	})
 	client := meshv1connect.NewOwnerServiceClient(rpc.NewClient("of this test", w.env.Telemetry.Tracer()),
 		fmt.Sprintf("http://127.0.0.1:%d", w.env.Config.Port))
-	look := &meshv1.LookRequest{}
+	look := &meshv1.AuthorizeSubscriptionsRequest{}
 	resume := &meshv1.ResumeRequest{}
 	for _, user := range []string{"ann", "bob", "cid"} {
-		look.Lookers = append(look.Lookers, &meshv1.Looker{User: user, Room: "post:ann"},
-			&meshv1.Looker{User: user, Room: "post:bob"})
-		resume.Resumers = append(resume.Resumers, &meshv1.Resumer{User: user, Looks: []string{"post:ann", "post:bob"}})
+		look.Subscriptions = append(look.Subscriptions, &meshv1.Subscription{User: user, Room: "post:ann"},
+			&meshv1.Subscription{User: user, Room: "post:bob"})
+		resume.Resumers = append(resume.Resumers, &meshv1.Resumer{User: user, Subscriptions: []string{"post:ann", "post:bob"}})
 	}
 
-	looked, err := client.Look(t.Context(), connect.NewRequest(look))
+	looked, err := client.AuthorizeSubscriptions(t.Context(), connect.NewRequest(look))
 	require.NoError(t, err)
 	var allowed []bool
-	for _, l := range looked.Msg.GetLooked() {
+	for _, l := range looked.Msg.GetAuthorizations() {
 		allowed = append(allowed, l.GetAllowed())
 	}
 	require.Equal(t, []bool{true, false, false, true, false, false}, allowed)
@@ -84,7 +84,7 @@ func TestLook_AuthorizesAllUsersOfARequestTogether(t *testing.T) {
 	require.NoError(t, err)
 	var rooms [][]string
 	for _, r := range resumed.Msg.GetResumed() {
-		rooms = append(rooms, r.GetLooked())
+		rooms = append(rooms, r.GetSubscribed())
 	}
 	require.Equal(t, [][]string{{"post:ann"}, {"post:bob"}, nil}, rooms)
 	require.EqualValues(t, 2, calls.Load())

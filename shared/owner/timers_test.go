@@ -265,7 +265,7 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()`)
 
 // More streams than a page holds have timers that are always due, and that have been due for longer than the other
 // timers. The other timers still fire.
-func TestTimer_EndlessTimersDoNotHoldUpOthers(t *testing.T) {
+func TestTimer_EndlessTimersDoNotDelayOthers(t *testing.T) {
 	t.Parallel()
 	y := newToy(t, meshtest.Postgres(t), nil)
 	var asking sync.WaitGroup

@@ -50,7 +50,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if parent := telemetry.TraceParent(ctx); parent != "" {
 		r.Header.Set("Traceparent", parent)
 	}
-	carry(ctx, r.Header)
+	setHeaders(ctx, r.Header)
 	response, err := t.next.RoundTrip(r)
 	switch {
 	case err == nil:

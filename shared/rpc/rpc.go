@@ -56,7 +56,7 @@ func Position(ctx context.Context) catalog.Position {
 	return position
 }
 
-func carry(ctx context.Context, h http.Header) {
+func setHeaders(ctx context.Context, h http.Header) {
 	if user := Actor(ctx); user != "" {
 		h.Set(headerActor, user)
 	}
@@ -68,7 +68,7 @@ func carry(ctx context.Context, h http.Header) {
 	}
 }
 
-func carried(ctx context.Context, h http.Header) context.Context {
+func readHeaders(ctx context.Context, h http.Header) context.Context {
 	if user := h.Get(headerActor); user != "" {
 		ctx = WithActor(ctx, user)
 	}

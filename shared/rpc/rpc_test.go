@@ -147,10 +147,10 @@ func TestCall_WithATextThatCannotBeStoredIsRefused(t *testing.T) {
 	f := serve(t, "the right one", func(context.Context) error { t.Error("the handler was called"); return nil })
 	_, readLog := f.client.ReadLog(t.Context(), connect.NewRequest(&meshv1.ReadLogRequest{Stream: "conversation:a\x00"}))
 	_, rooms := f.client.Rooms(t.Context(), connect.NewRequest(&meshv1.RoomsRequest{Users: []string{"ann", "b\x00b"}}))
-	_, look := f.client.Look(t.Context(), connect.NewRequest(&meshv1.LookRequest{Lookers: []*meshv1.Looker{
+	_, look := f.client.AuthorizeSubscriptions(t.Context(), connect.NewRequest(&meshv1.AuthorizeSubscriptionsRequest{Subscriptions: []*meshv1.Subscription{
 		{User: "ann", Room: "post:1"}, {User: "ann", Room: "post:\x00"}}}))
 	_, resume := f.client.Resume(t.Context(), connect.NewRequest(&meshv1.ResumeRequest{Resumers: []*meshv1.Resumer{
-		{User: "ann", Looks: []string{"post:1", "\x00"}}}}))
+		{User: "ann", Subscriptions: []string{"post:1", "\x00"}}}}))
 	for field, err := range map[string]error{"stream": readLog, "users": rooms, "lookers.room": look, "resumers.looks": resume} {
 		if r, ok := rpc.Refusal(err); !ok || r.Code != refusal.InvalidField ||
 			!strings.HasPrefix(r.Text, field+" holds the character U+0000") {

@@ -71,7 +71,7 @@ func (s *Server) Handle(path string, h http.Handler) { s.mux.Handle(path, h) }
 
 // handler serves the paths of Health without a credential. All other paths, including unknown ones, require it.
 func (s *Server) handler() http.Handler {
-	inner := s.o.Credential.require(s.survive(http.MaxBytesHandler(s.mux, maxBody)))
+	inner := s.o.Credential.require(s.recoverPanics(http.MaxBytesHandler(s.mux, maxBody)))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/health", "/livez", "/readyz", "/metrics":
@@ -84,8 +84,8 @@ func (s *Server) handler() http.Handler {
 	})
 }
 
-// survive turns a panic outside of Connect's interceptors into the failure of one call.
-func (s *Server) survive(next http.Handler) http.Handler {
+// recoverPanics turns a panic outside of Connect's interceptors into the failure of one call.
+func (s *Server) recoverPanics(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
 			if p := recover(); p != nil {
@@ -167,7 +167,7 @@ func Interceptors(log *slog.Logger, tracer trace.Tracer) connect.HandlerOption {
 		connect.WithInterceptors(connect.UnaryInterceptorFunc(func(next connect.UnaryFunc) connect.UnaryFunc {
 			return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
 				ctx, span := tracer.Start(
-					telemetry.Continue(carried(ctx, r.Header()), r.Header().Get("Traceparent")),
+					telemetry.Continue(readHeaders(ctx, r.Header()), r.Header().Get("Traceparent")),
 					spanName(r.Spec().Procedure), trace.WithSpanKind(trace.SpanKindServer),
 					trace.WithAttributes(rpcAttributes(r.Spec().Procedure)...))
 				defer span.End()
@@ -176,7 +176,7 @@ func Interceptors(log *slog.Logger, tracer trace.Tracer) connect.HandlerOption {
 					ctx, cancel = context.WithTimeout(ctx, callWithin)
 					defer cancel()
 				}
-				given, err := survived(ctx, r, next, log)
+				given, err := callRecovering(ctx, r, next, log)
 				if err == nil {
 					return given, nil
 				}
@@ -197,7 +197,7 @@ func Interceptors(log *slog.Logger, tracer trace.Tracer) connect.HandlerOption {
 		})))
 }
 
-func survived(ctx context.Context, r connect.AnyRequest, next connect.UnaryFunc, log *slog.Logger) (
+func callRecovering(ctx context.Context, r connect.AnyRequest, next connect.UnaryFunc, log *slog.Logger) (
 	given connect.AnyResponse, err error) {
 	defer func() {
 		if p := recover(); p != nil {

@@ -204,8 +204,8 @@ func (d *decoder) textList(into *[]string) error {
 
 // skip reads a value without decoding it.
 func (d *decoder) skip(depth int) error {
-	if depth > 2*deepest {
-		return malformed("it is nested deeper than %d", 2*deepest)
+	if depth > 2*maxNesting {
+		return malformed("it is nested deeper than %d", 2*maxNesting)
 	}
 	switch c := d.next(); {
 	case c == '"':

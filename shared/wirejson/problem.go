@@ -78,8 +78,8 @@ func clipped(s string) string {
 	return strings.ToValidUTF8(s[:maxQuoted], "") + "…"
 }
 
-// meant returns a hint for an unknown name: the field with the nearest name, or all fields if none is near.
-func meant(fields protoreflect.FieldDescriptors, name string) string {
+// suggest returns a hint for an unknown name: the field with the nearest name, or all fields if none is near.
+func suggest(fields protoreflect.FieldDescriptors, name string) string {
 	if fields.Len() == 0 {
 		return ": there are no fields"
 	}

@@ -15,8 +15,8 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// deepest is the maximum nesting of values.
-const deepest = 32
+// maxNesting is the maximum nesting of values.
+const maxNesting = 32
 
 // Unmarshal decodes one JSON object into an empty message, and accepts only what the message declares: no unknown or
 // repeated field, no number for a text or text for a number, no word that the enum does not have. Null means that a
@@ -62,8 +62,8 @@ func (d *decoder) message(m protoreflect.Message, depth int) error {
 	case duration:
 		return d.duration(m)
 	}
-	if depth > deepest {
-		return invalid("is nested deeper than %d", deepest)
+	if depth > maxNesting {
+		return invalid("is nested deeper than %d", maxNesting)
 	}
 	if err := d.wants('{', "an object"); err != nil {
 		return err
@@ -96,7 +96,7 @@ func (d *decoder) message(m protoreflect.Message, depth int) error {
 			continue
 		}
 		if i = at; i < 0 {
-			return in(quoted(string(name)), invalid("is unknown here%s", meant(fields, string(name))))
+			return in(quoted(string(name)), invalid("is unknown here%s", suggest(fields, string(name))))
 		}
 		f := fields.Get(i)
 		if seen[i] {

@@ -156,6 +156,6 @@ func health() object {
 			object{"200": response("All stores are reachable.", state), "503": response("A store is not reachable.", state)}),
 		"/livez": get("livez", "Returns 200 while the process is alive.", object{"200": plain("The process is alive.")}),
 		"/readyz": get("readyz", "Returns whether the gateway accepts clients.",
-			object{"200": plain("The gateway accepts clients."), "503": plain("The gateway is starting, stopping or unhealthy.")}),
+			object{"200": plain("The gateway accepts clients."), "503": plain("The gateway is starting or stopping.")}),
 	}
 }

@@ -346,7 +346,7 @@ func (w *writer) rooms() {
 	slices.Sort(member)
 	w.list(member...)
 	w.text("A client can subscribe to rooms of these kinds:")
-	for _, kind := range w.catalog.LookedAtKinds() {
+	for _, kind := range w.catalog.SubscribableKinds() {
 		subscribed = append(subscribed, code(kind+":<id>"))
 	}
 	w.list(subscribed...)

@@ -58,7 +58,7 @@ func (s *Server) Conversations(ctx context.Context, r *connect.Request[chatv1.Co
 // Members returns a page of the members of a conversation. Only members may call it.
 func (s *Server) Members(ctx context.Context, r *connect.Request[chatv1.MembersRequest]) (
 	*connect.Response[chatv1.MembersResponse], error) {
-	var after store.Seat
+	var after store.JoinOrder
 	limit, err := limits.Read(r.Msg.Limit, r.Msg.GetAfter(), &after.Version, &after.Index)
 	if err != nil {
 		return nil, err

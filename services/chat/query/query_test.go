@@ -111,7 +111,7 @@ func codeOf(err error) string {
 	return refused.Code
 }
 
-func TestHistory_WhoReadsWhat(t *testing.T) {
+func TestHistory_ShowsOnlyReadableMessages(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.follow()
@@ -300,7 +300,7 @@ func TestMembers_PagesForMembersAlone(t *testing.T) {
 
 // Users read their own writes: a query waits until the projection has applied them. If that takes too long, it fails as
 // unavailable.
-func TestQuery_WaitsForWhatWasWritten(t *testing.T) {
+func TestQuery_WaitsForEarlierWrites(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.AppendAll(started("c", false, "ann", "bob"), sent("c", "ann", "m", "hi"))
@@ -423,7 +423,7 @@ func made(r *rand.Rand, id string, fromJoining bool, n int) []decidetest.Event {
 	return all
 }
 
-func TestQuery_AnswersAsTheLogSays(t *testing.T) {
+func TestQuery_AgreesWithTheLog(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.follow()

@@ -191,7 +191,7 @@ func (s *sized) measure(b *testing.B) (all []meshtest.Measured) {
 		return len(got.GetConversations()), err
 	})
 	repeat("members, a page in the middle", func(ctx context.Context) (int, error) {
-		got, err := s.store.Members(ctx, "big", store.Seat{Version: 1, Index: int32(r.IntN(s.members / 2))}, 50)
+		got, err := s.store.Members(ctx, "big", store.JoinOrder{Version: 1, Index: int32(r.IntN(s.members / 2))}, 50)
 		return len(got.Users), err
 	})
 	connecting := func(user func() string) func(context.Context) (int, error) {

@@ -217,8 +217,8 @@ func (s *Store) Conversations(ctx context.Context, user string, below catalog.Po
 	return all, next, nil
 }
 
-// Seat is a member's place in the order of joining.
-type Seat struct {
+// JoinOrder is a member's place in the order of joining.
+type JoinOrder struct {
 	Version catalog.Version // the version of the conversation at which the member joined
 	Index   int32           // the place among the members who joined at that version, from 0
 }
@@ -235,11 +235,11 @@ type Members struct {
 	Version catalog.Version // the version of the conversation as of which the page was read; 0 if the conversation is unknown
 	Count   int32           // the number of all members
 	Users   []string
-	Next    Seat // the seat of the page's last member if there are more members; otherwise zero
+	Next    JoinOrder // the seat of the page's last member if there are more members; otherwise zero
 }
 
 // Members returns the members of a conversation after a seat, in the order of joining.
-func (s *Store) Members(ctx context.Context, id string, after Seat, limit int) (Members, error) {
+func (s *Store) Members(ctx context.Context, id string, after JoinOrder, limit int) (Members, error) {
 	var m Members
 	rows, err := s.pool.Query(ctx, sqlMembers, planned, id, after.Version, after.Index, limit+1)
 	if err != nil {
@@ -248,17 +248,17 @@ func (s *Store) Members(ctx context.Context, id string, after Seat, limit int) (
 	var user *string
 	var version *catalog.Version
 	var index *int32
-	var seats []Seat
+	var seats []JoinOrder
 	_, err = pgx.ForEachRow(rows, []any{&m.Version, &m.Count, &user, &version, &index}, func() error {
 		if user != nil { // null in the only row of an answer without members
-			m.Users, seats = append(m.Users, *user), append(seats, Seat{*version, *index})
+			m.Users, seats = append(m.Users, *user), append(seats, JoinOrder{*version, *index})
 		}
 		return nil
 	})
 	if err != nil {
 		return m, fmt.Errorf("list members of %s: %w", id, err)
 	}
-	m.Users, m.Next = page.Cut(m.Users, limit, func(row int) Seat { return seats[row] })
+	m.Users, m.Next = page.Cut(m.Users, limit, func(row int) JoinOrder { return seats[row] })
 	return m, nil
 }
 

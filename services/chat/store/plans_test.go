@@ -132,7 +132,7 @@ ANALYZE chat.conversations, chat.conversation_members, chat.messages, chat.edits
 }
 
 // members returns a page of members.
-func (f *fixture) members(id string, after store.Seat, limit int) store.Members {
+func (f *fixture) members(id string, after store.JoinOrder, limit int) store.Members {
 	f.t.Helper()
 	m, err := f.store.Members(f.t.Context(), id, after, limit)
 	require.NoError(f.t, err)
@@ -141,7 +141,7 @@ func (f *fixture) members(id string, after store.Seat, limit int) store.Members 
 
 // Migrating the rows down to the schema of the first release and up again must lead to the rows that the projection
 // writes today.
-func TestMigration_OfEarlierRowsGivesTheSameAsTheLog(t *testing.T) {
+func TestMigration_OfEarlierRowsEqualsARebuild(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.example()

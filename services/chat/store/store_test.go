@@ -63,7 +63,7 @@ func TestConversations_RebuiltTheyAreEqualRowForRow(t *testing.T) {
 
 // A command that is sent again after its outcome has been deleted sends a message with the same id again. The
 // projection must store both messages, not stop.
-func TestConversations_AMessageIDThatComesAgainStopsNothing(t *testing.T) {
+func TestConversations_ARepeatedMessageIDStopsNothing(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	sent := &chatv1.MessageSent{ConversationId: "c", MessageId: "m", Body: "again"}
@@ -168,11 +168,11 @@ func TestStore_LargeConversations(t *testing.T) {
 	f.happens("user7", &chatv1.MessageSent{ConversationId: "large", MessageId: "m", Body: "hi"})
 	require.Equal(t, []string{"large", "small"}, list())
 	var users []string
-	for after, pages := (store.Seat{}), 0; ; pages++ {
+	for after, pages := (store.JoinOrder{}), 0; ; pages++ {
 		m := f.members("large", after, 200)
 		require.EqualValues(t, 2000, m.Count)
 		require.EqualValues(t, 1502, m.Version)
-		if users = append(users, m.Users...); m.Next == (store.Seat{}) {
+		if users = append(users, m.Users...); m.Next == (store.JoinOrder{}) {
 			require.Equal(t, 9, pages)
 			break
 		}
@@ -195,7 +195,7 @@ func TestStore_LargeConversations(t *testing.T) {
 	f.happens("user0", leave("large", "ann"))
 	f.happens("user0", join("large", "ann"))
 	f.RequireRebuild()
-	require.Equal(t, "ann", f.members("large", store.Seat{}, 200).Users[64])
+	require.Equal(t, "ann", f.members("large", store.JoinOrder{}, 200).Users[64])
 }
 
 // A page ends where its texts exceed MaxPageBytes, and reports that there is more. A single message is returned however

@@ -30,10 +30,10 @@ func eventually(t testing.TB, what string, is func() bool) {
 	t.Fatalf("timed out waiting until %s", what)
 }
 
-// TestKill_EmbeddedKeepsWhatItAcknowledged kills the process while users send messages. Afterwards the history must
+// TestKill_EmbeddedLosesNothingAcknowledged kills the process while users send messages. Afterwards the history must
 // contain every acknowledged message once. Messages without an outcome are sent again with the same command ids, and
 // the history must contain each of them once too.
-func TestKill_EmbeddedKeepsWhatItAcknowledged(t *testing.T) {
+func TestKill_EmbeddedLosesNothingAcknowledged(t *testing.T) {
 	t.Parallel()
 	m := embedded(t)
 	testKilled(t, m, func() {
@@ -43,8 +43,8 @@ func TestKill_EmbeddedKeepsWhatItAcknowledged(t *testing.T) {
 	})
 }
 
-// TestKill_SeparateKeepWhatTheyAcknowledged kills each of the separate services in turn, with the same requirements.
-func TestKill_SeparateKeepWhatTheyAcknowledged(t *testing.T) {
+// TestKill_SeparateServicesLoseNothingAcknowledged kills each of the separate services in turn, with the same requirements.
+func TestKill_SeparateServicesLoseNothingAcknowledged(t *testing.T) {
 	t.Parallel()
 	m := separate(t)
 	testKilled(t, m, func() {

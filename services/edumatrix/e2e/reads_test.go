@@ -13,10 +13,10 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// TestHistory_HasWhatWasAcknowledgedBeforeTheConnection blocks updates of chat's projection. The answer to a query on a
+// TestHistory_HasMessagesAcknowledgedBeforeTheConnection blocks updates of chat's projection. The answer to a query on a
 // new connection, or over HTTP, must contain a message that was acknowledged before. While updates are blocked, the
 // query must therefore fail as unavailable.
-func TestHistory_HasWhatWasAcknowledgedBeforeTheConnection(t *testing.T) {
+func TestHistory_HasMessagesAcknowledgedBeforeTheConnection(t *testing.T) {
 	t.Parallel()
 	database := meshtest.Postgres(t)
 	m := embedded(t, "DATABASE_URL="+database)

@@ -74,7 +74,7 @@ func TestStart_PortInUse(t *testing.T) {
 	}
 }
 
-func TestStart_NamesWhatIsWrong(t *testing.T) {
+func TestStart_NamesTheInvalidSetting(t *testing.T) {
 	t.Parallel()
 	nowhere := meshtest.FreePort(t)
 	redis := meshtest.Redis(t)

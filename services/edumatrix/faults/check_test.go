@@ -78,7 +78,7 @@ func newFixture() *fixture {
 		}
 	}
 	x.bob, x.carol = x.session("bob", 1, 2, 3, 4, 5, 6, 7), x.session("carol", 1, 2, 3, 4, 6, 7)
-	x.bob.Looks, x.bob.Looked = []string{"alice"}, begun
+	x.bob.Subscriptions, x.bob.Looked = []string{"alice"}, begun
 	x.bob.Events = append(x.bob.Events, x.post(1), x.post(2))
 	return x
 }

@@ -77,7 +77,7 @@ func (d *device) url() string { return d.p.sockets[d.gateway%len(d.p.sockets)] }
 func (d *device) dial() *connection {
 	ctx, cancel := context.WithTimeout(d.p.ctx, dialTime)
 	defer cancel()
-	s := &Session{User: d.user, Device: d.name, Dialed: time.Now(), Looks: d.looks}
+	s := &Session{User: d.user, Device: d.name, Dialed: time.Now(), Subscriptions: d.looks}
 	var rooms []string
 	for _, author := range d.looks {
 		rooms = append(rooms, "author:"+author)

@@ -93,9 +93,9 @@ type Session struct {
 	Events []Seen
 	// Resumed is the number of times that the session resumed.
 	Resumed int
-	// Looks are the authors to whom the session subscribes. Looked is the time of the subscription.
-	Looks  []string
-	Looked time.Time
+	// Subscriptions are the authors to whom the session subscribes. Looked is the time of the subscription.
+	Subscriptions []string
+	Looked        time.Time
 }
 
 // NotRecovered is the type of a record among the events of a session. It means that the room in Stream was not
@@ -154,12 +154,12 @@ func (h *History) Begin(s *Session) {
 }
 
 // Resume records that a session has resumed, and which rooms were not recovered.
-func (h *History) Resume(s *Session, tooFar []string) {
+func (h *History) Resume(s *Session, notRecovered []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s.Ended, s.Why = time.Time{}, ""
 	s.Resumed++
-	for _, room := range tooFar {
+	for _, room := range notRecovered {
 		s.Events = append(s.Events, Seen{At: time.Now(), Type: NotRecovered, Stream: room})
 	}
 }

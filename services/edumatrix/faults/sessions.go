@@ -189,8 +189,8 @@ func (v *viewer) seePost(l *seenLog, e Seen) {
 		return
 	}
 	v.same(written[e.Version-1], e)
-	if !slices.Contains(v.session.Looks, e.Actor) {
-		v.broken(access, "saw %s of %s, but subscribes to %v", e.Stream, e.Actor, v.session.Looks)
+	if !slices.Contains(v.session.Subscriptions, e.Actor) {
+		v.broken(access, "saw %s of %s, but subscribes to %v", e.Stream, e.Actor, v.session.Subscriptions)
 	}
 	if last := v.last[e.Stream]; e.Version <= last {
 		v.broken(clientsSee, "saw %s at version %d after %d", e.Stream, e.Version, last)
@@ -213,5 +213,5 @@ func (v *viewer) missedPosts(feed *seenLog) {
 
 // due reports whether a post was written after a session subscribed to its author.
 func (j *judge) due(s *Session, e Event) bool {
-	return strings.HasPrefix(e.Stream, "post:") && slices.Contains(s.Looks, e.Actor) && e.Time.After(s.Looked.Add(j.s.Skew))
+	return strings.HasPrefix(e.Stream, "post:") && slices.Contains(s.Subscriptions, e.Actor) && e.Time.After(s.Looked.Add(j.s.Skew))
 }

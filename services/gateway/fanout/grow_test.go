@@ -17,7 +17,7 @@ import (
 
 // A topic grows under traffic. In whichever order its partitions are read, every conversation stays in order, and no
 // event is lost or delivered twice.
-func TestGrow_EveryStreamStaysInOrderWhicheverPartitionIsReadFirst(t *testing.T) {
+func TestGrow_StreamsStayInOrderWhicheverPartitionIsReadFirst(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(30) {
 		r := rand.New(rand.NewPCG(seed, 1))

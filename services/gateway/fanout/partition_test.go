@@ -210,7 +210,7 @@ func TestKnown_OnceEveryPartitionOfTheLogHasAPosition(t *testing.T) {
 	require.NotContains(t, w.fan.Reading().Error(), "chat")
 }
 
-func TestResults_AreResolvedWhateverRoomsAreOpen(t *testing.T) {
+func TestResults_AreResolvedWithoutOpenRooms(t *testing.T) {
 	t.Parallel()
 	w := begin(t)
 	e := w.chat.Answer("carol", "c1", "chat.start_group", "chat.conversation_started",
@@ -266,7 +266,7 @@ func TestTake_APanicCostsOneRecord(t *testing.T) {
 	require.Equal(t, 1, n)
 }
 
-func TestFill_GivesUpWithItsContext(t *testing.T) {
+func TestFill_EndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	w := begin(t)
 	first, p := w.started("g")

@@ -37,7 +37,7 @@ func (w *world) long(n, bytes int) *hub.Event {
 
 // If a client does not read several connections of one user, the bytes that wait for all of them are bounded by the
 // limit of one user. Only these connections are closed.
-func TestAccount_ConnectionsThatAreNotReadDoNotMultiplyWhatWaits(t *testing.T) {
+func TestAccount_UnreadConnectionsShareOneBound(t *testing.T) {
 	t.Parallel()
 	const bound = 200_000
 	w := newWorld(t, hub.Options{Limits: hub.Limits{UserBytes: bound}})
@@ -71,7 +71,7 @@ func TestAccount_ConnectionsThatAreNotReadDoNotMultiplyWhatWaits(t *testing.T) {
 
 // If a client does not read some of its connections, and these hold all bytes that the user may, another connection
 // that is read is not affected.
-func TestAccount_AConnectionThatIsReadGoesOnBesideOthersThatAreNot(t *testing.T) {
+func TestAccount_AReadConnectionContinuesBesideUnreadOnes(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{Limits: hub.Limits{UserBytes: 100_000, Bytes: 60_000}})
 	w.deliver(w.began(`["eve"]`))
@@ -127,7 +127,7 @@ func TestAccount_AnswersThatAreNotReadAreBounded(t *testing.T) {
 }
 
 // Missed events are bounded for all connections of a user together. Above the bound, rooms are not recovered.
-func TestAccount_WhatWasMissedIsBoundedForAUser(t *testing.T) {
+func TestAccount_BoundsMissedEventsOfAUser(t *testing.T) {
 	t.Parallel()
 	const bound = 100_000
 	w := newWorld(t, hub.Options{Limits: hub.Limits{UserBytes: bound}})
@@ -160,7 +160,7 @@ func TestAccount_WhatWasMissedIsBoundedForAUser(t *testing.T) {
 }
 
 // Frames that the writer has taken but not written yet still count.
-func TestAccount_CountsWhatIsBeingWritten(t *testing.T) {
+func TestAccount_CountsFramesThatAreBeingWritten(t *testing.T) {
 	t.Parallel()
 	const bound = 50_000
 	w := newWorld(t, hub.Options{Limits: hub.Limits{UserBytes: bound}})

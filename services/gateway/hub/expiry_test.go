@@ -16,7 +16,7 @@ import (
 
 // An event that expires while it waits is delivered without its personal fields, and in its place. An event that has
 // not expired is delivered unchanged. Each subtest is a place where the event waits.
-func TestExpiry_HidesWhatHasExpiredWhereverItWaited(t *testing.T) {
+func TestExpiry_RedactsExpiredEventsInQueueAndBuffer(t *testing.T) {
 	t.Parallel()
 	for name, wait := range map[string]func(t *testing.T, w *world, pass func(), story envelope.Event) *hub.Conn{
 		"on its topic": func(t *testing.T, w *world, pass func(), story envelope.Event) *hub.Conn {

@@ -111,7 +111,7 @@ func (c *Conn) heartbeat(token string) item {
 // heartbeat to frames if one is due.
 func (c *Conn) tookMissed(it item, bytes int, frames [][]byte) [][]byte {
 	p, now := &c.progress, time.Now()
-	p.logs[it.missed-1].had.Position = it.event.Position
+	p.logs[it.missed-1].resumePoint.Position = it.event.Position
 	if p.uncovered == 0 && p.uncoveredAt.IsZero() {
 		p.uncoveredAt = now
 	}
@@ -129,7 +129,7 @@ func (c *Conn) missedToken() string {
 	p := Progress{}
 	for log, owner := range c.hub.logs {
 		if s := &c.progress.logs[log]; s.known {
-			p[owner] = s.had
+			p[owner] = s.resumePoint
 		}
 	}
 	if len(p) == 0 {

@@ -97,7 +97,7 @@ func seen(t testing.TB, c *hub.Conn) []string {
 	return all
 }
 
-func TestDeliver_GoesToMembersAndNobodyElse(t *testing.T) {
+func TestDeliver_GoesToMembersOnly(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
 	bob := w.connect(t, "bob", nil, 0)
@@ -167,7 +167,7 @@ func TestAttach_ALaggingGatewayShowsNothingOfTheTimesBetween(t *testing.T) {
 	require.Empty(t, seen(t, eve))
 }
 
-func TestAttach_AnAnswerOlderThanWhatWasReadIsMadeGoodFromTheRecentEvents(t *testing.T) {
+func TestAttach_AddsBufferedEventsToAnOlderAnswer(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
 	w.deliver(w.began(`["alice","bob"]`), w.said("known"))
@@ -184,7 +184,7 @@ func TestAttach_AnAnswerOlderThanWhatWasReadIsMadeGoodFromTheRecentEvents(t *tes
 	require.Equal(t, []string{"live"}, seen(t, c))
 }
 
-func TestAttach_WhatWasDeletedMeanwhileComesRedacted(t *testing.T) {
+func TestAttach_SendsDeletedMessagesRedacted(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
 	w.deliver(w.began(`["alice","bob"]`))
@@ -198,7 +198,7 @@ func TestAttach_WhatWasDeletedMeanwhileComesRedacted(t *testing.T) {
 	require.Equal(t, []string{"redacted", "other", "message_deleted"}, seen(t, c))
 }
 
-func TestAttach_AsksAgainWhenTheRecentEventsDoNotReachBack(t *testing.T) {
+func TestAttach_AsksAgainIfTheBufferDoesNotReachBack(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{Buffer: 5 * 3000}) // about 3,000 bytes for each owner
 	w.deliver(w.began(`["alice","bob"]`))
@@ -218,7 +218,7 @@ func greeting(g hub.Greeting) frame.Frame {
 	return frame.Answer("connect", &gatewayv1.Connected{ResumeToken: g.ResumeToken, NotRecovered: g.NotRecovered})
 }
 
-func TestGreeting_FollowsTheLastLogAndWhatWasMissed(t *testing.T) {
+func TestGreeting_FollowsTheMissedEventsOfAllLogs(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
 	c, err := w.hub.Add("bob", frame.JSON)
@@ -298,7 +298,7 @@ func TestEphemeral_IsMergedToTheNewestAndDroppedFirst(t *testing.T) {
 	require.Equal(t, []string{"presence.went_offline u1"}, seen(t, c), "only the newest event, once")
 }
 
-func TestLook_AStateReadWhileTheOwnerAnsweredIsNotMissed(t *testing.T) {
+func TestSubscribe_AStateReadWhileTheOwnerAnsweredIsNotMissed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
 	shard := w.hub.Shard("presence")
@@ -316,7 +316,7 @@ func TestLook_AStateReadWhileTheOwnerAnsweredIsNotMissed(t *testing.T) {
 	require.Equal(t, []string{"presence.went_offline alice"}, seen(t, c))
 }
 
-func TestLook_EverythingThatWasReadWhileTheOwnerAnsweredIsGiven(t *testing.T) {
+func TestSubscribe_EventsReadWhileTheOwnerAnsweredAreDelivered(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
 	shard := w.hub.Shard("presence")
@@ -333,7 +333,7 @@ func TestLook_EverythingThatWasReadWhileTheOwnerAnsweredIsGiven(t *testing.T) {
 	require.Equal(t, []string{"presence.came_online alice", "presence.went_offline carol"}, seen(t, c))
 }
 
-func TestLook_EndsUnlessRenewed(t *testing.T) {
+func TestSubscribe_EndsUnlessRenewed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
 	shard := w.hub.Shard("presence")

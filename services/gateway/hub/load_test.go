@@ -55,7 +55,7 @@ func TestResume_VeryManyRoomsDoNotHoldUpDelivery(t *testing.T) {
 	require.Greater(t, delivered, 50*rounds, "if the lock were held for all rooms, it would be four or five per round")
 }
 
-func TestResume_EventsOfTheTimeBetweenTheSlicesAreGivenOnce(t *testing.T) {
+func TestResume_EventsBetweenTwoSlicesAreDeliveredOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
 	w.deliver(w.began(`["alice","bob"]`))
@@ -105,7 +105,7 @@ func (w *world) comeBack(t *testing.T, had hub.Progress) *hub.Conn {
 	return c
 }
 
-func TestResume_BeyondTheBudgetOfTheGatewayIsTooFar(t *testing.T) {
+func TestResume_BeyondTheGatewaysBoundIsNotRecovered(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{Missed: 100_000})
 	missed := w.sized(40, 1000)
@@ -134,7 +134,7 @@ func TestResume_BeyondTheBudgetOfTheGatewayIsTooFar(t *testing.T) {
 
 // A client on a slow link loses its connection again and again before it has all events. Each time it continues from
 // the last resume token.
-func TestResume_ACutOffClientGoesOnFromTheLastToken(t *testing.T) {
+func TestResume_ACutOffClientContinuesFromTheLastToken(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
 	events := w.sized(900, 4000)
@@ -192,7 +192,7 @@ func TestResume_ACutOffClientGoesOnFromTheLastToken(t *testing.T) {
 
 // A client that is cut off while it resumes has the list of rooms that are not recovered before it gets a resume token
 // that is above the events left out.
-func TestResume_WhatIsNotRecoveredIsSaidBeforeAnyTokenThatPassesIt(t *testing.T) {
+func TestResume_NotRecoveredPrecedesTokensThatPassIt(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
 	c := w.comeBack(t, hub.Progress{"chat": {}})
@@ -242,7 +242,7 @@ func TestReply_DoesNotCountAgainstTheQueue(t *testing.T) {
 	require.Equal(t, 6, free)
 }
 
-func TestQueue_OneThatIsTakenFromMayBeLonger(t *testing.T) {
+func TestQueue_AQueueThatIsReadMayBeLonger(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{Limits: hub.Limits{Frames: 10, Stall: time.Hour}})
 	c := w.connect(t, "bob", nil, 0)
@@ -375,7 +375,7 @@ func TestRestored_ClientsConnectAgainAndNothingOfBeforeIsKept(t *testing.T) {
 }
 
 // Deliver iterates over the members of a room although the event removes some of them.
-func TestDeliver_ClosingARoomForSomeGoesToAllOnce(t *testing.T) {
+func TestDeliver_ClosingARoomForSomeUsersReachesAllMembersOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
 	w.deliver(w.began(`["alice","bob","carol"]`))
@@ -394,7 +394,7 @@ func TestDeliver_ClosingARoomForSomeGoesToAllOnce(t *testing.T) {
 	require.Empty(t, slices.Concat(fake.Take(all[0], 1), fake.Take(all[2], 1), fake.Take(all[4], 1)))
 }
 
-func TestSignal_GoesToThoseWhoAreInTheRoomByTheLog(t *testing.T) {
+func TestSignal_GoesToMembersByTheLogOnly(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{Limits: hub.Limits{Frames: 3, Stall: time.Nanosecond}})
 	w.deliver(w.began(`["alice","bob"]`))

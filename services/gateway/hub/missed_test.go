@@ -41,7 +41,7 @@ func at(events []*hub.Event) (positions []catalog.Position) {
 	return positions
 }
 
-func TestMissed_IsWhatHappenedDuringTheStaysAndNothingBetween(t *testing.T) {
+func TestMissed_ContainsTheEventsOfTheIntervalsOnly(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
 	p := w.missedEvents(w.began(`["alice"]`), w.said("2"), w.member("chat.member_added", "bob"), w.said("4"),
@@ -69,7 +69,7 @@ func TestMissed_IsWhatHappenedDuringTheStaysAndNothingBetween(t *testing.T) {
 	}
 }
 
-func TestMissed_ComesRedactedWhereverTheDeletionWasRead(t *testing.T) {
+func TestMissed_IsRedactedWhereverTheDeletionWasRead(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
 	kept := []envelope.Event{w.began(`["bob"]`), w.said("secret")}
@@ -84,7 +84,7 @@ func TestMissed_ComesRedactedWhereverTheDeletionWasRead(t *testing.T) {
 	require.NotContains(t, string(text), `"secret"`)
 }
 
-func TestMissed_IsTooFarForOneRoomAlone(t *testing.T) {
+func TestMissed_OneRoomAloneIsNotRecovered(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
 	events := []envelope.Event{w.began(`["bob"]`)}
@@ -193,7 +193,7 @@ func asOf(intervals []interval.Interval, after, position catalog.Position) (know
 	return known
 }
 
-func TestResume_WhatWasMissedDoesNotCountAsBeingSlow(t *testing.T) {
+func TestResume_MissedEventsDoNotMakeAConnectionSlow(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{Limits: hub.Limits{Frames: 10, Stall: time.Nanosecond}})
 	log := []envelope.Event{w.began(`["bob"]`)}

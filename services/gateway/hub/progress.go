@@ -28,10 +28,10 @@ type logProgress struct {
 	asOf     catalog.Position // the position as of which the rooms were read; the client gets no live events up to here
 	queuedTo catalog.Position // the highest position of a queued event
 	covered  catalog.Position // the position in the last resume token
-	// had is the point of this log in the resume token that the client presented, and later that of the last missed
+	// resumePoint is the point of this log in the resume token that the client presented, and later that of the last missed
 	// event sent. known reports whether the presented token contains this log.
-	had   Point
-	known bool
+	resumePoint Point
+	known       bool
 }
 
 func newProgress(logs int) progress { return progress{awaited: logs, logs: make([]logProgress, logs)} }
@@ -85,7 +85,7 @@ func (c *Conn) SetProgress(p Progress) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for log, owner := range c.hub.logs {
-		c.progress.logs[log].had, c.progress.logs[log].known = p[owner]
+		c.progress.logs[log].resumePoint, c.progress.logs[log].known = p[owner]
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
 )
 
-func TestResumeToken_ComesBackAsItWentAndToNobodyElse(t *testing.T) {
+func TestResumeToken_IsAcceptedOnlyUnchangedAndForItsUser(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{TokenKey: []byte("a key")})
 	p := hub.Progress{"chat": {Position: 1 << 60, Incarnation: hub.IncarnationOf("a")}, "feed": {}, "notification": {Position: 77}}
@@ -83,7 +83,7 @@ func (w *world) complete(position catalog.Position) {
 	}
 }
 
-func TestHeartbeat_ItsTokenCoversWhatIsInTheQueueBeforeIt(t *testing.T) {
+func TestHeartbeat_ItsTokenCoversTheEventsQueuedBeforeIt(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
 	c, err := w.hub.Add("bob", frame.JSON)
@@ -126,7 +126,7 @@ func TestHeartbeat_ItsTokenCoversWhatIsInTheQueueBeforeIt(t *testing.T) {
 }
 
 // A client that resumes gets heartbeats with its own resume token until it gets missed events.
-func TestHeartbeat_OfOneThatResumesHasItsOwnToken(t *testing.T) {
+func TestHeartbeat_OfAResumingConnectionHasItsOwnToken(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
 	c, err := w.hub.Add("bob", frame.JSON)

@@ -282,7 +282,7 @@ func TestSend_OneIDFromTwoConnectionsAnswersBothAndFromTwoUsersEachItsOwn(t *tes
 	require.EqualValues(t, 2, next(t, bobs).Version)
 }
 
-func TestSend_AnIDInUseForAnotherCommandIsRefused(t *testing.T) {
+func TestSend_RefusesAnIDInUseForAnotherCommand(t *testing.T) {
 	t.Parallel()
 	s := begin(t, intake.Options{})
 	sender := s.intake.NewSender()

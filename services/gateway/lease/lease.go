@@ -34,15 +34,15 @@ type Lease struct {
 	options Options
 	gateway string
 
-	mu      sync.Mutex
-	open    map[string]*Connection
-	digest  uint32
-	changed map[string]*meshv1.ConnectionChange // changes that were not reported yet, by connection
-	tokens  map[string]string                   // the reported resume tokens, by connection
-	covered time.Time                           // when resume tokens were last reported
-	number  int64
-	all     bool
-	wake    chan struct{}
+	mu        sync.Mutex
+	open      map[string]*Connection
+	digest    uint32
+	changed   map[string]*meshv1.ConnectionChange // changes that were not reported yet, by connection
+	tokens    map[string]string                   // the reported resume tokens, by connection
+	covered   time.Time                           // when resume tokens were last reported
+	number    int64
+	reportAll bool
+	wake      chan struct{}
 
 	asks chan *ask // calls of Rooms
 
@@ -81,7 +81,7 @@ func New(o Options) *Lease {
 	if o.Tokens == 0 {
 		o.Tokens = 15 * time.Second
 	}
-	return &Lease{options: o, gateway: uuid.NewString(), open: map[string]*Connection{}, all: true,
+	return &Lease{options: o, gateway: uuid.NewString(), open: map[string]*Connection{}, reportAll: true,
 		changed: map[string]*meshv1.ConnectionChange{}, tokens: map[string]string{}, covered: time.Now(),
 		wake: make(chan struct{}, 1), asks: make(chan *ask), subscribed: map[string]bool{}}
 }
@@ -239,7 +239,7 @@ func (l *Lease) report(ctx context.Context) error {
 			}
 		}
 		l.mu.Lock()
-		l.all = answer.Again
+		l.reportAll = answer.ReportAll
 		var ended []*Connection
 		for _, connection := range answer.Ended {
 			if c := l.open[connection]; c != nil {
@@ -250,7 +250,7 @@ func (l *Lease) report(ctx context.Context) error {
 		for _, c := range ended {
 			c.End()
 		}
-		if !answer.Again {
+		if !answer.ReportAll {
 			return nil
 		}
 	}
@@ -295,7 +295,7 @@ func (l *Lease) unsent(sent map[string]*meshv1.ConnectionChange, all bool) {
 			}
 		}
 	}
-	if l.all = l.all || all || len(l.changed) > maxChanges; len(l.changed) > maxChanges {
+	if l.reportAll = l.reportAll || all || len(l.changed) > maxChanges; len(l.changed) > maxChanges {
 		clear(l.changed)
 	}
 }
@@ -343,7 +343,7 @@ func (l *Lease) next() (parts []*meshv1.ReportRequest, sent map[string]*meshv1.C
 	}
 	for n, r := range parts {
 		l.number++
-		r.Gateway, r.Number, r.Part, r.All = l.gateway, l.number, int32(n), l.all
+		r.Gateway, r.Number, r.Part, r.All = l.gateway, l.number, int32(n), l.reportAll
 	}
 	last := parts[len(parts)-1]
 	last.More, last.Count, last.Digest = false, int64(len(l.open)), l.digest
@@ -356,7 +356,7 @@ func (l *Lease) news() (changes []*meshv1.ConnectionChange, sent map[string]*mes
 	sent = l.changed
 	l.changed = map[string]*meshv1.ConnectionChange{}
 	subscribed := l.takeSubscribed()
-	if l.all {
+	if l.reportAll {
 		for _, c := range l.open {
 			change := l.describe(c)
 			// No rooms are reported for a connection that never had any, since those of its session may not have been

@@ -19,7 +19,7 @@ type attaching struct {
 	conn          *hub.Conn
 	resumes       bool // the client has a resume token
 	hasProgress   bool // the resume token contains this log, at the point had
-	had           hub.Point
+	point         hub.Point
 	subscriptions []*subscription // rooms to subscribe the connection to
 	since         time.Time       // when the connection began to wait
 	failures      int             // failed calls for this connection alone
@@ -35,7 +35,7 @@ func (n attaching) rooms() (rooms []string) {
 
 // begin attaches connections that have no progress in this log. It asks for the rooms of their users in one call, and
 // returns the connections for which the owner must be asked again.
-func (a *asker) begin(ctx context.Context, batch []attaching) (retry []attaching, err error) {
+func (a *ownerCalls) begin(ctx context.Context, batch []attaching) (retry []attaching, err error) {
 	waiting := map[string][]attaching{}
 	request := &meshv1.RoomsRequest{}
 	for _, n := range batch {
@@ -81,13 +81,13 @@ func (a *asker) begin(ctx context.Context, batch []attaching) (retry []attaching
 }
 
 // guard calls do, which concerns one connection alone. A panic in do closes that connection and no other.
-func (a *asker) guard(c *hub.Conn, do func()) {
+func (a *ownerCalls) guard(c *hub.Conn, do func()) {
 	defer a.options.Guard.Recover("rooms", func() { c.Close(hub.Internal) })
 	do()
 }
 
 // beginFailed handles the failure of a call for one connection alone. The connection waits before the next call.
-func (a *asker) beginFailed(n attaching, err error) {
+func (a *ownerCalls) beginFailed(n attaching, err error) {
 	if errors.Is(err, errPanic) {
 		n.conn.Close(hub.Internal)
 		return
@@ -98,7 +98,7 @@ func (a *asker) beginFailed(n attaching, err error) {
 
 // later calls do, which concerns one connection alone, after a delay: 1 s after the first failure, then doubling up to
 // 30 s.
-func (a *asker) later(failures int, c *hub.Conn, do func()) {
+func (a *ownerCalls) later(failures int, c *hub.Conn, do func()) {
 	time.AfterFunc(retry.Delay(failures, time.Second, 30*time.Second), func() { a.guard(c, do) })
 }
 

@@ -38,11 +38,11 @@ type lane[T any] struct {
 	max  int      // the maximum number of entries in one call
 	next *lane[T] // for entries whose call failed; if nil, failed is called for them
 
-	mu      sync.Mutex
-	waiting []T
-	wake    chan struct{}
-	timer   *time.Timer     // wakes a worker when an entry has waited long enough
-	asked   map[string]bool // the users in calls in flight, if alone is set
+	mu       sync.Mutex
+	waiting  []T
+	wake     chan struct{}
+	timer    *time.Timer     // wakes a worker when an entry has waited long enough
+	inFlight map[string]bool // the users in calls in flight, if alone is set
 }
 
 // kind contains the properties that all lanes for the same kind of call have in common.
@@ -51,23 +51,23 @@ type kind[T any] struct {
 	calls int // the number of calls in flight at a time, for each lane
 	// ask makes one call for a batch, and returns the entries for which the owner must be asked again. If it returns an
 	// error, no entry was answered.
-	ask    func(ctx context.Context, batch []T) (retry []T, err error)
-	ended  func(T) bool // reports whether an entry needs no answer any more
-	user   func(T) string
-	each   int                   // the maximum number of entries of one user in one call
-	alone  bool                  // whether a user is in at most one call of a lane at a time
-	wait   func(T) time.Duration // how much longer an entry has to wait; nil if none has to
-	failed func(one T, err error)
-	gather time.Duration // how long a worker waits for more entries before a call
-	guard  *guard.Guard
-	log    *slog.Logger
+	ask            func(ctx context.Context, batch []T) (retry []T, err error)
+	ended          func(T) bool // reports whether an entry needs no answer any more
+	user           func(T) string
+	maxPerUser     int                   // the maximum number of entries of one user in one call
+	oneCallPerUser bool                  // whether a user is in at most one call of a lane at a time
+	wait           func(T) time.Duration // how much longer an entry has to wait; nil if none has to
+	failed         func(one T, err error)
+	gather         time.Duration // how long a worker waits for more entries before a call
+	guard          *guard.Guard
+	log            *slog.Logger
 }
 
 // lanes returns the first of a sequence of lanes. The sizes are the maximum numbers of entries in a call of each lane,
 // in descending order.
 func lanes[T any](k kind[T], sizes ...int) (first *lane[T]) {
 	for _, size := range slices.Backward(sizes) {
-		first = &lane[T]{kind: k, max: size, next: first, wake: make(chan struct{}, 1), asked: map[string]bool{}}
+		first = &lane[T]{kind: k, max: size, next: first, wake: make(chan struct{}, 1), inFlight: map[string]bool{}}
 	}
 	return first
 }
@@ -120,8 +120,8 @@ func (l *lane[T]) take() (batch []T) {
 		switch user := l.user(one); {
 		case wait > 0:
 			soonest = min(soonest, wait)
-		case l.asked[user] && taken[user] == 0: // the user is in a call that has not returned yet
-		case taken[user] == l.each:
+		case l.inFlight[user] && taken[user] == 0: // the user is in a call that has not returned yet
+		case taken[user] == l.maxPerUser:
 			more = true
 		default:
 			taken[user]++
@@ -134,9 +134,9 @@ func (l *lane[T]) take() (batch []T) {
 	if l.waiting = left; len(left) == 0 {
 		l.waiting = nil
 	}
-	if l.alone {
+	if l.oneCallPerUser {
 		for user := range taken {
-			l.asked[user] = true
+			l.inFlight[user] = true
 		}
 	}
 	if more {
@@ -233,13 +233,13 @@ func (l *lane[T]) serve(ctx context.Context, batch []T) (progress bool, err erro
 // finished records that the call for a batch has returned. The worker that made the call takes the next batch, so no
 // worker has to be woken.
 func (l *lane[T]) finished(batch []T) {
-	if !l.alone {
+	if !l.oneCallPerUser {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, one := range batch {
-		delete(l.asked, l.user(one))
+		delete(l.inFlight, l.user(one))
 	}
 }
 

@@ -19,7 +19,7 @@ import (
 func TestLane_TakesOnlySoManyOfOneUserInOneCall(t *testing.T) {
 	t.Parallel()
 	batches := make(chan []string, 100)
-	l := lanes(kind[string]{name: "test", calls: 1, each: 2, log: slog.New(slog.DiscardHandler),
+	l := lanes(kind[string]{name: "test", calls: 1, maxPerUser: 2, log: slog.New(slog.DiscardHandler),
 		ask: func(_ context.Context, batch []string) ([]string, error) {
 			batches <- batch
 			if len(batch) > 1 && batch[0] == "eve 2" {
@@ -55,11 +55,11 @@ func TestLane_TakesOnlySoManyOfOneUserInOneCall(t *testing.T) {
 }
 
 // An entry that has to wait is in a call when its time has come, even if no other entry is added then.
-func TestLane_AsksForThoseWhoWaitWhenTheTimeHasCome(t *testing.T) {
+func TestLane_OneCallContainsAllWaitingUsers(t *testing.T) {
 	t.Parallel()
 	var looked atomic.Int64
 	batches := make(chan []string, 100)
-	l := lanes(kind[string]{name: "test", calls: 1, each: 2, log: slog.New(slog.DiscardHandler),
+	l := lanes(kind[string]{name: "test", calls: 1, maxPerUser: 2, log: slog.New(slog.DiscardHandler),
 		ask:   func(_ context.Context, batch []string) ([]string, error) { batches <- batch; return nil, nil },
 		ended: func(string) bool { return false },
 		user:  func(one string) string { return one },
@@ -89,7 +89,7 @@ func TestLane_AsksForThoseWhoWaitWhenTheTimeHasCome(t *testing.T) {
 func TestLane_AsksForOneUserInOneCallAtATime(t *testing.T) {
 	t.Parallel()
 	batches, release := make(chan string, 100), make(chan struct{})
-	l := lanes(kind[string]{name: "test", calls: 3, each: 1, alone: true, log: slog.New(slog.DiscardHandler),
+	l := lanes(kind[string]{name: "test", calls: 3, maxPerUser: 1, oneCallPerUser: true, log: slog.New(slog.DiscardHandler),
 		ask: func(_ context.Context, batch []string) ([]string, error) {
 			batches <- strings.Join(batch, ",")
 			if strings.HasPrefix(batch[0], "eve") {
@@ -138,7 +138,7 @@ func TestLane_WaitsLongerAfterACallForSeveralUsersOnly(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				asked := make(chan time.Time)
-				l := lanes(kind[string]{name: "test", calls: 1, each: 4, gather: 2 * time.Millisecond, log: slog.New(slog.DiscardHandler),
+				l := lanes(kind[string]{name: "test", calls: 1, maxPerUser: 4, gather: 2 * time.Millisecond, log: slog.New(slog.DiscardHandler),
 					ask:   func(context.Context, []string) ([]string, error) { asked <- time.Now(); return nil, nil },
 					ended: func(string) bool { return false },
 					user:  func(one string) string { user, _, _ := strings.Cut(one, " "); return user },

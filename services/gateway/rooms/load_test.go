@@ -16,7 +16,7 @@ import (
 
 // Clients that subscribe to many rooms must not delay clients that connect: calls of both kinds continue beside each
 // other.
-func TestLook_MoreThanTheOwnerAnswersKeepsNobodyFromConnecting(t *testing.T) {
+func TestSubscribe_AnOverloadedOwnerDelaysNoConnect(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)
 	close(w.known)
@@ -42,7 +42,7 @@ func TestLook_MoreThanTheOwnerAnswersKeepsNobodyFromConnecting(t *testing.T) {
 	}
 }
 
-func TestResume_ASlowOneHoldsUpNobodyAndGetsOn(t *testing.T) {
+func TestResume_ASlowResumerDelaysNobodyAndFinishes(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)
 	w.chatted(t)
@@ -59,12 +59,12 @@ func TestResume_ASlowOneHoldsUpNobodyAndGetsOn(t *testing.T) {
 		require.Equal(t, "connect", await(t, w.connect(t, fmt.Sprint("u", n)))["reply_to"])
 	}
 	release()
-	_, tooFar := told(t, eve)
-	require.Equal(t, "[user:eve]", tooFar)
+	_, notRecovered := told(t, eve)
+	require.Equal(t, "[user:eve]", notRecovered)
 }
 
 // Connections that are opened and closed while an owner is unavailable must not stay in a lane.
-func TestAttach_WhoHasLeftIsForgottenWhileAnOwnerIsAway(t *testing.T) {
+func TestAttach_ClosedConnectionsDoNotWaitForAnOwner(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)
 	close(w.known)

@@ -62,13 +62,13 @@ func TestPace_TenDevicesWithTwoThousandRoomsDoNotWait(t *testing.T) {
 }
 
 // A user over the rate has to wait, with a resume token or without, and delays no other user.
-func TestPace_OneWhoWasGivenTooMuchIsAskedForLater(t *testing.T) {
+func TestPace_AUserOverTheRateWaits(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()
 	require.NoError(t, err)
-	for name, lane := range map[string]func(a *asker) *lane[attaching]{
-		"with a token":    func(a *asker) *lane[attaching] { return a.resuming },
-		"without a token": func(a *asker) *lane[attaching] { return a.beginning },
+	for name, lane := range map[string]func(a *ownerCalls) *lane[attaching]{
+		"with a token":    func(a *ownerCalls) *lane[attaching] { return a.resuming },
+		"without a token": func(a *ownerCalls) *lane[attaching] { return a.beginning },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -21,15 +21,15 @@ const maxResumed = 200
 // resume attaches connections that resume. The owner answers with the membership intervals of their users. The missed
 // events come from the event buffer if the buffer reaches back to the resume token, and otherwise from the owner, in
 // the same call. resume returns the connections for which the owner must be asked again.
-func (a *asker) resume(ctx context.Context, batch []attaching) (retry []attaching, err error) {
+func (a *ownerCalls) resume(ctx context.Context, batch []attaching) (retry []attaching, err error) {
 	// Read the position before the buffer, so that the buffer contains the events up to the position.
 	complete := a.shard.Complete()
 	bufferedAfter := a.shard.BufferedAfter()
 	buffered, whole := a.buffered(batch, bufferedAfter)
 	request := &meshv1.ResumeRequest{Limit: int32(a.options.Missed.Events), Bytes: int64(a.options.Missed.Bytes)}
 	for _, n := range batch {
-		after := n.had.Position
-		r := &meshv1.Resumer{User: n.conn.User, After: int64(after), EventsAfter: int64(after), Looks: n.rooms()}
+		after := n.point.Position
+		r := &meshv1.Resumer{User: n.conn.User, After: int64(after), EventsAfter: int64(after), Subscriptions: n.rooms()}
 		if whole && after >= bufferedAfter {
 			r.EventsAfter = int64(max(after, complete))
 		}
@@ -58,7 +58,7 @@ func (a *asker) resume(ctx context.Context, batch []attaching) (retry []attachin
 					if a.settled(l) {
 						a.shard.Unsubscribe(n.conn, l.room)
 					}
-					l.answer(!slices.Contains(answer.Looked, l.room))
+					l.answer(!slices.Contains(answer.Subscribed, l.room))
 				}
 				a.attached(n.conn) // last, because a client may have subscribed again to a room after it unsubscribed
 			}
@@ -68,7 +68,7 @@ func (a *asker) resume(ctx context.Context, batch []attaching) (retry []attachin
 			continue
 		}
 		from := "log"
-		if whole && n.had.Position >= bufferedAfter {
+		if whole && n.point.Position >= bufferedAfter {
 			from = "recent"
 		}
 		a.options.Metrics.Resumed.WithLabelValues(a.owner, from).Inc()
@@ -82,7 +82,7 @@ const maxFailures = 2
 // resumeFailed handles the failure of a call for one connection alone. The connection waits before the next call. After
 // maxFailures it is attached without missed events, and the client fetches the current state itself. So the client gets
 // connected, and does not delay other users.
-func (a *asker) resumeFailed(n attaching, err error) {
+func (a *ownerCalls) resumeFailed(n attaching, err error) {
 	if errors.Is(err, errPanic) {
 		n.conn.Close(hub.Internal)
 		return
@@ -101,7 +101,7 @@ func (a *asker) resumeFailed(n attaching, err error) {
 }
 
 // single returns the last lane for resuming connections, whose calls are for one connection each.
-func (a *asker) single() *lane[attaching] {
+func (a *ownerCalls) single() *lane[attaching] {
 	l := a.resuming
 	for l.next != nil {
 		l = l.next
@@ -111,10 +111,10 @@ func (a *asker) single() *lane[attaching] {
 
 // buffered returns the buffered events above the lowest resume token of a batch to which the buffer reaches back. It
 // returns false if the buffer reaches back to none of the tokens.
-func (a *asker) buffered(batch []attaching, bufferedAfter catalog.Position) ([]*hub.Event, bool) {
+func (a *ownerCalls) buffered(batch []attaching, bufferedAfter catalog.Position) ([]*hub.Event, bool) {
 	after := catalog.Position(-1)
 	for _, n := range batch {
-		if p := n.had.Position; p >= bufferedAfter && (after < 0 || p < after) {
+		if p := n.point.Position; p >= bufferedAfter && (after < 0 || p < after) {
 			after = p
 		}
 	}
@@ -125,18 +125,18 @@ func (a *asker) buffered(batch []attaching, bufferedAfter catalog.Position) ([]*
 }
 
 // attachmentOf returns the owner's answer for one connection, with its missed events.
-func (a *asker) attachmentOf(n attaching, answer *meshv1.Resumed, response *meshv1.ResumeResponse,
+func (a *ownerCalls) attachmentOf(n attaching, answer *meshv1.Resumed, response *meshv1.ResumeResponse,
 	missed *hub.MissedEvents) hub.Attachment {
-	r := hub.Attachment{Position: catalog.Position(response.Position), Subscribed: answer.Looked, Until: time.Now().Add(a.options.Lease)}
-	absence := hub.Absence{After: n.had.Position, Until: catalog.Position(response.Position), Subscribed: answer.Looked, NotRecovered: answer.TooFar}
-	for _, s := range answer.Stays {
+	r := hub.Attachment{Position: catalog.Position(response.Position), Subscribed: answer.Subscribed, Until: time.Now().Add(a.options.Lease)}
+	absence := hub.Absence{After: n.point.Position, Until: catalog.Position(response.Position), Subscribed: answer.Subscribed, NotRecovered: answer.NotRecovered}
+	for _, s := range answer.Intervals {
 		absence.Intervals = append(absence.Intervals, interval.Interval{Room: s.Room, From: catalog.Position(s.Opened), Until: catalog.Position(s.Closed)})
 		if s.Closed == 0 {
 			r.Rooms = append(r.Rooms, s.Room)
 		}
 	}
-	everything := hub.AllRooms(n.conn.User, slices.Concat(r.Rooms, answer.Looked))
-	if n.had.Position > catalog.Position(response.Position) || !n.had.Holds(hub.IncarnationOf(response.Incarnation)) {
+	everything := hub.AllRooms(n.conn.User, slices.Concat(r.Rooms, answer.Subscribed))
+	if n.point.Position > catalog.Position(response.Position) || !n.point.Holds(hub.IncarnationOf(response.Incarnation)) {
 		// The log has lost events that the client has, so the resume token does not apply to this log.
 		r.NotRecovered = everything
 		return r

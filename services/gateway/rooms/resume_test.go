@@ -30,8 +30,8 @@ func greeting(g hub.Greeting) frame.Frame {
 	return frame.Answer("connect", &gatewayv1.Connected{ResumeToken: g.ResumeToken, NotRecovered: g.NotRecovered})
 }
 
-// notRecovered reports whether a frame is the reply to connect, and which rooms are not recovered.
-func notRecovered(f map[string]any) (rooms string, greeted bool) {
+// readGreeting reports whether a frame is the reply to connect, and which rooms are not recovered.
+func readGreeting(f map[string]any) (rooms string, greeted bool) {
 	if f["reply_to"] != "connect" {
 		return "", false
 	}
@@ -53,11 +53,11 @@ func (w *world) back(t *testing.T, user string, after catalog.Position) *hub.Con
 
 // told takes frames up to the reply to connect. It returns the events before the reply, and the rooms that are not
 // recovered.
-func told(t *testing.T, c *hub.Conn) (all []string, tooFar string) {
+func told(t *testing.T, c *hub.Conn) (all []string, notRecovered string) {
 	t.Helper()
 	for {
 		f := await(t, c)
-		if rooms, greeted := notRecovered(f); greeted {
+		if rooms, greeted := readGreeting(f); greeted {
 			return all, rooms
 		}
 		body, _ := f["data"].(map[string]any)["body"].(string)
@@ -99,20 +99,20 @@ func TestResume_FillsTheGapFromTheLogWhereNothingIsKept(t *testing.T) {
 	w.hub.Shard("chat").SetComplete(6)
 	close(w.known)
 	c := w.back(t, "bob", 1)
-	all, tooFar := told(t, c)
+	all, notRecovered := told(t, c)
 	require.Equal(t, sixthAndBefore, all)
-	require.Equal(t, "[]", tooFar)
+	require.Equal(t, "[]", notRecovered)
 	w.resumed(t, "log")
 
 	all, _ = told(t, w.back(t, "bob", 6))
 	require.Empty(t, all)
 	all, _ = told(t, w.back(t, "eve", 0))
 	require.Empty(t, all, "a resume token does not authorize")
-	_, tooFar = told(t, w.back(t, "bob", 100))
-	require.Equal(t, "[conversation:g user:bob]", tooFar, "the log has lost events that the client has")
+	_, notRecovered = told(t, w.back(t, "bob", 100))
+	require.Equal(t, "[conversation:g user:bob]", notRecovered, "the log has lost events that the client has")
 }
 
-func TestResume_OfAnOtherIncarnationEverythingIsTooFar(t *testing.T) {
+func TestResume_OfAnotherIncarnationRecoversNothing(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)
 	w.owners["chat"].Restore("two")
@@ -122,8 +122,8 @@ func TestResume_OfAnOtherIncarnationEverythingIsTooFar(t *testing.T) {
 		c := w.greeted(t, "bob")
 		w.rooms.Resume(c, hub.Progress{"chat": {Position: 1, Incarnation: hub.IncarnationOf(incarnation)}, "feed": {},
 			"notification": {}}, nil, nil)
-		all, tooFar := told(t, c)
-		require.Equal(t, want, tooFar, incarnation)
+		all, notRecovered := told(t, c)
+		require.Equal(t, want, notRecovered, incarnation)
 		require.Equal(t, incarnation == "one", len(all) == 0)
 	}
 }
@@ -142,19 +142,19 @@ func TestResume_FillsTheGapFromTheRecentEvents(t *testing.T) {
 	w.resumed(t, "recent")
 }
 
-func TestResume_OfALogThatTheTokenDoesNotKnowEverythingIsTooFar(t *testing.T) {
+func TestResume_OfALogMissingInTheTokenRecoversNothing(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)
 	w.chatted(t)
 	close(w.known)
 	c := w.greeted(t, "bob")
 	w.rooms.Resume(c, hub.Progress{"feed": {}, "notification": {}}, nil, nil)
-	all, tooFar := told(t, c)
+	all, notRecovered := told(t, c)
 	require.Empty(t, all)
-	require.Equal(t, "[conversation:g user:bob]", tooFar)
+	require.Equal(t, "[conversation:g user:bob]", notRecovered)
 }
 
-func TestResume_ARoomWithMoreThanTheBoundIsTooFarAlone(t *testing.T) {
+func TestResume_OnlyARoomOverTheBoundIsNotRecovered(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0, hub.Bounds{Events: 20})
 	w.chatted(t)
@@ -164,22 +164,22 @@ func TestResume_ARoomWithMoreThanTheBoundIsTooFarAlone(t *testing.T) {
 	w.owners["chat"].Append("alice", "chat.conversation_started", `{"conversation_id":"h","user_ids":["bob"]}`)
 	w.hub.Shard("chat").Begin(3)
 	close(w.known)
-	all, tooFar := told(t, w.back(t, "bob", 1))
+	all, notRecovered := told(t, w.back(t, "bob", 1))
 	require.Equal(t, []string{"conversation_started "}, all)
-	require.Equal(t, "[conversation:g]", tooFar)
+	require.Equal(t, "[conversation:g]", notRecovered)
 	for _, e := range w.owners["chat"].Log() {
 		w.deliver(e)
 	}
 	w.hub.Shard("chat").SetComplete(27)
-	all, tooFar = told(t, w.back(t, "bob", 5))
+	all, notRecovered = told(t, w.back(t, "bob", 5))
 	require.Equal(t, []string{"conversation_started "}, all)
-	require.Equal(t, "[conversation:g]", tooFar, "also if the events are in the buffer")
-	all, tooFar = told(t, w.back(t, "bob", 6))
+	require.Equal(t, "[conversation:g]", notRecovered, "also if the events are in the buffer")
+	all, notRecovered = told(t, w.back(t, "bob", 6))
 	require.Len(t, all, 21)
-	require.Equal(t, "[]", tooFar)
+	require.Equal(t, "[]", notRecovered)
 }
 
-func TestResume_AsksForNoMoreThanIsGiven(t *testing.T) {
+func TestResume_AsksWithTheGatewaysBounds(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0, hub.Bounds{Events: 20, Bytes: 3000})
 	w.chatted(t)
@@ -210,7 +210,7 @@ func TestResume_AStormIsAFewCalls(t *testing.T) {
 	require.Zero(t, w.owners["chat"].Asked())
 }
 
-func TestResume_WaitsForAnOwnerThatIsAway(t *testing.T) {
+func TestResume_WaitsForAnUnavailableOwner(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)
 	w.chatted(t)
@@ -223,7 +223,7 @@ func TestResume_WaitsForAnOwnerThatIsAway(t *testing.T) {
 	require.Equal(t, sixthAndBefore, all)
 }
 
-func TestResume_OneWhoseAnswerFailsDoesNotHoldUpOthers(t *testing.T) {
+func TestResume_AFailedAnswerDoesNotDelayOthers(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)
 	feed := w.owners["feed"]
@@ -243,8 +243,8 @@ func TestResume_OneWhoseAnswerFailsDoesNotHoldUpOthers(t *testing.T) {
 	require.True(t, <-w.look(bob, "author:alice"))
 
 	// Eve's missed events cannot be read, so none of her rooms is recovered, but she is connected.
-	_, tooFar := told(t, eve)
-	require.Equal(t, "[user:eve]", tooFar)
+	_, notRecovered := told(t, eve)
+	require.Equal(t, "[user:eve]", notRecovered)
 
 	// From now on the owner is not asked for eve's missed events, so many connections need only a few calls again.
 	asked := feed.Resumed()
@@ -272,7 +272,7 @@ func (w *world) post(author, body string) envelope.Event {
 		fmt.Sprintf(`{"post_id":%q,"author_id":%q,"body":%q}`, body, author, body))
 }
 
-func TestResume_GivesWhatHappenedInRoomsThatWereLookedAt(t *testing.T) {
+func TestResume_RecoversSubscribedRooms(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)
 	feed := w.owners["feed"]
@@ -308,7 +308,7 @@ func TestResume_GivesWhatHappenedInRoomsThatWereLookedAt(t *testing.T) {
 	require.Empty(t, fake.Take(c, 10))
 }
 
-func TestResume_OfALogThatTheTokenDoesNotKnowIsLookedAtAgain(t *testing.T) {
+func TestResume_OfALogMissingInTheTokenSubscribesAgain(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)
 	w.owners["feed"].Allow("bob", "author:alice", true)

@@ -43,7 +43,7 @@ type Options struct {
 // Rooms asks the owners on behalf of all connections.
 type Rooms struct {
 	options Options
-	asks    map[string]*asker
+	asks    map[string]*ownerCalls
 }
 
 // New returns a Rooms that asks every owner in the catalog.
@@ -66,7 +66,7 @@ func New(o Options) *Rooms {
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)
 	}
-	r := &Rooms{options: o, asks: map[string]*asker{}}
+	r := &Rooms{options: o, asks: map[string]*ownerCalls{}}
 	for _, owner := range o.Catalog.Owners() {
 		r.asks[owner] = newAsker(owner, o)
 	}
@@ -91,7 +91,7 @@ func (r *Rooms) Attach(c *hub.Conn) { r.attach(attaching{conn: c}, nil, nil) }
 // that no owner has are returned instead.
 func (r *Rooms) Resume(c *hub.Conn, had hub.Progress, subscribed []string, answer func(room string, refused bool)) (
 	unknown []string) {
-	subscriptions := map[*asker][]*subscription{}
+	subscriptions := map[*ownerCalls][]*subscription{}
 	for _, room := range subscribed {
 		a := r.askerOf(room)
 		if a == nil {
@@ -110,12 +110,12 @@ func (r *Rooms) Resume(c *hub.Conn, had hub.Progress, subscribed []string, answe
 	return unknown
 }
 
-func (r *Rooms) attach(n attaching, had hub.Progress, subscriptions map[*asker][]*subscription) {
+func (r *Rooms) attach(n attaching, had hub.Progress, subscriptions map[*ownerCalls][]*subscription) {
 	for _, a := range r.asks {
 		if !a.logged {
 			continue
 		}
-		n.had, n.hasProgress = had[a.owner]
+		n.point, n.hasProgress = had[a.owner]
 		n.subscriptions, n.since = subscriptions[a], a.now()
 		a.attachSoon(n)
 	}
@@ -176,18 +176,18 @@ func (r *Rooms) Waiting(owner string) (n int) {
 	return n
 }
 
-func (r *Rooms) askerOf(room string) *asker {
+func (r *Rooms) askerOf(room string) *ownerCalls {
 	kind, _, wellFormed := catalog.SplitAddress(room)
-	owner, ok := r.options.Catalog.LookedAt(kind)
+	owner, ok := r.options.Catalog.Subscribable(kind)
 	if !ok || !wellFormed {
 		return nil
 	}
 	return r.asks[owner]
 }
 
-// asker calls one owner. New connections, resuming connections and subscriptions wait in separate lanes, so that they
+// ownerCalls calls one owner. New connections, resuming connections and subscriptions wait in separate lanes, so that they
 // do not delay each other.
-type asker struct {
+type ownerCalls struct {
 	owner   string
 	options Options
 	client  meshv1connect.OwnerServiceClient
@@ -218,22 +218,22 @@ type subscription struct {
 	failures     int
 }
 
-func newAsker(owner string, o Options) *asker {
-	a := &asker{owner: owner, options: o, client: o.Owners[owner], shard: o.Hub.Shard(owner),
+func newAsker(owner string, o Options) *ownerCalls {
+	a := &ownerCalls{owner: owner, options: o, client: o.Owners[owner], shard: o.Hub.Shard(owner),
 		logged: len(o.Catalog.LoggedTopics(owner)) > 0, waiting: map[*hub.Conn][]*subscription{},
 		unattached: map[*hub.Conn][]*subscription{}, suspects: map[string]time.Time{}, now: time.Now}
 	user := func(n attaching) string { return n.conn.User }
-	a.beginning = lanes(kind[attaching]{name: owner + " rooms", calls: 2, ask: a.begin, ended: a.gone, user: user, each: 4,
+	a.beginning = lanes(kind[attaching]{name: owner + " rooms", calls: 2, ask: a.begin, ended: a.gone, user: user, maxPerUser: 4,
 		wait: a.paced, failed: a.beginFailed, gather: o.Gather, guard: o.Guard, log: o.Log}, maxCall, 20, 1)
-	a.resuming = lanes(kind[attaching]{name: owner + " resume", calls: 2, ask: a.resume, ended: a.gone, user: user, each: 1,
-		alone: true, wait: a.paced, failed: a.resumeFailed, gather: o.Gather, guard: o.Guard, log: o.Log}, maxResumed, 8, 1)
+	a.resuming = lanes(kind[attaching]{name: owner + " resume", calls: 2, ask: a.resume, ended: a.gone, user: user, maxPerUser: 1,
+		oneCallPerUser: true, wait: a.paced, failed: a.resumeFailed, gather: o.Gather, guard: o.Guard, log: o.Log}, maxResumed, 8, 1)
 	a.subscribing = lanes(kind[*subscription]{name: owner + " subscribe", calls: 2, ask: a.authorize,
 		failed: a.authorizeFailed, gather: o.Gather, ended: a.subscriptionEnded,
-		user: func(l *subscription) string { return l.conn.User }, each: 50, guard: o.Guard, log: o.Log}, maxCall, 20, 1)
+		user: func(l *subscription) string { return l.conn.User }, maxPerUser: 50, guard: o.Guard, log: o.Log}, maxCall, 20, 1)
 	return a
 }
 
-func (a *asker) run(ctx context.Context) error {
+func (a *ownerCalls) run(ctx context.Context) error {
 	if a.logged {
 		select {
 		case <-a.options.Known(a.owner):
@@ -251,7 +251,7 @@ func (a *asker) run(ctx context.Context) error {
 }
 
 // attachSoon adds a connection to those that wait for their rooms.
-func (a *asker) attachSoon(n attaching) {
+func (a *ownerCalls) attachSoon(n attaching) {
 	if n.hasProgress && a.suspect(n.conn.User) {
 		n.hasProgress = false
 	}
@@ -263,14 +263,14 @@ func (a *asker) attachSoon(n attaching) {
 }
 
 // paced returns how long a connection has to wait because its user has recently got many missed events or rooms.
-func (a *asker) paced(n attaching) time.Duration {
+func (a *ownerCalls) paced(n attaching) time.Duration {
 	now := a.now()
 	return min(a.pace.wait(n.conn.User, now), n.since.Add(maxPace).Sub(now))
 }
 
 // attached is called when the rooms of a connection are known. It adds the subscriptions that have waited for this to
 // the lane.
-func (a *asker) attached(c *hub.Conn) {
+func (a *ownerCalls) attached(c *hub.Conn) {
 	a.mu.Lock()
 	subscriptions := a.unattached[c]
 	delete(a.unattached, c)
@@ -281,7 +281,7 @@ func (a *asker) attached(c *hub.Conn) {
 }
 
 // wait keeps a subscription until the rooms of its connection are known.
-func (a *asker) wait(l *subscription) {
+func (a *ownerCalls) wait(l *subscription) {
 	a.mu.Lock()
 	a.unattached[l.conn] = append(a.unattached[l.conn], l)
 	a.mu.Unlock()
@@ -293,7 +293,7 @@ func (a *asker) wait(l *subscription) {
 // suspectFor is how long a user stays in suspects.
 const suspectFor = 5 * time.Minute
 
-func (a *asker) suspect(user string) bool {
+func (a *ownerCalls) suspect(user string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	until, known := a.suspects[user]
@@ -305,7 +305,7 @@ func (a *asker) suspect(user string) bool {
 }
 
 // expect records a subscription that waits for the owner's answer, so that Unsubscribe finds it.
-func (a *asker) expect(c *hub.Conn, room string, answer func(refused bool)) *subscription {
+func (a *ownerCalls) expect(c *hub.Conn, room string, answer func(refused bool)) *subscription {
 	l := &subscription{conn: c, room: room, answer: answer}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -314,7 +314,7 @@ func (a *asker) expect(c *hub.Conn, room string, answer func(refused bool)) *sub
 }
 
 // gone reports whether a connection has ended. If so, it removes the subscriptions that wait with the connection.
-func (a *asker) gone(n attaching) bool {
+func (a *ownerCalls) gone(n attaching) bool {
 	if !ended(n.conn) {
 		return false
 	}
@@ -326,7 +326,7 @@ func (a *asker) gone(n attaching) bool {
 
 // settled removes a subscription from those that wait for an answer, and reports whether the client has unsubscribed
 // from the room meanwhile.
-func (a *asker) settled(l *subscription) (unsubscribed bool) {
+func (a *ownerCalls) settled(l *subscription) (unsubscribed bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.waiting[l.conn] = slices.DeleteFunc(a.waiting[l.conn], func(other *subscription) bool { return other == l })
@@ -337,7 +337,7 @@ func (a *asker) settled(l *subscription) (unsubscribed bool) {
 }
 
 // forget removes the waiting subscriptions of connections that have ended, and the suspects whose time is over.
-func (a *asker) forget() {
+func (a *ownerCalls) forget() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for c := range a.waiting { // waiting includes the subscriptions in unattached

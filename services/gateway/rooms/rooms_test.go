@@ -117,7 +117,7 @@ func TestAttach_ManyUsersInOneCall(t *testing.T) {
 	require.LessOrEqual(t, w.owners["chat"].Asked(), 3)
 }
 
-func TestAttach_WaitsForAnOwnerThatIsAway(t *testing.T) {
+func TestAttach_WaitsForAnUnavailableOwner(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)
 	close(w.known)
@@ -136,7 +136,7 @@ func (w *world) look(c *hub.Conn, room string) chan bool {
 }
 
 // A client may unsubscribe before the owner has answered its subscription.
-func TestUnlook_BeforeTheAnswerEndsItToo(t *testing.T) {
+func TestUnsubscribe_BeforeTheAnswerEndsTheSubscription(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)
 	close(w.known)
@@ -157,7 +157,7 @@ func TestUnlook_BeforeTheAnswerEndsItToo(t *testing.T) {
 	require.Equal(t, 2, w.rooms.CountSubscriptions(c))
 }
 
-func TestLook_GivesWhatTheRoomShowsAndWhatFollows(t *testing.T) {
+func TestSubscribe_DeliversTheSnapshotAndLaterEvents(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)
 	close(w.known)
@@ -181,7 +181,7 @@ func TestLook_GivesWhatTheRoomShowsAndWhatFollows(t *testing.T) {
 	require.Equal(t, "presence.went_offline", await(t, c)["event"])
 }
 
-func TestLook_AtALoggedRoomStartsAtItsFloor(t *testing.T) {
+func TestSubscribe_ToALoggedRoomStartsAtAsOf(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)
 	feed := w.owners["feed"]
@@ -197,7 +197,7 @@ func TestLook_AtALoggedRoomStartsAtItsFloor(t *testing.T) {
 	require.Equal(t, "p2", await(t, c)["data"].(map[string]any)["post_id"])
 }
 
-func TestLook_IsRenewedUntilTheOwnerRefusesOrIsAwayForTheWholeLease(t *testing.T) {
+func TestSubscribe_IsRenewedUntilRefusedOrTheLeaseEnds(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 100*time.Millisecond)
 	close(w.known)

@@ -20,10 +20,10 @@ import (
 
 // authorize asks the owner whether it allows a batch of subscriptions. It returns those for which the owner must be
 // asked again.
-func (a *asker) authorize(ctx context.Context, batch []*subscription) (retry []*subscription, err error) {
+func (a *ownerCalls) authorize(ctx context.Context, batch []*subscription) (retry []*subscription, err error) {
 	var asking []*subscription
 	var moments []hub.Moment
-	request := &meshv1.LookRequest{}
+	request := &meshv1.AuthorizeSubscriptionsRequest{}
 	for _, l := range batch {
 		moment, attached := a.shard.Now(l.conn)
 		if !attached {
@@ -31,7 +31,7 @@ func (a *asker) authorize(ctx context.Context, batch []*subscription) (retry []*
 			continue
 		}
 		asking, moments = append(asking, l), append(moments, moment)
-		request.Lookers = append(request.Lookers, &meshv1.Looker{User: l.conn.User, Room: l.room, Snapshot: true})
+		request.Subscriptions = append(request.Subscriptions, &meshv1.Subscription{User: l.conn.User, Room: l.room, Snapshot: true})
 	}
 	if len(asking) == 0 {
 		return nil, nil
@@ -42,7 +42,7 @@ func (a *asker) authorize(ctx context.Context, batch []*subscription) (retry []*
 	}
 	for i, l := range asking {
 		a.guard(l.conn, func() {
-			if !a.authorized(l, moments[i], answer.Looked[i], catalog.Position(answer.Position)) {
+			if !a.authorized(l, moments[i], answer.Authorizations[i], catalog.Position(answer.Position)) {
 				retry = append(retry, l)
 			}
 		})
@@ -51,7 +51,7 @@ func (a *asker) authorize(ctx context.Context, batch []*subscription) (retry []*
 }
 
 // authorized applies the owner's answer to one subscription. It returns false if the owner must be asked again.
-func (a *asker) authorized(l *subscription, asked hub.Moment, answer *meshv1.Looked, position catalog.Position) bool {
+func (a *ownerCalls) authorized(l *subscription, asked hub.Moment, answer *meshv1.Authorization, position catalog.Position) bool {
 	if !answer.Allowed {
 		a.settled(l)
 		l.answer(true)
@@ -70,7 +70,7 @@ func (a *asker) authorized(l *subscription, asked hub.Moment, answer *meshv1.Loo
 }
 
 // subscriptionEnded reports whether the connection of a subscription has ended. If so, it removes the subscription.
-func (a *asker) subscriptionEnded(l *subscription) bool {
+func (a *ownerCalls) subscriptionEnded(l *subscription) bool {
 	if !ended(l.conn) {
 		return false
 	}
@@ -80,7 +80,7 @@ func (a *asker) subscriptionEnded(l *subscription) bool {
 
 // authorizeFailed handles the failure of a call for one subscription alone. The subscription waits before the next
 // call.
-func (a *asker) authorizeFailed(l *subscription, err error) {
+func (a *ownerCalls) authorizeFailed(l *subscription, err error) {
 	if errors.Is(err, errPanic) {
 		a.settled(l)
 		l.conn.Close(hub.Internal)
@@ -90,21 +90,21 @@ func (a *asker) authorizeFailed(l *subscription, err error) {
 	a.later(l.failures, l.conn, func() { a.subscribing.add(l) })
 }
 
-func (a *asker) ask(ctx context.Context, request *meshv1.LookRequest) (*meshv1.LookResponse, error) {
+func (a *ownerCalls) ask(ctx context.Context, request *meshv1.AuthorizeSubscriptionsRequest) (*meshv1.AuthorizeSubscriptionsResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, deadline)
 	defer cancel()
-	response, err := a.client.Look(ctx, connect.NewRequest(request))
+	response, err := a.client.AuthorizeSubscriptions(ctx, connect.NewRequest(request))
 	if err != nil {
-		return nil, fmt.Errorf("ask %s for authorization of %d subscriptions: %w", a.owner, len(request.Lookers), err)
+		return nil, fmt.Errorf("ask %s for authorization of %d subscriptions: %w", a.owner, len(request.Subscriptions), err)
 	}
-	if len(response.Msg.Looked) != len(request.Lookers) {
+	if len(response.Msg.Authorizations) != len(request.Subscriptions) {
 		return nil, fmt.Errorf("ask %s for authorization: %d answers for %d subscriptions", a.owner,
-			len(response.Msg.Looked), len(request.Lookers))
+			len(response.Msg.Authorizations), len(request.Subscriptions))
 	}
 	return response.Msg, nil
 }
 
-func (a *asker) events(records []*meshv1.Record) (events []*hub.Event) {
+func (a *ownerCalls) events(records []*meshv1.Record) (events []*hub.Event) {
 	for i, r := range records {
 		if i%32 == 31 {
 			runtime.Gosched() // yield to goroutines that deliver to other clients
@@ -122,7 +122,7 @@ func (a *asker) events(records []*meshv1.Record) (events []*hub.Event) {
 
 // renew asks the owner again, at half of the lease, for every subscription. A subscription that is refused, or not
 // renewed in time, is ended, and the client is sent the frame unsubscribed.
-func (a *asker) renew(ctx context.Context) {
+func (a *ownerCalls) renew(ctx context.Context) {
 	for retry.Sleep(ctx, a.options.Lease/2) {
 		a.forget()
 		all := a.shard.Subscriptions()
@@ -141,11 +141,11 @@ func (a *asker) renew(ctx context.Context) {
 	}
 }
 
-func (a *asker) renewAll(ctx context.Context, lookers []hub.Subscription) (err error) {
+func (a *ownerCalls) renewAll(ctx context.Context, lookers []hub.Subscription) (err error) {
 	defer a.options.Guard.Recover("rooms", func() { err = errPanic })
-	request := &meshv1.LookRequest{}
+	request := &meshv1.AuthorizeSubscriptionsRequest{}
 	for _, l := range lookers {
-		request.Lookers = append(request.Lookers, &meshv1.Looker{User: l.Conn.User, Room: l.Room})
+		request.Subscriptions = append(request.Subscriptions, &meshv1.Subscription{User: l.Conn.User, Room: l.Room})
 	}
 	until := time.Now().Add(a.options.Lease)
 	answer, err := a.ask(ctx, request)
@@ -153,7 +153,7 @@ func (a *asker) renewAll(ctx context.Context, lookers []hub.Subscription) (err e
 		return err
 	}
 	for i, l := range lookers {
-		if answer.Looked[i].Allowed {
+		if answer.Authorizations[i].Allowed {
 			a.shard.Renew(l, until)
 			continue
 		}

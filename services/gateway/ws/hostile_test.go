@@ -120,7 +120,7 @@ func command(s, n int) string {
 		n, s, n)
 }
 
-func TestHostile_CommandsWithoutOutcomeFillNobodyElsesTable(t *testing.T) {
+func TestHostile_CommandsWithoutOutcomeCountForTheirUserOnly(t *testing.T) {
 	t.Parallel()
 	for name, o := range map[string]intake.Options{
 		"the limit of the user": {}, "the count of the gateway": {MaxWaiting: 600},

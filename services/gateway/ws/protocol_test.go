@@ -27,7 +27,7 @@ import (
 
 // The tests in this file check the statements of docs/protocol.md about one connection.
 
-func TestConnect_TheReplySaysWhatAClientHasToKnow(t *testing.T) {
+func TestConnect_TheReplyContainsLimitsAndIntervals(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
 	c := m.dial(t, client.Options{Device: "phone"}).Connected()
@@ -67,7 +67,7 @@ func TestConnect_TheTokensOfFrameAndHeaderNameTheSameUser(t *testing.T) {
 
 // A client may send frames after connect without waiting for the reply, in the same message or in later ones. They are
 // answered before the rooms of the user are open, and heartbeats are sent during that time, too.
-func TestConnect_FramesBehindItAreAnsweredWhileAnOwnerIsAway(t *testing.T) {
+func TestConnect_LaterFramesAreAnsweredWhileAnOwnerIsUnavailable(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{CoverEvery: 20 * time.Millisecond})
 	m.chat.SetAway(true)
@@ -103,7 +103,7 @@ func TestConnect_NothingBehindARefusedOneIsDone(t *testing.T) {
 	require.Empty(t, done)
 }
 
-func TestConnect_WithoutAReplyInTimeTheClientComesBack(t *testing.T) {
+func TestConnect_WithoutAReplyInTimeTheClientReconnects(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{}, func(s *setup) { s.connectWithin = 100 * time.Millisecond })
 	m.chat.SetAway(true)
@@ -128,7 +128,7 @@ func TestHeartbeat_IsASignOfLife(t *testing.T) {
 
 // A web page cannot see the response to a refused handshake, so it gets every error after the upgrade, except that of
 // its origin.
-func TestBrowser_IsToldAfterTheUpgrade(t *testing.T) {
+func TestBrowser_SeesTheCloseCodeAfterTheUpgrade(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
 	page := func(token string) *websocket.Conn {
@@ -153,7 +153,7 @@ func TestBrowser_IsToldAfterTheUpgrade(t *testing.T) {
 
 // If a gateway has too many connections, a web page gets the close code, unless too many such pages are being refused.
 // A program, or a page of another origin, gets the HTTP status.
-func TestBrowser_IsToldThatTheGatewayIsFull(t *testing.T) {
+func TestBrowser_SeesTheCloseCodeOfAFullGateway(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{}, func(s *setup) {
 		s.handler = func(sockets *ws.Server) http.Handler {
@@ -393,7 +393,7 @@ func TestToken_IsRenewedOnALiveConnection(t *testing.T) {
 	}
 }
 
-func TestCommand_ExpiresWhenItsClientSaysSo(t *testing.T) {
+func TestCommand_ExpiresAfterTheClientsLimit(t *testing.T) {
 	t.Parallel()
 	expires := make(chan time.Time, 2)
 	m := begin(t, ws.Options{}, hub.Options{}, func(s *setup) {
@@ -448,7 +448,7 @@ func TestError_NamesTheFieldAndTheTrace(t *testing.T) {
 
 // Every close code of this protocol has a text for the frame "closing", and the code tells clients whether to
 // reconnect.
-func TestClosing_CodesSayWhetherToReconnect(t *testing.T) {
+func TestClosing_EachCodeDefinesWhetherToReconnect(t *testing.T) {
 	t.Parallel()
 	values := gatewayv1.CloseCode(0).Descriptor().Values()
 	for i := range values.Len() {

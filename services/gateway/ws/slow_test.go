@@ -105,7 +105,7 @@ func TestFastLink_PagesOfEmojiDoNotEndTheConnection(t *testing.T) {
 	}
 }
 
-func TestSlowLink_AClientComesBackToMegabytes(t *testing.T) {
+func TestSlowLink_AClientRecoversMegabytes(t *testing.T) {
 	t.Parallel()
 	m := begin(t, hurried, hub.Options{})
 	m.chat.Append("alice", "chat.conversation_started", `{"conversation_id":"g","user_ids":["alice"]}`)
@@ -136,7 +136,7 @@ func TestSlowLink_AClientComesBackToMegabytes(t *testing.T) {
 	require.NotZero(t, pings, "pings do not wait behind missed events")
 }
 
-func TestSlowLink_OneThatTakesNothingIsEnded(t *testing.T) {
+func TestSlowLink_AClientThatReadsNothingIsClosed(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{WriteWait: 500 * time.Millisecond}, hub.Options{PerUser: 1})
 	page := history(50, 8000, "x")

@@ -31,7 +31,7 @@ func (m *mesh) posted(n int) envelope.Event {
 // Unsubscribing ends subscriptions that connect began, even if their owner has not answered yet. No event of the room
 // follows the reply to unsubscribe, and the reply to connect does not list the room. This holds for a client that
 // resumes, one that does not, and one that gets the rooms of its session.
-func TestUnsubscribe_BehindAConnectEndsWhatItSubscribedTo(t *testing.T) {
+func TestUnsubscribe_BehindAConnectEndsItsSubscriptions(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ resumes, restores bool }{
 		"resumed": {resumes: true}, "new": {}, "restored": {resumes: true, restores: true},
@@ -95,7 +95,7 @@ func TestUnsubscribe_BehindAConnectEndsWhatItSubscribedTo(t *testing.T) {
 
 // A session keeps the rooms to which a client subscribes right after connect, even if the reply to subscribe is sent
 // before the reply to connect.
-func TestSubscribe_BehindAConnectThatWaitsIsKeptForTheSession(t *testing.T) {
+func TestSubscribe_BehindAPendingConnectIsKeptForTheSession(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
 	feed := m.owners["feed"]
@@ -167,7 +167,7 @@ func TestSubscribe_IsNotEndedByAnUnsubscribedBeforeItsReply(t *testing.T) {
 
 // A connection that waits for the rooms of its session gets heartbeats, like every connection whose token was accepted.
 // Later frames wait until its rooms are known.
-func TestHeartbeat_IsSentWhileTheRoomsOfTheSessionAreAskedFor(t *testing.T) {
+func TestHeartbeat_IsSentWhileTheSessionsRoomsAreRead(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{CoverEvery: 10 * time.Millisecond}, func(s *setup) {
 		s.restoreWithin, s.reportEvery = time.Hour, time.Hour // the gateway has no answer before the test allows one

@@ -319,7 +319,7 @@ func TestCommand_IsAnsweredByItsOutcome(t *testing.T) {
 	}
 }
 
-func TestCommand_WithoutAnIDIsToldTheOneItGot(t *testing.T) {
+func TestCommand_WithoutAnIDGetsOneInTheReply(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
 	socket := m.raw(t, "alice")
@@ -633,7 +633,7 @@ func TestPing_AClientThatDoesNotAnswerIsGone(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestShutdown_TellsClientsToConnectElsewhere(t *testing.T) {
+func TestShutdown_ClosesWithTheCodeToConnectElsewhere(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
 	socket := m.raw(t, "alice")
@@ -684,7 +684,7 @@ func TestSlowClient_CostsOnlyItself(t *testing.T) {
 	}
 }
 
-func TestQuery_AnOwnerThatIsAwayIsSaidToBe(t *testing.T) {
+func TestQuery_ReportsAnUnavailableOwner(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
 	c := m.dial(t, client.Options{})

@@ -10,7 +10,7 @@ import (
 	"github.com/edumatrix/interlinked/services/notification/rule"
 )
 
-func TestRaise_NotifiesUsersWhomAnotherUserAdded(t *testing.T) {
+func TestRaise_NotifiesUsersThatAnotherUserAdded(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		event proto.Message

@@ -14,8 +14,8 @@ import (
 // letters.
 const lettersKept = 60 * 24 * time.Hour
 
-// DropLetter records that a dead letter was dropped.
-func (s *Store) DropLetter(ctx context.Context, l *meshv1.Letter) error {
+// DropDeadLetter records that a dead letter was dropped.
+func (s *Store) DropDeadLetter(ctx context.Context, l *meshv1.DeadLetter) error {
 	field := fmt.Sprintf("%d %d %s", l.GetPartition(), l.GetOffset(), l.GetId())
 	if err := s.redis.HSet(ctx, s.prefix+"dropped", field, time.Now().Unix()).Err(); err != nil {
 		return fmt.Errorf("drop a dead letter: %w", err)
@@ -24,19 +24,19 @@ func (s *Store) DropLetter(ctx context.Context, l *meshv1.Letter) error {
 }
 
 // DroppedLetters returns the dead letters that were dropped.
-func (s *Store) DroppedLetters(ctx context.Context) ([]*meshv1.Letter, error) {
+func (s *Store) DroppedLetters(ctx context.Context) ([]*meshv1.DeadLetter, error) {
 	kept, err := s.redis.HGetAll(ctx, s.prefix+"dropped").Result()
 	if err != nil {
 		return nil, fmt.Errorf("read the dropped dead letters: %w", err)
 	}
-	var all []*meshv1.Letter
+	var all []*meshv1.DeadLetter
 	var old []string
 	for field, at := range kept {
 		if dropped, err := strconv.ParseInt(at, 10, 64); err != nil || time.Since(time.Unix(dropped, 0)) > lettersKept {
 			old = append(old, field)
 			continue
 		}
-		l := &meshv1.Letter{}
+		l := &meshv1.DeadLetter{}
 		partition, rest, _ := strings.Cut(field, " ")
 		offset, id, _ := strings.Cut(rest, " ")
 		number, err := strconv.ParseInt(partition, 10, 32)

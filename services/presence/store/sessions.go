@@ -13,8 +13,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Kept is how long a session is stored after its last report.
-const Kept = 7 * 24 * time.Hour
+// SessionRetention is how long a session is stored after its last report.
+const SessionRetention = 7 * 24 * time.Hour
 
 // Session is one device of a user, over all the connections that resumed it.
 type Session struct {
@@ -40,7 +40,7 @@ func (s *Store) Sessions(ctx context.Context, user string) ([]Session, error) {
 		if err != nil {
 			return nil, fmt.Errorf("session %s of %s: %w", id, user, err)
 		}
-		if !ended && (session.Connected || time.Since(session.Seen) < Kept) {
+		if !ended && (session.Connected || time.Since(session.Seen) < SessionRetention) {
 			all = append(all, session)
 		}
 	}
@@ -77,7 +77,7 @@ func (s *Store) SessionRooms(ctx context.Context, keys []SessionKey) ([][]string
 		if err != nil {
 			return nil, fmt.Errorf("session %s of %s: %w", k.ID, k.User, err)
 		}
-		if !ended && (session.Connected || time.Since(session.Seen) < Kept) {
+		if !ended && (session.Connected || time.Since(session.Seen) < SessionRetention) {
 			rooms[i] = strings.Fields(subscribed[i].Val())[1:] // the first field is the connection id
 		}
 	}

@@ -259,7 +259,7 @@ func TestSessions_AreReportedAgainAfterRedisWasEmptied(t *testing.T) {
 		if err := r.FlushDB(t.Context()).Err(); err != nil {
 			t.Fatal(err)
 		}
-		if answer := g.report(false); answer != store.Again {
+		if answer := g.report(false); answer != store.ReportAll {
 			t.Fatalf("an unknown gateway: %s", answer)
 		}
 		g.number++

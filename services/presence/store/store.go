@@ -49,7 +49,7 @@ type Store struct {
 // New returns a Store whose keys have the prefix of an installation. A gateway that does not report for the duration of
 // lease counts as ended.
 func New(r *redis.Client, prefix string, lease time.Duration) *Store {
-	kept := fmt.Sprintf("local keptFor, maxPerCall = %d, %d\n", Kept.Milliseconds(), maxPerCall)
+	kept := fmt.Sprintf("local keptFor, maxPerCall = %d, %d\n", SessionRetention.Milliseconds(), maxPerCall)
 	return &Store{redis: r, prefix: "{" + prefix + "presence}:", lease: lease,
 		report: redis.NewScript(kept + stateSource + reportSource),
 		expire: redis.NewScript(kept + stateSource + expireSource),
@@ -68,9 +68,9 @@ type Answer string
 
 // The results of a report.
 const (
-	OK    Answer = "ok"
-	Again Answer = "again" // the count or digest differs; the gateway must report all its connections
-	Old   Answer = "old"   // a newer report of the gateway was applied already
+	OK        Answer = "ok"
+	ReportAll Answer = "again" // the count or digest differs; the gateway must report all its connections
+	Old       Answer = "old"   // a newer report of the gateway was applied already
 )
 
 // Report applies a report of a gateway, and returns the connections that the gateway must close.

@@ -141,7 +141,7 @@ func TestReport_AsksForAllConnectionsIfTheDigestDiffers(t *testing.T) {
 	both(t, func(t *testing.T, r *redis.Client) {
 		s := store.New(r, "t.", time.Minute)
 		g := newGateway(t, s, "g")
-		if answer := g.open("1", "bob"); answer != store.Again {
+		if answer := g.open("1", "bob"); answer != store.ReportAll {
 			t.Fatalf("an unknown gateway: %s", answer)
 		}
 		want(t, s, "bob", false)
@@ -150,7 +150,7 @@ func TestReport_AsksForAllConnectionsIfTheDigestDiffers(t *testing.T) {
 		}
 		want(t, s, "bob", true)
 		g.users["2"] = "carol" // its report was lost
-		if answer := g.report(false); answer != store.Again {
+		if answer := g.report(false); answer != store.ReportAll {
 			t.Fatalf("a report with a different digest: %s", answer)
 		}
 		delete(g.users, "1")
@@ -177,7 +177,7 @@ func TestReport_AfterRedisWasEmptiedNumbersAreHigher(t *testing.T) {
 		if err := r.FlushDB(t.Context()).Err(); err != nil {
 			t.Fatal(err)
 		}
-		if answer := g.report(false); answer != store.Again {
+		if answer := g.report(false); answer != store.ReportAll {
 			t.Fatalf("after Redis was emptied: %s", answer)
 		}
 		g.report(true)
@@ -204,7 +204,7 @@ func TestReport_AUserWhoDisconnectsWhileRedisIsEmptyIsOfflineForEveryUser(t *tes
 		if got := want(t, s, "bob", false); got.Number <= before.Number {
 			t.Errorf("a new snapshot has the number %d, an earlier one had %d", got.Number, before.Number)
 		}
-		if answer := g.gone("1"); answer != store.Again {
+		if answer := g.gone("1"); answer != store.ReportAll {
 			t.Fatal(answer)
 		}
 		dirty, err := s.Dirty(t.Context())
@@ -451,7 +451,7 @@ func TestExpire_OfManyConnectionsIsDoneInParts(t *testing.T) {
 			return n == 2
 		}, 20*time.Second, 5*time.Millisecond)
 		require.EqualValues(t, many-500, online())
-		require.Equal(t, store.Again, back.report(false))
+		require.Equal(t, store.ReportAll, back.report(false))
 		require.Equal(t, store.OK, back.report(true))
 		require.EqualValues(t, many, online())
 		require.Equal(t, store.OK, back.report(false))
@@ -465,7 +465,7 @@ func TestExpire_OfManyConnectionsIsDoneInParts(t *testing.T) {
 		require.Equal(t, store.OK, other.report(true))
 		clear(other.users)
 		other.users["c0"] = "user0"
-		require.Equal(t, store.Again, other.report(true))
+		require.Equal(t, store.ReportAll, other.report(true))
 		require.Equal(t, store.OK, other.report(true))
 		require.EqualValues(t, 1, online())
 	})

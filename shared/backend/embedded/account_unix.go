@@ -56,8 +56,8 @@ func chooseAccount(data string) (account, error) {
 	return account{true, uint32(uid), uint32(gid)}, nil
 }
 
-// barred returns the first folder on the path to dir that the account cannot enter; "" if it can enter all of them.
-func (a account) barred(dir string) string {
+// inaccessibleFolder returns the first folder on the path to dir that the account cannot enter; "" if it can enter all of them.
+func (a account) inaccessibleFolder(dir string) string {
 	if !a.other {
 		return ""
 	}

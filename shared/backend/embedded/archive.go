@@ -69,7 +69,7 @@ func cacheDir(chosen string, who account) (string, error) {
 		if user, err := os.UserCacheDir(); err == nil {
 			chosen = filepath.Join(user, "edumatrix-interlinked", "postgres")
 		}
-		if (chosen == "" || who.barred(chosen) != "") && runtime.GOOS != "windows" {
+		if (chosen == "" || who.inaccessibleFolder(chosen) != "") && runtime.GOOS != "windows" {
 			chosen = "/var/cache/edumatrix-interlinked/postgres"
 		}
 	}
@@ -77,7 +77,7 @@ func cacheDir(chosen string, who account) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if hidden := who.barred(chosen); hidden != "" {
+	if hidden := who.inaccessibleFolder(chosen); hidden != "" {
 		return "", fmt.Errorf("%s cannot enter %s: choose another cache folder than %s", who, hidden, chosen)
 	}
 	return chosen, os.MkdirAll(chosen, 0o755)

@@ -47,7 +47,7 @@ func chooseBinaries(ctx context.Context, o PostgresOptions, who account, major i
 			return b, fmt.Errorf("%s=%s: it is PostgreSQL %s, but the data was made by PostgreSQL %d",
 				BinariesVariable, o.Binaries, b.version, major)
 		}
-		if hidden := who.barred(b.dir); hidden != "" {
+		if hidden := who.inaccessibleFolder(b.dir); hidden != "" {
 			return b, fmt.Errorf("%s=%s: %s cannot enter %s", BinariesVariable, o.Binaries, who, hidden)
 		}
 		return b, nil
@@ -60,7 +60,7 @@ func pickBinaries(
 	log *slog.Logger, who account, major int, installed []binaries, download func() (binaries, error),
 ) (binaries, error) {
 	for _, b := range installed {
-		if b.major >= oldestMajor && (major == 0 || b.major == major) && who.barred(b.dir) == "" {
+		if b.major >= oldestMajor && (major == 0 || b.major == major) && who.inaccessibleFolder(b.dir) == "" {
 			log.Debug("using the installed PostgreSQL", "version", b.version, "dir", b.dir)
 			return b, nil
 		}

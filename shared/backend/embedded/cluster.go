@@ -45,7 +45,7 @@ func openCluster(ctx context.Context, o PostgresOptions) (*cluster, error) {
 			return nil, fmt.Errorf("PG_VERSION: %w", err)
 		}
 	}
-	if hidden := c.account.barred(o.Dir); hidden != "" && runtime.GOOS != "linux" {
+	if hidden := c.account.inaccessibleFolder(o.Dir); hidden != "" && runtime.GOOS != "linux" {
 		return nil, fmt.Errorf("%s cannot enter %s: choose another folder for the data", c.account, hidden)
 	}
 	if c.binaries, err = chooseBinaries(ctx, o, c.account, major); err != nil {
@@ -60,9 +60,9 @@ func (c *cluster) close() {
 	}
 }
 
-// reach makes the data folder usable for the account and returns the path under which the account can use it.
+// accessiblePath makes the data folder usable for the account and returns the path under which the account can use it.
 func (c *cluster) reach(dir string) (string, error) {
-	if c.account.barred(c.options.Dir) == "" {
+	if c.account.inaccessibleFolder(c.options.Dir) == "" {
 		return dir, nil
 	}
 	if c.handle == nil {
@@ -286,7 +286,7 @@ func (c *cluster) stopOrphan(ctx context.Context) error {
 	if pid == 0 {
 		return nil
 	}
-	if !serves(pid, c.dir) {
+	if !isServerOf(pid, c.dir) {
 		// The process id belongs to another process now. Delete the file, because a new server might take that process
 		// for a running server and refuse to start.
 		return os.Remove(filepath.Join(c.dir, "postmaster.pid"))
@@ -298,7 +298,7 @@ func (c *cluster) stopOrphan(ctx context.Context) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	patience := time.After(20 * time.Second)
-	for serves(pid, c.dir) {
+	for isServerOf(pid, c.dir) {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)

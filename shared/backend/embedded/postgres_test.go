@@ -209,7 +209,7 @@ func TestPostgres_StartsAnInterruptedCreationOver(t *testing.T) {
 	require.NoDirExists(t, half)
 }
 
-func TestPostgres_ReportsWhatIsWrongWithItsPrograms(t *testing.T) {
+func TestPostgres_ReportsUnusablePrograms(t *testing.T) {
 	t.Parallel()
 	programs := t.TempDir()
 	require.NoError(t, os.Chmod(programs, 0o755))

@@ -13,7 +13,7 @@ import (
 // stops a server that was left behind.
 func endsWithUs() *syscall.SysProcAttr { return &syscall.SysProcAttr{} }
 
-// serves reports whether a process exists and runs PostgreSQL. The process id comes from the data folder, so the
+// isServerOf reports whether a process exists and runs PostgreSQL. The process id comes from the data folder, so the
 // process is then the server of that data.
 func serves(pid int, _ string) bool {
 	if !alive(pid) {

@@ -10,8 +10,8 @@ import (
 // endsWithUs makes the kernel signal a server to shut down when the thread that started it ends.
 func endsWithUs() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGINT} }
 
-// serves reports whether a process works on the data: a server's working directory is its data folder.
-func serves(pid int, data string) bool {
+// isServerOf reports whether a process works on the data: a server's working directory is its data folder.
+func isServerOf(pid int, data string) bool {
 	if !alive(pid) {
 		return false
 	}

@@ -14,7 +14,7 @@ type account struct{}
 
 func (account) String() string              { return "this user" }
 func chooseAccount(string) (account, error) { return account{}, nil }
-func (account) barred(string) string        { return "" }
+func (account) inaccessibleFolder(string) string        { return "" }
 func (account) own(string) error            { return nil }
 func (account) apply(*exec.Cmd)             {}
 
@@ -35,7 +35,7 @@ func (c *cluster) signal(_ int, how stopping) error {
 	return nil
 }
 
-// serves reports whether a process exists. The process id comes from the data folder, so the process is taken for the
+// isServerOf reports whether a process exists. The process id comes from the data folder, so the process is taken for the
 // server of that data.
 func serves(pid int, _ string) bool {
 	h, err := windows.OpenProcess(windows.PROCESS_QUERY_LIMITED_INFORMATION, false, uint32(pid))

@@ -99,7 +99,7 @@ func (s *editing) Evolve(f catalog.Fact, event proto.Message) {
 	}
 }
 
-func TestDecide_CommitsWhatTheStateDecides(t *testing.T) {
+func TestDecide_CommitsTheEventsOfTheDecision(t *testing.T) {
 	t.Parallel()
 	l := eventlogtest.Open(t, "chat", migrations)
 	l.Follow(authors{})

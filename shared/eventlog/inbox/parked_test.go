@@ -39,7 +39,7 @@ func consuming(t *testing.T, l *eventlog.Log, begin inbox.Checkpoint) func(from,
 
 // A write is refused if the parked streams have changed since it was decided. So is a second resolution of a parked
 // stream.
-func TestCommit_WhatIsParkedIsPartOfTheComparison(t *testing.T) {
+func TestCommit_ComparesParkedStreams(t *testing.T) {
 	t.Parallel()
 	l := logtest.Fresh(t)
 	begin := inbox.Checkpoint{Epoch: 1, Partitions: 1}

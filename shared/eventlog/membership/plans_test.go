@@ -60,7 +60,7 @@ func TestPlans_ResumeWithManyRoomsIsBounded(t *testing.T) {
 }
 
 // Rooms with few events are recovered, although many rooms with too many events come before them by name.
-func TestResume_GivesSmallRoomsBeforeLargeOnes(t *testing.T) {
+func TestResume_RecoversSmallRoomsBeforeLargeOnes(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
 	fill(t, l, eventlog.Fill{Events: 15 * 1_100, Streams: 15})
@@ -78,7 +78,7 @@ SELECT DISTINCT room, 'heavy', 1, 1 FROM chat.event_rooms WHERE room ~ '[yz]'`)
 
 // A resumer that comes after a resumer with many missed events gets the same result as if it were alone, in this call
 // or in the next one. All of its rooms are recovered.
-func TestResume_NobodyPaysForAnotherOne(t *testing.T) {
+func TestResume_ResumersAreIndependent(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
 	fill(t, l, eventlog.Fill{Events: 50 * 900, Streams: 50})

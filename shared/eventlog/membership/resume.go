@@ -423,9 +423,9 @@ func (m Missed) Message() *meshv1.ResumeResponse {
 		response.Records[i] = e.Record(e.Topic)
 	}
 	for _, r := range m.Resumed {
-		resumed := &meshv1.Resumed{TooFar: r.NotRecovered}
+		resumed := &meshv1.Resumed{NotRecovered: r.NotRecovered}
 		for _, s := range r.Intervals {
-			resumed.Stays = append(resumed.Stays, &meshv1.Stay{Room: s.Room, Opened: int64(s.From), Closed: int64(s.Until)})
+			resumed.Intervals = append(resumed.Intervals, &meshv1.MembershipInterval{Room: s.Room, Opened: int64(s.From), Closed: int64(s.Until)})
 		}
 		response.Resumed = append(response.Resumed, resumed)
 	}

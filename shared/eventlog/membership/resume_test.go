@@ -77,7 +77,7 @@ func TestResume_ReturnsIntervalsAndTheEventsInThem(t *testing.T) {
 	}
 }
 
-func TestResume_LeavesOutRoomsThatAreTooFarAndNoOthers(t *testing.T) {
+func TestResume_LeavesOutOnlyRoomsThatAreNotRecovered(t *testing.T) {
 	t.Parallel()
 	l := comings(t)
 	got, err := Resume(t.Context(), l, []Resumer{{"bob", 0, 0, nil}, {"bob", 5, 5, nil}, {"alice", 10, 10, nil}},
@@ -94,12 +94,12 @@ func TestResume_LeavesOutRoomsThatAreTooFarAndNoOthers(t *testing.T) {
 		t.Errorf("%v, want %v", positions(got.Events), want)
 	}
 	message := got.Message()
-	if len(message.GetRecords()) != 6 || message.GetPosition() != 12 || message.GetResumed()[0].GetTooFar()[0] != "conversation:1" {
+	if len(message.GetRecords()) != 6 || message.GetPosition() != 12 || message.GetResumed()[0].GetNotRecovered()[0] != "conversation:1" {
 		t.Errorf("%v", message)
 	}
 }
 
-func TestResume_ComesRedacted(t *testing.T) {
+func TestResume_RedactsDeletedMessages(t *testing.T) {
 	t.Parallel()
 	l := comings(t)
 	commit(t, l, on("1", "c3", &chatv1.MessageDeleted{ConversationId: "1", MessageId: "d"}))
@@ -113,7 +113,7 @@ func TestResume_ComesRedacted(t *testing.T) {
 	}
 }
 
-func TestResume_AnswersFewerWhenThatGetsTooLarge(t *testing.T) {
+func TestResume_AnswersFewerResumersIfTheAnswerIsTooLarge(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
 	const rooms, events = 12, 1000
@@ -156,11 +156,11 @@ func TestResume_LeavesOutTheLargestRoomsWhereAllTogetherAreTooLarge(t *testing.T
 	large(t, l, "one", 32)
 	large(t, l, "half", 16)
 	for name, test := range map[string]struct {
-		user   string
-		after  catalog.Position
-		bytes  int
-		tooFar []string
-		events int
+		user         string
+		after        catalog.Position
+		bytes        int
+		notRecovered []string
+		events       int
 	}{
 		"everything fits by default":    {"alice", 0, 0, nil, 115},
 		"the largest room is left out":  {"alice", 0, 3 << 20, []string{"conversation:two"}, 50},
@@ -170,7 +170,7 @@ func TestResume_LeavesOutTheLargestRoomsWhereAllTogetherAreTooLarge(t *testing.T
 	} {
 		got, err := Resume(t.Context(), l, []Resumer{{User: test.user, After: test.after, EventsAfter: test.after}},
 			Bounds{Bytes: test.bytes})
-		if err != nil || !slices.Equal(got.Resumed[0].NotRecovered, test.tooFar) || len(got.Events) != test.events {
+		if err != nil || !slices.Equal(got.Resumed[0].NotRecovered, test.notRecovered) || len(got.Events) != test.events {
 			t.Errorf("%s: %d events, not recovered %v, %v", name, len(got.Events), got.Resumed[0].NotRecovered, err)
 		}
 	}

@@ -77,7 +77,7 @@ func following(t testing.TB, l *eventlog.Log, p Applier) *follower {
 	return f
 }
 
-func TestFollow_AppliesEachEventOnceWhateverFails(t *testing.T) {
+func TestFollow_AppliesEachEventOnceDespiteFailures(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
 	l := logtest.Running(t, url, counting)
@@ -132,7 +132,7 @@ func TestFollow_WakesAtOnce(t *testing.T) {
 	}
 }
 
-func TestFollow_GoesOnWhenTheOneWhoAppliesFreezes(t *testing.T) {
+func TestFollow_ContinuesWhenTheApplyingInstanceFreezes(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
 	l, frozen := logtest.Running(t, url, counting), logtest.Instance(t, url, counting)

@@ -20,7 +20,7 @@ func bells(name string) *projection.Projection {
 	return p
 }
 
-func TestCheck_NamesWhatIsForgottenOrUnknown(t *testing.T) {
+func TestCheck_NamesForgottenAndUnknownEvents(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()
 	require.NoError(t, err)

@@ -135,7 +135,7 @@ func TestFollow_AppliesABatchInThreeRoundTrips(t *testing.T) {
 }
 
 // An instance that does not apply a projection only tries to get its lease now and then, however much is committed.
-func TestFollow_StandingByAsksForTheLeaseAlone(t *testing.T) {
+func TestFollow_AStandbyReadsOnlyTheLease(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
 	l := logtest.Running(t, url, counting)
@@ -205,7 +205,7 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()`, pgx.QueryExecMo
 
 // If a crash of the server has undone rows of a projection, queries wait until the events are applied again, on the
 // instance that had applied them and on others.
-func TestWaitFor_FallsBackWhenTheServerHasLostWhatWasApplied(t *testing.T) {
+func TestWaitFor_FallsBackWhenTheServerHasLostRows(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
 	l, other := logtest.Running(t, url, counting), logtest.Running(t, url, counting)
@@ -256,7 +256,7 @@ func TestWaitFor_FallsBackWhenTheServerHasLostWhatWasApplied(t *testing.T) {
 // The server has crashed and the process has not noticed: it still has the projection's position from before the crash
 // in memory. Rows that it reads in a session from after the crash are read again, once the projection has reached that
 // position again.
-func TestReading_FallsBackWhenTheServerHasLostWhatWasApplied(t *testing.T) {
+func TestReading_FallsBackWhenTheServerHasLostRows(t *testing.T) {
 	t.Parallel()
 	for _, when := range []string{"before the query", "between the wait and the read"} {
 		t.Run(when, func(t *testing.T) {

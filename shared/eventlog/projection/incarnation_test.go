@@ -18,7 +18,7 @@ import (
 
 // Queries may wait for the floor of an incarnation that has no events yet. They get an answer without waiting for the
 // next event.
-func TestWaitFor_ReachesTheFloorOfAnIncarnationWithoutEvents(t *testing.T) {
+func TestWaitFor_ReachesTheBeginningOfAnIncarnationWithoutEvents(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
 	l, other := logtest.Running(t, url, counting), logtest.Running(t, url, counting)

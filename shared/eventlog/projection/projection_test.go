@@ -107,7 +107,7 @@ func TestProjection_WritesTheRowsOfItsFunctions(t *testing.T) {
 }
 
 // CheckTables returns errors that name a table without a projection, and a table without a migration.
-func TestCheckTables_NamesWhatIsForgottenOrUnknown(t *testing.T) {
+func TestCheckTables_NamesForgottenAndUnknownTables(t *testing.T) {
 	t.Parallel()
 	l, pool := open(t, migrations)
 	ofJobs := func(table string) bool { return strings.HasPrefix(table, "jobs_") }

@@ -171,7 +171,7 @@ func TestRebuild_UnderTrafficEqualsTheLiveRows(t *testing.T) {
 	}
 }
 
-func TestRebuild_ShowsWhatWasDamagedAndMendsIt(t *testing.T) {
+func TestRebuild_ReportsAndRepairsDamagedRows(t *testing.T) {
 	t.Parallel()
 	l, _ := tallied(t, 21)
 	for _, damage := range []string{
@@ -209,7 +209,7 @@ func TestRebuild_ShowsWhatWasDamagedAndMendsIt(t *testing.T) {
 }
 
 // A rebuild repairs a projection that fails at every further event.
-func TestRebuild_GetsRowsGoingThatAreStuck(t *testing.T) {
+func TestRebuild_RepairsAStuckProjection(t *testing.T) {
 	t.Parallel()
 	l, live := tallied(t, 9)
 	if _, err := l.Options().Pool.Exec(t.Context(), `UPDATE chat.projections SET position = 5; DELETE FROM chat.ids`); err != nil {
@@ -223,7 +223,7 @@ func TestRebuild_GetsRowsGoingThatAreStuck(t *testing.T) {
 	whole(t, l, 9)
 }
 
-func TestRebuild_WaitsForWhoReads(t *testing.T) {
+func TestRebuild_WaitsForReaders(t *testing.T) {
 	t.Parallel()
 	l, _ := tallied(t, 5)
 	reader, err := l.Options().Pool.Begin(t.Context())
@@ -257,7 +257,7 @@ func TestRebuild_WaitsForWhoReads(t *testing.T) {
 	whole(t, l, 6)
 }
 
-func TestRebuild_RefusesWhatItCannotDo(t *testing.T) {
+func TestRebuild_RefusesInvalidRequests(t *testing.T) {
 	t.Parallel()
 	l, _ := tallied(t, 3)
 	fails := func(what, says string, r Options) {
@@ -288,7 +288,7 @@ func TestRebuild_RefusesWhatItCannotDo(t *testing.T) {
 	whole(t, l, 3)
 }
 
-func TestRebuild_SaysWhatItCannotTidyUp(t *testing.T) {
+func TestRebuild_ReportsLeftovers(t *testing.T) {
 	t.Parallel()
 	l, _ := tallied(t, 3)
 	if _, err := l.Options().Pool.Exec(t.Context(), "CREATE VIEW public.mine AS SELECT * FROM chat.ids"); err != nil {
@@ -308,7 +308,7 @@ func TestRebuild_SaysWhatItCannotTidyUp(t *testing.T) {
 	whole(t, l, 3)
 }
 
-func TestRebuild_SaysThatItIsDoneWhereItCannotCompare(t *testing.T) {
+func TestRebuild_ReportsSuccessWithoutAComparison(t *testing.T) {
 	t.Parallel()
 	l, _ := tallied(t, 3)
 	for name, spoil := range map[string]func(giveUp func()){

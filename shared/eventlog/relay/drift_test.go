@@ -76,7 +76,7 @@ SET position = position WHERE single`).Scan(&encoded)
 // reads as many pages in the last tenth of the batches as in the first. The test counts pages, because their number is
 // the same on any machine. BenchmarkRelayDrift measures the time of an update, which depends on the load of the
 // machine.
-func TestRelay_SavingDoesNotGetDearerWhileOthersStandBy(t *testing.T) {
+func TestRelay_SaveCostStaysConstantBesideStandbys(t *testing.T) {
 	t.Parallel()
 	batches := 100_000 // with the race detector they take twice the CPU time
 	if testing.Short() {

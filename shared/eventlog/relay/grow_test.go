@@ -171,7 +171,7 @@ func TestRelay_GrowsATopicUnderTraffic(t *testing.T) {
 }
 
 // If a release declares more partitions than the broker has, the relay uses the number that the broker has.
-func TestRelay_GoesByTheBrokersCount(t *testing.T) {
+func TestRelay_UsesTheBrokersPartitionCount(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
 	b, c := newBroker(), newCounts(l)

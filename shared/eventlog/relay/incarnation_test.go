@@ -97,7 +97,7 @@ func TestIncarnation_ChangesWhereATopicIsAheadOfTheLog(t *testing.T) {
 }
 
 // The positions of lost events were given to other events before the loss was noticed.
-func TestIncarnation_ChangesWhereTheLogHasAnotherEvent(t *testing.T) {
+func TestIncarnation_ChangesIfTheLogHasAnotherEvent(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
 	b := newBroker()
@@ -111,7 +111,7 @@ func TestIncarnation_ChangesWhereTheLogHasAnotherEvent(t *testing.T) {
 }
 
 // The incarnation stays the same while instances only commit, read and restart.
-func TestIncarnation_StaysOtherwise(t *testing.T) {
+func TestIncarnation_DoesNotChangeOtherwise(t *testing.T) {
 	t.Parallel()
 	url := database(t)
 	l, other := running(t, url), running(t, url)

@@ -176,7 +176,7 @@ AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) 
 	return err
 }
 
-func TestRelay_PublishesInOrderAndNamesWhatCameBefore(t *testing.T) {
+func TestRelay_PublishesInOrderWithThePositionBefore(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
 	b := newBroker()
@@ -193,7 +193,7 @@ func TestRelay_PublishesInOrderAndNamesWhatCameBefore(t *testing.T) {
 // Publishing fails at random: no message arrives, or some arrive, or all arrive but the call returns an error. The
 // relay also crashes between publishing and saving. A reader still sees every event once. If failed calls
 // publish their first messages, it also sees no hole.
-func TestRelay_WhateverFailsAReaderSeesAllOnce(t *testing.T) {
+func TestRelay_DeliversEachEventOnceDespiteFailures(t *testing.T) {
 	t.Parallel()
 	for name, arrival := range map[string]func(n int) func(int) bool{
 		"from the front": func(n int) func(int) bool { k := rand.N(n + 1); return func(i int) bool { return i < k } },
@@ -240,7 +240,7 @@ func TestRelay_WhateverFailsAReaderSeesAllOnce(t *testing.T) {
 
 // One of two relays freezes while it publishes, and does not notice that it has lost its lease. The other relay takes
 // over within 3 s. Everything that the first relay publishes later is a repeat.
-func TestRelay_GoesOnWhenTheOneThatLeadsFreezes(t *testing.T) {
+func TestRelay_ContinuesWhenTheLeaderFreezes(t *testing.T) {
 	t.Parallel()
 	url := database(t)
 	l, other := running(t, url), running(t, url)
@@ -297,7 +297,7 @@ func (s shared) Publish(topic string, messages ...*message.Message) error {
 	return s.topics.Publish(topic, messages...)
 }
 
-func TestRelay_TellsItsPositionToPartitionsThatLag(t *testing.T) {
+func TestRelay_PublishesItsPositionToQuietPartitions(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
 	b := newBroker()
@@ -342,7 +342,7 @@ func TestRelay_TellsItsPositionToPartitionsThatLag(t *testing.T) {
 	checkRead(t, l, b)
 }
 
-func TestRelay_GivesASignOfLife(t *testing.T) {
+func TestRelay_ReportsThatItIsAlive(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
 	b := newBroker()
@@ -391,7 +391,7 @@ func TestRelay_WakesAtOnce(t *testing.T) {
 	}
 }
 
-func TestRelay_WaitsForTheBrokerAndSaysSo(t *testing.T) {
+func TestRelay_WaitsForTheBrokerAndReportsIt(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
 	var told []string

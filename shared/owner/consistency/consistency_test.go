@@ -117,7 +117,7 @@ func (w *world) requireUnavailable(err error) {
 
 // An answer contains everything up to the position of its request, although the handler itself does not wait. If the
 // projection does not reach the position in time, the query is refused.
-func TestInterceptor_AHandlerSeesWhatWasCommittedBefore(t *testing.T) {
+func TestInterceptor_AHandlerSeesEarlierCommits(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	at := func(position catalog.Position) context.Context { return rpc.WithPosition(t.Context(), position) }

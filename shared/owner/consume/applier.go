@@ -39,7 +39,7 @@ type applier struct {
 	consumer       inbox.Consumer
 	saved          inbox.Checkpoint
 	savedAt        time.Time
-	at             catalog.Position // the effects of all events up to here are known; those above saved.Position are in items
+	readUpTo       catalog.Position // the effects of all events up to here are known; those above saved.Position are in items
 	incarnation    string           // of the newest record
 	items          []*item
 	size           size                       // of items
@@ -130,8 +130,8 @@ func (a *applier) consume() error {
 			begun = true
 		}
 		a.waiting = append(a.waiting, records...)
-		err := a.take(records)
-		if err == nil && begun && until > a.at {
+		err := a.handleRecords(records)
+		if err == nil && begun && until > a.readUpTo {
 			if err = a.fill(until); err == nil {
 				err = a.save()
 			}
@@ -182,11 +182,11 @@ func (a *applier) next() (records []*delivery, until catalog.Position) {
 
 // unsaved reports whether the checkpoint is behind the records that were taken from the queue.
 func (a *applier) unsaved() bool {
-	return a.at > a.saved.Position || len(a.items) > 0 || len(a.waiting) > 0
+	return a.readUpTo > a.saved.Position || len(a.items) > 0 || len(a.waiting) > 0
 }
 
-// take determines the effects of records and writes them.
-func (a *applier) take(records []*delivery) error {
+// handleRecords determines the effects of records and writes them.
+func (a *applier) handleRecords(records []*delivery) error {
 	events := make([]envelope.Event, len(records))
 	for i, d := range records {
 		events[i] = d.event
@@ -195,15 +195,15 @@ func (a *applier) take(records []*delivery) error {
 		return err
 	}
 	for _, d := range records {
-		if err := a.record(d); err != nil {
+		if err := a.handleRecord(d); err != nil {
 			return err
 		}
 	}
 	return a.save()
 }
 
-// record determines the effects of one record of the topic. It fills a hole before the record, and drops a repeat.
-func (a *applier) record(d *delivery) error {
+// handleRecord determines the effects of one record of the topic. It fills a hole before the record, and drops a repeat.
+func (a *applier) handleRecord(d *delivery) error {
 	e := d.event
 	if e.Fence || e.Epoch > a.saved.Epoch {
 		if err := a.crossFence(e); err != nil {
@@ -211,22 +211,22 @@ func (a *applier) record(d *delivery) error {
 		}
 	}
 	switch {
-	case e.Position <= a.at:
+	case e.Position <= a.readUpTo:
 		return nil
 	case !a.current(e):
 		return nil // if this leaves a hole, the next record's "before" shows it
-	case e.Before > a.at:
+	case e.Before > a.readUpTo:
 		if err := a.fill(e.Before); err != nil {
 			return err
 		}
 	}
 	a.restored(e.Incarnation)
 	if !e.IsPosition() {
-		if err := a.consider(e, d.trace, a.at); err != nil {
+		if err := a.collectEffects(e, d.trace, a.readUpTo); err != nil {
 			return err
 		}
 	}
-	a.at = e.Position
+	a.readUpTo = e.Position
 	return nil
 }
 
@@ -249,7 +249,7 @@ func (a *applier) restored(incarnation string) {
 	}
 	if a.incarnation != "" {
 		a.logger.Warn("the log of the source was restored to an earlier state; events that it has lost stay applied here",
-			"partition", a.of.Partition, "position", a.at, "incarnation", incarnation, "before", a.incarnation)
+			"partition", a.of.Partition, "position", a.readUpTo, "incarnation", incarnation, "before", a.incarnation)
 	}
 	a.incarnation = incarnation
 }
@@ -265,7 +265,7 @@ func (a *applier) save() error {
 	if !effective && (!due || !a.unsaved()) {
 		return nil
 	}
-	return a.write(a.checkpoint(a.at, 0))
+	return a.write(a.checkpoint(a.readUpTo, 0))
 }
 
 // checkpoint returns a checkpoint at a position, with the current values of the partition.

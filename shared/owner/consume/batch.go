@@ -66,9 +66,9 @@ func (s *size) fits(f Effect) bool {
 	return s.streams[f.Stream] || len(s.streams) < maxStreams
 }
 
-// consider determines the effects of the next event of the partition and adds them to items. Whenever the items fill a
+// collectEffects determines the effects of the next event of the partition and adds them to items. Whenever the items fill a
 // transaction, consider writes them.
-func (a *applier) consider(e envelope.Event, trace context.Context, before catalog.Position) error {
+func (a *applier) collectEffects(e envelope.Event, trace context.Context, before catalog.Position) error {
 	if a.isOld(e) {
 		return nil
 	}
@@ -171,7 +171,7 @@ func (a *applier) write(to inbox.Checkpoint) error {
 			if i.before < a.saved.Position || i.before == a.saved.Position && i.first < a.saved.Index {
 				continue
 			}
-			if err := a.consider(i.event, i.trace, i.before); err != nil {
+			if err := a.collectEffects(i.event, i.trace, i.before); err != nil {
 				return err
 			}
 		}
@@ -254,7 +254,7 @@ func isCausedByItems(err error) bool {
 // over.
 func (a *applier) compose(items []*item, to inbox.Checkpoint) ([]Command, eventlog.Write, []inbox.Parked) {
 	advance := &inbox.Advance{Of: a.of, From: a.saved, To: to, Revision: a.revision}
-	c := composed{w: eventlog.Write{Expected: eventlog.AnyVersion, Advance: advance}}
+	c := batchWrite{w: eventlog.Write{Expected: eventlog.AnyVersion, Advance: advance}}
 	parks, passed := map[string]*inbox.Parked{}, map[string]int64{}
 	var order []string
 	for _, i := range items {
@@ -285,14 +285,14 @@ func (a *applier) compose(items []*item, to inbox.Checkpoint) ([]Command, eventl
 	return c.commands, c.w, advance.Park
 }
 
-// composed is a write, and the commands that are decided with it.
-type composed struct {
+// batchWrite is a write, and the commands that are decided with it.
+type batchWrite struct {
 	commands []Command
 	w        eventlog.Write
 }
 
 // add adds effects of an event. first is the index of the first of these effects.
-func (c *composed) add(of *Consumer, e envelope.Event, trace context.Context, first int, effects []Effect) {
+func (c *batchWrite) add(of *Consumer, e envelope.Event, trace context.Context, first int, effects []Effect) {
 	parent := ""
 	if trace != nil {
 		parent = telemetry.TraceParent(trace)

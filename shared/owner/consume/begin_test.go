@@ -46,7 +46,7 @@ func TestConsume_FromTime(t *testing.T) {
 
 // At the first start after an upgrade, events that the earlier release applied or parked are not applied again, and
 // the rest is applied once.
-func TestConsume_UpgradesFromReadings(t *testing.T) {
+func TestConsume_UpgradesFromAnEarlierRelease(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.start().stop() // creates the schema

@@ -70,8 +70,8 @@ func (c *Consumer) check(e envelope.Event, index int, f *Effect) error {
 	return nil
 }
 
-// commitPlainly commits the writes of a service that does not decide commands.
-func commitPlainly(log *eventlog.Log) Commit {
+// commitWithoutCommands commits the writes of a service that does not decide commands.
+func commitWithoutCommands(log *eventlog.Log) Commit {
 	return func(ctx context.Context, commands []Command, w eventlog.Write) (eventlog.Committed, error) {
 		if len(commands) > 0 {
 			return eventlog.Committed{}, &CommandError{Err: errors.New("this service does not decide commands")}

@@ -90,7 +90,7 @@ func New(ctx context.Context, o Options) (*Consumer, error) {
 		o.Waiting = func(string, error) {}
 	}
 	if o.Commit == nil {
-		o.Commit = commitPlainly(o.Log)
+		o.Commit = commitWithoutCommands(o.Log)
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()

@@ -22,18 +22,18 @@ func (a *applier) crossFence(e envelope.Event) error {
 		if err != nil {
 			return a.failed("find the fence of", err)
 		}
-		if f.Position > a.at {
+		if f.Position > a.readUpTo {
 			if err := a.fill(f.Position); err != nil {
 				return err
 			}
 		}
-		if err := a.write(a.checkpoint(a.at, 0)); err != nil {
+		if err := a.write(a.checkpoint(a.readUpTo, 0)); err != nil {
 			return err
 		}
 		if err := a.awaitOldPartitions(a.saved, f); err != nil {
 			return a.failed("cross the fence of", err)
 		}
-		to := a.checkpoint(a.at, 0)
+		to := a.checkpoint(a.readUpTo, 0)
 		to.Epoch, to.Partitions = f.To, f.Partitions
 		if err := a.write(to); err != nil {
 			return err

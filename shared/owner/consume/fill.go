@@ -21,13 +21,13 @@ const (
 // fill reads this partition's events from the owner's log, from a.at up to a position, and determines their effects.
 func (a *applier) fill(until catalog.Position) error {
 	a.logger.Info("events are missing from the topic, reading them from their owner's log",
-		"partition", a.of.Partition, "after", a.at, "until", until)
-	for a.at < until {
+		"partition", a.of.Partition, "after", a.readUpTo, "until", until)
+	for a.readUpTo < until {
 		var page *meshv1.ReadLogResponse
 		err := a.retryUnavailable(a.claim.Done(), func() (err error) {
-			page, err = a.page(a.calls, &meshv1.ReadLogRequest{After: int64(a.at), Until: int64(until), Topic: a.of.Topic,
+			page, err = a.page(a.calls, &meshv1.ReadLogRequest{After: int64(a.readUpTo), Until: int64(until), Topic: a.of.Topic,
 				Partition: a.of.Partition, Partitions: a.saved.Partitions, Limit: pageLimit})
-			if err == nil && catalog.Position(page.GetComplete()) <= a.at {
+			if err == nil && catalog.Position(page.GetComplete()) <= a.readUpTo {
 				err = &unavailableError{a.of.Source, fmt.Errorf("its log is complete only up to %d", page.GetComplete())}
 			}
 			return err
@@ -54,7 +54,7 @@ func (a *applier) takePage(page *meshv1.ReadLogResponse) error {
 		e, err := envelope.ReadRecord(r)
 		if err != nil {
 			// Skip the record, as gateways do: its event and stream are unknown, so nothing can be parked.
-			a.logger.Error("a record of the owner's log cannot be read", "stream", r.GetKey(), "after", a.at, "error", err)
+			a.logger.Error("a record of the owner's log cannot be read", "stream", r.GetKey(), "after", a.readUpTo, "error", err)
 			continue
 		}
 		events = append(events, e)
@@ -63,15 +63,15 @@ func (a *applier) takePage(page *meshv1.ReadLogResponse) error {
 		return err
 	}
 	for _, e := range events {
-		if e.Position <= a.at {
+		if e.Position <= a.readUpTo {
 			continue
 		}
-		if err := a.consider(e, telemetry.Continue(context.Background(), e.TraceParent), a.at); err != nil {
+		if err := a.collectEffects(e, telemetry.Continue(context.Background(), e.TraceParent), a.readUpTo); err != nil {
 			return err
 		}
-		a.at = e.Position
+		a.readUpTo = e.Position
 	}
-	a.at = max(a.at, catalog.Position(page.GetComplete()))
+	a.readUpTo = max(a.readUpTo, catalog.Position(page.GetComplete()))
 	return a.save()
 }
 

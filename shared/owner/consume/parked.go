@@ -116,7 +116,7 @@ func (r *resolving) step(ctx context.Context, p inbox.Parked) (left *inbox.Parke
 	if err != nil {
 		return nil, nil, err
 	}
-	c := composed{w: eventlog.Write{Expected: eventlog.AnyVersion, Resolution: &inbox.Resolution{Of: p}}}
+	c := batchWrite{w: eventlog.Write{Expected: eventlog.AnyVersion, Resolution: &inbox.Resolution{Of: p}}}
 	if gone := len(events) == 0 || events[0].Position != p.Position; gone && !r.drop && all && p.Position <= r.reached {
 		return nil, nil, refusal.New(refusal.NotFound, "the log of %s has no version %d of %s: it can only be dropped",
 			r.o.Source, p.Version, p.Stream)

@@ -91,7 +91,7 @@ func TestConsume_ASourceThatHangsStopsOnlyPartitionsWithAHole(t *testing.T) {
 
 // While one source does not answer and all partitions of its topic have a hole, the topic of another source is
 // consumed. Both share a pool of 5 connections.
-func TestConsume_ASourceThatHangsDoesNotStopAnother(t *testing.T) {
+func TestConsume_AHangingSourceDoesNotStopAnother(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.start()

@@ -33,11 +33,11 @@ func (a *applier) begin(first envelope.Event) (err error) {
 			return a.failed("begin with", err)
 		}
 	}
-	a.saved, a.at, a.incarnation = saved, saved.Position, saved.Incarnation
+	a.saved, a.readUpTo, a.incarnation = saved, saved.Position, saved.Incarnation
 	if err := a.reload(); err != nil {
 		return a.failed("begin with", err)
 	}
-	a.logger.Debug("consuming a partition from its checkpoint", "partition", a.of.Partition, "position", a.at)
+	a.logger.Debug("consuming a partition from its checkpoint", "partition", a.of.Partition, "position", a.readUpTo)
 	return nil
 }
 

@@ -35,14 +35,14 @@ type Owner struct {
 	before    map[place]catalog.Position
 	counts    map[string]int32 // number of partitions, by topic that has grown
 	epochs    map[string]int32
-	history   string                              // the incarnation of the log
-	spoiled   map[catalog.Position]bool           // positions of records that cannot be read
-	rooms     map[string]map[string]bool          // user → rooms
-	stays     map[string][]*meshv1.Stay           // all membership intervals of each user
-	open      map[string]*meshv1.Stay             // the last open interval, by "user room"
-	inRoom    map[string][]catalog.Position       // positions of events, ascending
-	records   map[catalog.Position]*meshv1.Record // encoded records, by position
-	looked    map[string]bool                     // by "user room", whether the user may subscribe
+	history   string                                  // the incarnation of the log
+	spoiled   map[catalog.Position]bool               // positions of records that cannot be read
+	rooms     map[string]map[string]bool              // user → rooms
+	stays     map[string][]*meshv1.MembershipInterval // all membership intervals of each user
+	open      map[string]*meshv1.MembershipInterval   // the last open interval, by "user room"
+	inRoom    map[string][]catalog.Position           // positions of events, ascending
+	records   map[catalog.Position]*meshv1.Record     // encoded records, by position
+	looked    map[string]bool                         // by "user room", whether the user may subscribe
 	snapshots map[string][]envelope.Event
 	asked     int
 	resumed   int
@@ -71,7 +71,7 @@ type place struct {
 func NewOwner(c *catalog.Catalog, name string) *Owner {
 	return &Owner{Name: name, Catalog: c, versions: map[string]catalog.Version{}, counts: map[string]int32{},
 		epochs: map[string]int32{}, before: map[place]catalog.Position{}, spoiled: map[catalog.Position]bool{},
-		rooms: map[string]map[string]bool{}, stays: map[string][]*meshv1.Stay{}, open: map[string]*meshv1.Stay{},
+		rooms: map[string]map[string]bool{}, stays: map[string][]*meshv1.MembershipInterval{}, open: map[string]*meshv1.MembershipInterval{},
 		inRoom: map[string][]catalog.Position{}, records: map[catalog.Position]*meshv1.Record{}, looked: map[string]bool{}, snapshots: map[string][]envelope.Event{},
 		sessions: map[string]sessionRooms{}, gates: map[string]chan struct{}{}, held: make(chan struct{}, 100), release: make(chan struct{})}
 }
@@ -214,7 +214,7 @@ func (o *Owner) Allow(user, room string, allowed bool, snapshot ...envelope.Even
 	o.looked[user+" "+room], o.snapshots[room] = allowed, snapshot
 }
 
-// Asked returns the number of calls of Rooms and Look.
+// Asked returns the number of calls of Rooms and AuthorizeSubscriptions.
 func (o *Owner) Asked() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -256,7 +256,7 @@ func (o *Owner) FailFor(user string) {
 	o.failing = user
 }
 
-// Slow makes every call of Rooms and Look take the given time.
+// Slow makes every call of Rooms and AuthorizeSubscriptions take the given time.
 func (o *Owner) Slow(d time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -290,7 +290,7 @@ func (o *Owner) HoldRooms() (release func()) {
 	})
 }
 
-// Hold holds the calls of Look for a room, or of SessionRooms for a session, until release is called.
+// Hold holds the calls of AuthorizeSubscriptions for a room, or of SessionRooms for a session, until release is called.
 func (o *Owner) Hold(name string) (release func()) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -425,9 +425,9 @@ func (o *Owner) Rooms(ctx context.Context, r *connect.Request[meshv1.RoomsReques
 	return connect.NewResponse(answer), nil
 }
 
-// Look reports which users may subscribe to which rooms.
-func (o *Owner) Look(ctx context.Context, r *connect.Request[meshv1.LookRequest]) (
-	*connect.Response[meshv1.LookResponse], error) {
+// AuthorizeSubscriptions reports which users may subscribe to which rooms.
+func (o *Owner) AuthorizeSubscriptions(ctx context.Context, r *connect.Request[meshv1.AuthorizeSubscriptionsRequest]) (
+	*connect.Response[meshv1.AuthorizeSubscriptionsResponse], error) {
 	o.pause()
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -435,18 +435,18 @@ func (o *Owner) Look(ctx context.Context, r *connect.Request[meshv1.LookRequest]
 		return nil, err
 	}
 	o.asked++
-	answer := &meshv1.LookResponse{Incarnation: o.history, Position: int64(len(o.log))}
-	for _, l := range r.Msg.Lookers {
-		looked := &meshv1.Looked{Allowed: o.looked[l.User+" "+l.Room]}
+	answer := &meshv1.AuthorizeSubscriptionsResponse{Incarnation: o.history, Position: int64(len(o.log))}
+	for _, l := range r.Msg.Subscriptions {
+		looked := &meshv1.Authorization{Allowed: o.looked[l.User+" "+l.Room]}
 		if looked.Allowed && l.Snapshot {
 			for _, e := range o.snapshots[l.Room] {
 				declared, _ := o.Catalog.Event(e.Type)
 				looked.Snapshot = append(looked.Snapshot, e.Record(declared.Topic))
 			}
 		}
-		answer.Looked = append(answer.Looked, looked)
+		answer.Authorizations = append(answer.Authorizations, looked)
 	}
-	for _, l := range r.Msg.Lookers {
+	for _, l := range r.Msg.Subscriptions {
 		if l.Snapshot { // Hold delays the answer to a new subscription, which is already decided, but not to a renewal
 			o.mu.Unlock()
 			o.pass(ctx, l.Room)
@@ -529,5 +529,5 @@ func (o *Owner) Report(_ context.Context, r *connect.Request[meshv1.ReportReques
 	}
 	again := o.again && !r.Msg.More // like the real service, once it has all parts
 	o.again = o.again && r.Msg.More
-	return connect.NewResponse(&meshv1.ReportResponse{Again: again, Ended: o.ended}), nil
+	return connect.NewResponse(&meshv1.ReportResponse{ReportAll: again, Ended: o.ended}), nil
 }

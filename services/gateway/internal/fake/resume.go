@@ -44,18 +44,18 @@ func (o *Owner) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeRequ
 // missed returns the answer for one resuming user, and adds the positions of the missed events to wanted.
 func (o *Owner) missed(one *meshv1.Resumer, limit int32, wanted map[catalog.Position]bool) *meshv1.Resumed {
 	answer := &meshv1.Resumed{}
-	during := map[string][]*meshv1.Stay{catalog.UserRoom(one.User): {{}}}
+	during := map[string][]*meshv1.MembershipInterval{catalog.UserRoom(one.User): {{}}}
 	for _, s := range o.stays[one.User] {
 		if s.Closed == 0 || s.Closed > one.After {
-			s := &meshv1.Stay{Room: s.Room, Opened: s.Opened, Closed: s.Closed}
-			answer.Stays = append(answer.Stays, s)
+			s := &meshv1.MembershipInterval{Room: s.Room, Opened: s.Opened, Closed: s.Closed}
+			answer.Intervals = append(answer.Intervals, s)
 			during[s.Room] = append(during[s.Room], s)
 		}
 	}
-	for _, room := range one.Looks {
+	for _, room := range one.Subscriptions {
 		if o.looked[one.User+" "+room] {
-			answer.Looked = append(answer.Looked, room)
-			during[room] = []*meshv1.Stay{{}}
+			answer.Subscribed = append(answer.Subscribed, room)
+			during[room] = []*meshv1.MembershipInterval{{}}
 		}
 	}
 	for room, stays := range during {
@@ -72,7 +72,7 @@ func (o *Owner) missed(one *meshv1.Resumer, limit int32, wanted map[catalog.Posi
 			}
 		}
 		if n > limit {
-			answer.TooFar = append(answer.TooFar, room)
+			answer.NotRecovered = append(answer.NotRecovered, room)
 		}
 	}
 	return answer
@@ -100,7 +100,7 @@ func (o *Owner) index(e envelope.Event) {
 	for _, m := range e.Opens {
 		for _, user := range m.Users {
 			if o.open[user+" "+m.Room] == nil {
-				s := &meshv1.Stay{Room: m.Room, Opened: int64(e.Position)}
+				s := &meshv1.MembershipInterval{Room: m.Room, Opened: int64(e.Position)}
 				o.open[user+" "+m.Room] = s
 				o.stays[user] = append(o.stays[user], s)
 			}

@@ -14,7 +14,7 @@ import (
 
 // Errors of the connection and of the server are worth a retry. An error of the data is not, because it would occur
 // again.
-func TestAway_IsADatabaseThatCannotBeReached(t *testing.T) {
+func TestUnavailable_MatchesOnlyDatabaseErrors(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		err  error

@@ -86,8 +86,8 @@ func TestDocker_RunsAServerWhereTheMachineHasNone(t *testing.T) {
 	require.True(t, errors.Is(err, os.ErrNotExist))
 }
 
-// TestStart_ReportsWhatIsMissing is not parallel either.
-func TestStart_ReportsWhatIsMissing(t *testing.T) {
+// TestStart_ReportsMissingSettings is not parallel either.
+func TestStart_ReportsMissingSettings(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	before := engineAnswers
 	engineAnswers = func() bool { return false }

@@ -22,7 +22,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// StartDirect begins the one conversation of two people. If it exists already, nothing changes.
+// StartDirect begins the direct conversation of two users. Two users have at most one; if it exists already, nothing
+// changes.
 type StartDirect struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	UserId        string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
@@ -67,12 +68,12 @@ func (x *StartDirect) GetUserId() string {
 	return ""
 }
 
-// StartGroup begins a conversation of several people; whoever begins it is its owner.
+// StartGroup begins a conversation of several users. The user who begins it is its owner.
 type StartGroup struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Title   string                 `protobuf:"bytes,1,opt,name=title,proto3" json:"title,omitempty"`
 	UserIds []string               `protobuf:"bytes,2,rep,name=user_ids,json=userIds,proto3" json:"user_ids,omitempty"`
-	// Members read from when they joined on, not from the start.
+	// Whether members can read only the messages that were sent after they had joined.
 	HistoryFromJoining bool `protobuf:"varint,3,opt,name=history_from_joining,json=historyFromJoining,proto3" json:"history_from_joining,omitempty"`
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
@@ -129,7 +130,7 @@ func (x *StartGroup) GetHistoryFromJoining() bool {
 	return false
 }
 
-// AddMember adds a user to a group. Every member may do so.
+// AddMember adds a user to a group. Every member may send it.
 type AddMember struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -182,7 +183,7 @@ func (x *AddMember) GetUserId() string {
 	return ""
 }
 
-// RemoveMember removes another member from a group. The owner of the group may do so.
+// RemoveMember removes another member from a group. Only the owner of the group may send it.
 type RemoveMember struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -235,7 +236,7 @@ func (x *RemoveMember) GetUserId() string {
 	return ""
 }
 
-// Leave takes the actor out of a group. They still read what was written until then.
+// Leave removes the actor from a group. The actor can still read the messages that were sent before.
 type Leave struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -280,7 +281,8 @@ func (x *Leave) GetConversationId() string {
 	return ""
 }
 
-// SendMessage adds a message to a conversation that the actor is a member of. The event has the id of the message.
+// SendMessage sends a message to a conversation of which the actor is a member. The event contains the id of the
+// message.
 type SendMessage struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -333,7 +335,7 @@ func (x *SendMessage) GetBody() string {
 	return ""
 }
 
-// EditMessage replaces the text of a message. Its author may do so.
+// EditMessage replaces the text of a message. Only the author of the message may send it.
 type EditMessage struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -394,8 +396,8 @@ func (x *EditMessage) GetBody() string {
 	return ""
 }
 
-// DeleteMessage deletes a message, and its texts from the earlier events about it. Its author and the owner of the
-// group may do so.
+// DeleteMessage deletes a message, and its texts in the earlier events about it. Only the author of the message and the
+// owner of the group may send it.
 type DeleteMessage struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`

@@ -77,9 +77,10 @@ type ConversationStarted struct {
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
 	Kind           Kind                   `protobuf:"varint,2,opt,name=kind,proto3,enum=edumatrix.chat.v1.Kind" json:"kind,omitempty"`
 	Title          string                 `protobuf:"bytes,3,opt,name=title,proto3" json:"title,omitempty"`
-	// All members; the first is the one who began it.
-	UserIds            []string `protobuf:"bytes,4,rep,name=user_ids,json=userIds,proto3" json:"user_ids,omitempty"`
-	HistoryFromJoining bool     `protobuf:"varint,5,opt,name=history_from_joining,json=historyFromJoining,proto3" json:"history_from_joining,omitempty"`
+	// All members. The first one is the user who began the conversation.
+	UserIds []string `protobuf:"bytes,4,rep,name=user_ids,json=userIds,proto3" json:"user_ids,omitempty"`
+	// Whether members can read only the messages that were sent after they had joined.
+	HistoryFromJoining bool `protobuf:"varint,5,opt,name=history_from_joining,json=historyFromJoining,proto3" json:"history_from_joining,omitempty"`
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
@@ -202,7 +203,8 @@ func (x *MemberAdded) GetUserId() string {
 	return ""
 }
 
-// MemberLeft: by leaving (actor and user are the same) or by being removed.
+// MemberLeft means that a user is no longer a member of a group. The user has left if it is also the actor of the
+// event; otherwise the actor has removed the user.
 type MemberLeft struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -255,7 +257,7 @@ func (x *MemberLeft) GetUserId() string {
 	return ""
 }
 
-// MessageSent means that the actor has written a message.
+// MessageSent means that the actor has sent a message.
 type MessageSent struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`

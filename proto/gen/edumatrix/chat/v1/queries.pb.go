@@ -25,9 +25,9 @@ const (
 
 type ConversationsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 1 to 200; absent: 50.
+	// The maximum number of conversations, 1 to 200; absent: 50.
 	Limit *int32 `protobuf:"varint,1,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
-	// `next` of the previous response; empty: from the newest on.
+	// The field next of the previous response; empty: the first page.
 	After         string `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -82,12 +82,13 @@ type Conversation struct {
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
 	Kind           Kind                   `protobuf:"varint,2,opt,name=kind,proto3,enum=edumatrix.chat.v1.Kind" json:"kind,omitempty"`
 	Title          string                 `protobuf:"bytes,3,opt,name=title,proto3" json:"title,omitempty"`
-	// The members who joined first, at most 64, in the order in which they joined. chat.members gives them all.
+	// The members who joined first, at most 64, in the order in which they joined. chat.members returns all members.
 	UserIds []string `protobuf:"bytes,4,rep,name=user_ids,json=userIds,proto3" json:"user_ids,omitempty"`
-	// Version of its newest event.
-	Version   int64                  `protobuf:"varint,5,opt,name=version,proto3" json:"version,omitempty"`
+	// The version of the newest event.
+	Version int64 `protobuf:"varint,5,opt,name=version,proto3" json:"version,omitempty"`
+	// The time of the newest event.
 	ChangedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=changed_at,json=changedAt,proto3" json:"changed_at,omitempty"`
-	// How many members there are.
+	// The number of all members.
 	MemberCount   int32 `protobuf:"varint,7,opt,name=member_count,json=memberCount,proto3" json:"member_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -175,7 +176,7 @@ func (x *Conversation) GetMemberCount() int32 {
 type ConversationsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Conversations []*Conversation        `protobuf:"bytes,1,rep,name=conversations,proto3" json:"conversations,omitempty"`
-	// Empty: there are no more.
+	// The cursor for the field after of the next request; empty on the last page.
 	Next          string `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -228,11 +229,14 @@ func (x *ConversationsResponse) GetNext() string {
 type HistoryRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
-	// A page of the newest messages that were sent before this version. With neither before nor after: the newest of all.
+	// Return the newest messages of those that were sent before this version. Without before and after, the newest
+	// messages of all are returned.
 	Before *int64 `protobuf:"varint,2,opt,name=before,proto3,oneof" json:"before,omitempty"`
-	// A page of the oldest messages that were sent after this version; 0: from the start. Not together with before.
+	// Return the oldest messages of those that were sent after this version; 0: the oldest messages of all. Not allowed
+	// together with before.
 	After *int64 `protobuf:"varint,3,opt,name=after,proto3,oneof" json:"after,omitempty"`
-	// 1 to 200; absent: 50. A page has fewer messages, but at least one, when their texts are over 512 kB together.
+	// The maximum number of messages, 1 to 200; absent: 50. A page has fewer messages, but at least one, if their texts
+	// are larger than 512 KiB together.
 	Limit         *int32 `protobuf:"varint,4,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -299,10 +303,10 @@ func (x *HistoryRequest) GetLimit() int32 {
 type Message struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	MessageId string                 `protobuf:"bytes,1,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
-	// Version at which it was sent.
+	// The version at which the message was sent.
 	Version int64  `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
 	Author  string `protobuf:"bytes,3,opt,name=author,proto3" json:"author,omitempty"`
-	// Empty when deleted.
+	// The newest text of the message; empty if the message is deleted.
 	Body          string                 `protobuf:"bytes,4,opt,name=body,proto3" json:"body,omitempty"`
 	SentAt        *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=sent_at,json=sentAt,proto3" json:"sent_at,omitempty"`
 	EditedAt      *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=edited_at,json=editedAt,proto3" json:"edited_at,omitempty"`
@@ -393,9 +397,9 @@ func (x *Message) GetDeleted() bool {
 type HistoryResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Messages []*Message             `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"`
-	// There are more messages beyond this page, in the direction that was asked for.
+	// Whether there are more messages beyond this page, in the direction of the request.
 	More bool `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
-	// Version of the conversation as of which this was read.
+	// The version of the conversation as of which the answer was read.
 	Version       int64 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -455,9 +459,9 @@ func (x *HistoryResponse) GetVersion() int64 {
 type MembersRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
-	// 1 to 200; absent: 50.
+	// The maximum number of members, 1 to 200; absent: 50.
 	Limit *int32 `protobuf:"varint,2,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
-	// `next` of the previous response; empty: from the first on.
+	// The field next of the previous response; empty: the first page.
 	After         string `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -517,11 +521,11 @@ func (x *MembersRequest) GetAfter() string {
 type MembersResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	UserIds []string               `protobuf:"bytes,1,rep,name=user_ids,json=userIds,proto3" json:"user_ids,omitempty"`
-	// Empty: there are no more.
+	// The cursor for the field after of the next request; empty on the last page.
 	Next string `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`
-	// How many members there are.
+	// The number of all members.
 	MemberCount int32 `protobuf:"varint,3,opt,name=member_count,json=memberCount,proto3" json:"member_count,omitempty"`
-	// Version of the conversation as of which this was read.
+	// The version of the conversation as of which the answer was read.
 	Version       int64 `protobuf:"varint,4,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -22,7 +22,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Typing means that its sender is writing a message. A client stops showing it after a few seconds without another one.
+// Typing means that its sender is writing a message. A client stops showing this after a few seconds without another
+// signal.
 type Typing struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`

@@ -4,8 +4,8 @@
 // 	protoc        (unknown)
 // source: edumatrix/chat/v1/topics.proto
 
-// Package edumatrix.chat.v1 has the commands, events and queries of conversations. Chat also owns the topics of study
-// groups, voice calls and files, which are to be aggregates of this service and have no events yet.
+// Package edumatrix.chat.v1 has the commands, events and queries of conversations. The service chat also owns the
+// topics of study groups, voice calls and files, which are planned and have no events yet.
 
 package chatv1
 

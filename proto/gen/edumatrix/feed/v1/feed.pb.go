@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: edumatrix/feed/v1/feed.proto
 
-// Posts and what hangs on them.
+// Posts. The service feed also owns the topics of stories, comments, likes and follows, which have no events yet.
 
 package feedv1
 

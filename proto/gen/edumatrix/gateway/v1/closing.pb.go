@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: edumatrix/gateway/v1/closing.proto
 
-// Why connections end, and what a client does then.
+// The reasons for which connections end, and whether a client reconnects.
 
 package gatewayv1
 
@@ -24,13 +24,13 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// CloseCode is every code with which a WebSocket connection ends. A client reconnects after 4000 to 4499 and not after
-// 4500 to 4999; for all other codes the table says it.
+// CloseCode is a code with which a WebSocket connection ends. A client reconnects after the codes 4000 to 4499, and
+// does not reconnect after 4500 to 4999. For all other codes, the table contains whether it reconnects.
 type CloseCode int32
 
 const (
 	CloseCode_CLOSE_CODE_UNSPECIFIED CloseCode = 0
-	// WebSocket's own codes.
+	// The codes below 4000 are defined by the WebSocket protocol.
 	CloseCode_CLOSE_CODE_NORMAL               CloseCode = 1000
 	CloseCode_CLOSE_CODE_GOING_AWAY           CloseCode = 1001
 	CloseCode_CLOSE_CODE_ABNORMAL             CloseCode = 1006
@@ -133,7 +133,7 @@ func (CloseCode) EnumDescriptor() ([]byte, []int) {
 	return file_edumatrix_gateway_v1_closing_proto_rawDescGZIP(), []int{0}
 }
 
-// Close says what a close code means.
+// Close describes a close code.
 type Close struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Message string                 `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`

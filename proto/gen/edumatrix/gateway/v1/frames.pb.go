@@ -6,16 +6,16 @@
 
 // The frames between clients and a gateway: version 1 of the client protocol. They are the same in every encoding.
 //
-// In JSON a frame is one object. A frame of a client has the fields of ClientFrame. A frame of the gateway has the field
-// "type", which is the name of the field of ServerFrame that is set ("reply"), and beside it the fields of that message.
-// "data" is an object: the message that the frame's type, event or signal names. Several frames in one WebSocket message
-// are separated by a newline.
+// In JSON a frame is one object. A frame of a client has the fields of ClientFrame. A frame of the gateway has a field
+// "type" with the name of the field that is set in ServerFrame, such as "reply", and the fields of the message in that
+// field. The field "data" is an object: the message that the frame's type, event or signal names. Several frames in one
+// WebSocket message are separated by a newline.
 //
-// In Protobuf each frame of a WebSocket message is a ClientFrame or a ServerFrame with its length as a varint before it,
-// and "data" is the encoded message.
+// In Protobuf a WebSocket message consists of one or more frames. Each is a ClientFrame or a ServerFrame, preceded by
+// its length as a varint. The field "data" is an encoded message.
 //
-// Durations are in milliseconds, and their names end in _ms. Clients ignore the fields, frame types and event names that
-// they do not know.
+// Durations are in milliseconds, and their names end in _ms. Clients ignore the fields, frame types and event names
+// that they do not know.
 
 package gatewayv1
 
@@ -35,20 +35,20 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// OutcomeKind says what became of a command.
+// OutcomeKind is the result of a command.
 type OutcomeKind int32
 
 const (
 	OutcomeKind_OUTCOME_KIND_UNSPECIFIED OutcomeKind = 0
-	// Its events are in the log.
+	// The events of the command are in the log.
 	OutcomeKind_OUTCOME_KIND_COMMITTED OutcomeKind = 1
-	// Everything was so already; nothing was appended.
+	// The command had nothing to change, so no event was appended.
 	OutcomeKind_OUTCOME_KIND_UNCHANGED OutcomeKind = 2
-	// It was received and will be decided. The outcome follows in a frame of its own.
+	// The command was received and will be decided. Its outcome follows in a frame of type outcome.
 	OutcomeKind_OUTCOME_KIND_QUEUED OutcomeKind = 3
-	// It was not done. The error says why, and whether it may be sent again.
+	// The command was refused and has no effect. The error contains the reason.
 	OutcomeKind_OUTCOME_KIND_REFUSED OutcomeKind = 4
-	// It could not be decided, and never will be. It is kept as a dead letter.
+	// The command could not be decided, and this is final. The command is kept as a dead letter.
 	OutcomeKind_OUTCOME_KIND_FAILED OutcomeKind = 5
 )
 
@@ -99,17 +99,18 @@ func (OutcomeKind) EnumDescriptor() ([]byte, []int) {
 	return file_edumatrix_gateway_v1_frames_proto_rawDescGZIP(), []int{0}
 }
 
-// ClientFrame is every frame that a client sends.
+// ClientFrame is a frame that a client sends.
 type ClientFrame struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// At most 64 characters. The reply has it as reply_to.
+	// An id that the client chooses, of at most 64 characters. The reply repeats it in reply_to.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// The name of a command, a query or a signal, or connect, authenticate, subscribe, unsubscribe or ping.
 	Type string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
-	// Of a command: its id, under which it may be sent again. The gateway makes one where it is absent.
+	// The id of a command. A command that is sent again with the same id has one effect. If it is absent, the gateway
+	// generates one.
 	CommandId string `protobuf:"bytes,3,opt,name=command_id,json=commandId,proto3" json:"command_id,omitempty"`
-	// Of a command: how long it is worth doing, from when the gateway receives it. Later it is refused as expired. Absent:
-	// as long as the command declares.
+	// The time after which a command is refused as expired if it was not decided yet, from its receipt by the gateway. The
+	// default and the maximum is the time that the command declares, if it declares one.
 	ExpiresInMs int64 `protobuf:"varint,4,opt,name=expires_in_ms,json=expiresInMs,proto3" json:"expires_in_ms,omitempty"`
 	// The message that type names.
 	Data          []byte `protobuf:"bytes,5,opt,name=data,proto3" json:"data,omitempty"`
@@ -182,22 +183,25 @@ func (x *ClientFrame) GetData() []byte {
 	return nil
 }
 
-// Connect is the data of the first frame of every connection. Fields that a gateway does not know are ignored, in this
-// message alone.
+// Connect is the data of the first frame of every connection. A gateway ignores fields of this message that it does not
+// know; in all other messages it refuses them.
 type Connect struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A JSON Web Token. It may be absent where the header Authorization has one; with both, both name the same user.
+	// A JSON Web Token. It may be absent if the header Authorization contains one. If both are present, they must be of
+	// the same user.
 	Token string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
-	// From the last heartbeat, or reply to connect, that the client has read. Absent: the client begins afresh.
+	// The resume token of the last heartbeat, or reply to connect, that the client has read. If it is absent, the client
+	// gets no missed events.
 	ResumeToken string `protobuf:"bytes,2,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
-	// From the reply to an earlier connect. Absent: a new session.
+	// The session_id of the reply to an earlier connect. If it is absent, a new session begins.
 	SessionId string `protobuf:"bytes,3,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
-	// Rooms to subscribe to. Absent or empty: those that the session was subscribed to. A client that wants none of them
-	// unsubscribes, or begins another session.
+	// The rooms to subscribe to. If it is absent or empty, the connection is subscribed to the rooms to which the session
+	// was last subscribed. A client that does not want them unsubscribes, or begins another session.
 	Rooms []string `protobuf:"bytes,4,rep,name=rooms,proto3" json:"rooms,omitempty"`
-	// A name of the device for its user, at most 64 characters. Absent: the header User-Agent.
+	// The name of the device as its user sees it, of at most 64 characters. If it is absent, the header User-Agent is
+	// used.
 	Device string `protobuf:"bytes,5,opt,name=device,proto3" json:"device,omitempty"`
-	// Optional parts of the protocol that the client knows. There are none yet.
+	// The optional parts of the protocol that the client supports. None are defined yet.
 	Features      []string `protobuf:"bytes,6,rep,name=features,proto3" json:"features,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -275,28 +279,29 @@ func (x *Connect) GetFeatures() []string {
 	return nil
 }
 
-// Connected is the data of the reply to connect. It is sent when every room of the user is open: from then on the client
-// misses nothing.
+// Connected is the data of the reply to connect. It is sent when the connection is in every room of the user. From then
+// on, the client gets every event in these rooms.
 type Connected struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	UserId    string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
 	SessionId string                 `protobuf:"bytes,2,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
-	// Covers everything that was sent before this reply.
+	// A resume token that covers everything that was sent before this reply.
 	ResumeToken string `protobuf:"bytes,3,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
-	// Whether the connection goes on from the client's resume token.
+	// Whether the connection continues from the client's resume token.
 	Resumed bool `protobuf:"varint,4,opt,name=resumed,proto3" json:"resumed,omitempty"`
-	// Rooms of which the client was not given what it missed: load what they show.
+	// The rooms whose missed events are not sent. The client loads the contents of these rooms with queries.
 	NotRecovered []string `protobuf:"bytes,5,rep,name=not_recovered,json=notRecovered,proto3" json:"not_recovered,omitempty"`
-	// Rooms that the client is subscribed to, and those that it may not subscribe to.
-	Rooms   []string       `protobuf:"bytes,6,rep,name=rooms,proto3" json:"rooms,omitempty"`
+	// The rooms to which the connection is subscribed.
+	Rooms []string `protobuf:"bytes,6,rep,name=rooms,proto3" json:"rooms,omitempty"`
+	// The rooms to which the client may not subscribe, with the reasons.
 	Refused []*RefusedRoom `protobuf:"bytes,7,rep,name=refused,proto3" json:"refused,omitempty"`
 	// The version of this protocol.
 	Protocol int32 `protobuf:"varint,8,opt,name=protocol,proto3" json:"protocol,omitempty"`
-	// The features of the client that the gateway knows, too.
+	// The features in connect that the gateway supports too.
 	Features []string `protobuf:"bytes,9,rep,name=features,proto3" json:"features,omitempty"`
-	// How often a heartbeat is sent. After two periods without one the client closes and reconnects.
+	// The period of heartbeats. A client that gets no heartbeat for two periods closes the connection and reconnects.
 	HeartbeatMs int64 `protobuf:"varint,10,opt,name=heartbeat_ms,json=heartbeatMs,proto3" json:"heartbeat_ms,omitempty"`
-	// Kinds of streams whose versions have no gaps: a version that is missing means a missed event.
+	// The kinds of streams whose versions have no gaps: a missing version means a missed event.
 	DenseStreams  []string               `protobuf:"bytes,11,rep,name=dense_streams,json=denseStreams,proto3" json:"dense_streams,omitempty"`
 	Limits        *Limits                `protobuf:"bytes,12,opt,name=limits,proto3" json:"limits,omitempty"`
 	ServerTime    *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=server_time,json=serverTime,proto3" json:"server_time,omitempty"`
@@ -428,9 +433,9 @@ func (x *Connected) GetServerTime() *timestamppb.Timestamp {
 // Limits of one connection.
 type Limits struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Of a WebSocket message that a client sends.
+	// The maximum size in bytes of a WebSocket message that a client sends.
 	FrameBytes int64 `protobuf:"varint,1,opt,name=frame_bytes,json=frameBytes,proto3" json:"frame_bytes,omitempty"`
-	// Commands without an outcome.
+	// The maximum number of commands without an outcome.
 	PendingCommands int64 `protobuf:"varint,2,opt,name=pending_commands,json=pendingCommands,proto3" json:"pending_commands,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -480,6 +485,7 @@ func (x *Limits) GetPendingCommands() int64 {
 	return 0
 }
 
+// RefusedRoom is a room to which a client may not subscribe.
 type RefusedRoom struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Room          string                 `protobuf:"bytes,1,opt,name=room,proto3" json:"room,omitempty"`
@@ -532,8 +538,8 @@ func (x *RefusedRoom) GetError() *Error {
 	return nil
 }
 
-// Authenticate is the data of a frame that renews the token of a connection, for the same user. When it is refused, the
-// old token goes on until it expires.
+// Authenticate is the data of a frame that replaces the token of a connection by another token of the same user. If the
+// new token is refused, the old one stays in use until it expires.
 type Authenticate struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
@@ -581,7 +587,7 @@ func (x *Authenticate) GetToken() string {
 // Authenticated is the data of the reply to authenticate.
 type Authenticated struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How long the new token holds. Absent: it does not expire.
+	// The time until the new token expires. If it is absent, the token does not expire.
 	ExpiresInMs   *int64 `protobuf:"varint,1,opt,name=expires_in_ms,json=expiresInMs,proto3,oneof" json:"expires_in_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -624,7 +630,8 @@ func (x *Authenticated) GetExpiresInMs() int64 {
 	return 0
 }
 
-// Subscribe is the data of a frame that subscribes to rooms. Their current values are sent as events before the reply.
+// Subscribe is the data of a frame that subscribes the connection to rooms. The current values of the rooms are sent as
+// events before the reply.
 type Subscribe struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Rooms         []string               `protobuf:"bytes,1,rep,name=rooms,proto3" json:"rooms,omitempty"`
@@ -671,9 +678,11 @@ func (x *Subscribe) GetRooms() []string {
 
 // Subscribed is the data of the reply to subscribe.
 type Subscribed struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Rooms         []string               `protobuf:"bytes,1,rep,name=rooms,proto3" json:"rooms,omitempty"`
-	Refused       []*RefusedRoom         `protobuf:"bytes,2,rep,name=refused,proto3" json:"refused,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The rooms in the frame to which the connection is now subscribed.
+	Rooms []string `protobuf:"bytes,1,rep,name=rooms,proto3" json:"rooms,omitempty"`
+	// The rooms in the frame to which the client may not subscribe, with the reasons.
+	Refused       []*RefusedRoom `protobuf:"bytes,2,rep,name=refused,proto3" json:"refused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -722,7 +731,7 @@ func (x *Subscribed) GetRefused() []*RefusedRoom {
 	return nil
 }
 
-// Unsubscribe is the data of a frame that ends subscriptions. After its reply nothing of them is sent.
+// Unsubscribe is the data of a frame that ends subscriptions. After the reply, no more events of these rooms are sent.
 type Unsubscribe struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Rooms         []string               `protobuf:"bytes,1,rep,name=rooms,proto3" json:"rooms,omitempty"`
@@ -767,8 +776,8 @@ func (x *Unsubscribe) GetRooms() []string {
 	return nil
 }
 
-// Unsubscribed is sent when the gateway ends a subscription. It is the only frame of this name: the reply to unsubscribe
-// has no data.
+// Unsubscribed is sent when the gateway ends a subscription. It is not the reply to the frame unsubscribe, which has no
+// data.
 type Unsubscribed struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Room          string                 `protobuf:"bytes,1,opt,name=room,proto3" json:"room,omitempty"`
@@ -821,7 +830,7 @@ func (x *Unsubscribed) GetError() *Error {
 	return nil
 }
 
-// ServerFrame is every frame that a gateway sends.
+// ServerFrame is a frame that a gateway sends.
 type ServerFrame struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Frame:
@@ -1032,15 +1041,17 @@ func (*ServerFrame_Closing) isServerFrame_Frame() {}
 
 func (*ServerFrame_Error) isServerFrame_Frame() {}
 
-// Reply answers one frame of a client. It has one of data (queries and control frames), outcome (commands) and error, or
-// none of them.
+// Reply is the reply to one frame of a client. It has at most one of data (for queries and control frames), outcome
+// (for commands) and error.
 type Reply struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ReplyTo       string                 `protobuf:"bytes,1,opt,name=reply_to,json=replyTo,proto3" json:"reply_to,omitempty"`
-	Ok            bool                   `protobuf:"varint,2,opt,name=ok,proto3" json:"ok,omitempty"`
-	Data          []byte                 `protobuf:"bytes,3,opt,name=data,proto3,oneof" json:"data,omitempty"`
-	Outcome       *Outcome               `protobuf:"bytes,4,opt,name=outcome,proto3" json:"outcome,omitempty"`
-	Error         *Error                 `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The id of the client's frame.
+	ReplyTo string `protobuf:"bytes,1,opt,name=reply_to,json=replyTo,proto3" json:"reply_to,omitempty"`
+	// Whether the frame succeeded. It is true for a command that is queued.
+	Ok            bool     `protobuf:"varint,2,opt,name=ok,proto3" json:"ok,omitempty"`
+	Data          []byte   `protobuf:"bytes,3,opt,name=data,proto3,oneof" json:"data,omitempty"`
+	Outcome       *Outcome `protobuf:"bytes,4,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	Error         *Error   `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1115,11 +1126,11 @@ type Outcome struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Kind      OutcomeKind            `protobuf:"varint,1,opt,name=kind,proto3,enum=edumatrix.gateway.v1.OutcomeKind" json:"kind,omitempty"`
 	CommandId string                 `protobuf:"bytes,2,opt,name=command_id,json=commandId,proto3" json:"command_id,omitempty"`
-	// The stream that the command is about, where that is known.
+	// The stream of the command, if it is known.
 	Stream *string `protobuf:"bytes,3,opt,name=stream,proto3,oneof" json:"stream,omitempty"`
-	// The stream's version after the command.
+	// The version of the stream after the command.
 	Version *int64 `protobuf:"varint,4,opt,name=version,proto3,oneof" json:"version,omitempty"`
-	// Of a command that was refused or that failed.
+	// The error of a command that was refused or failed.
 	Error         *Error `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1190,7 +1201,7 @@ func (x *Outcome) GetError() *Error {
 	return nil
 }
 
-// LateOutcome is the outcome of a command that was answered as queued before.
+// LateOutcome is the outcome of a command whose reply had the outcome queued.
 type LateOutcome struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Outcome       *Outcome               `protobuf:"bytes,1,opt,name=outcome,proto3" json:"outcome,omitempty"`
@@ -1235,16 +1246,16 @@ func (x *LateOutcome) GetOutcome() *Outcome {
 	return nil
 }
 
-// Error says what was wrong. Its code never changes its meaning; its message is for people and may change.
+// Error describes what is wrong. The meaning of a code never changes; the message is for people and may change.
 type Error struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Code    string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
 	Message string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
-	// The path of the field of data that was wrong.
+	// The path of the invalid field in data.
 	Field *string `protobuf:"bytes,3,opt,name=field,proto3,oneof" json:"field,omitempty"`
-	// How long to wait before the same is sent again.
+	// The time to wait before sending the frame again.
 	RetryAfterMs *int64 `protobuf:"varint,4,opt,name=retry_after_ms,json=retryAfterMs,proto3,oneof" json:"retry_after_ms,omitempty"`
-	// The trace of the frame, where it is recorded: operators find it by this id.
+	// The id under which operators find the trace of the frame, if it was recorded.
 	TraceId       *string `protobuf:"bytes,5,opt,name=trace_id,json=traceId,proto3,oneof" json:"trace_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1315,18 +1326,18 @@ func (x *Error) GetTraceId() string {
 	return ""
 }
 
-// Event is a fact of a room that the client is in.
+// Event is an event of a room that the connection is in.
 type Event struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Its declared name, "chat.message_sent".
+	// The declared name of the event, such as "chat.message_sent".
 	Event   string                 `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
 	Stream  string                 `protobuf:"bytes,2,opt,name=stream,proto3" json:"stream,omitempty"`
 	Version int64                  `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
 	Id      string                 `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"`
 	Time    *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=time,proto3" json:"time,omitempty"`
-	// The user who caused it.
+	// The user who caused the event.
 	Actor *string `protobuf:"bytes,6,opt,name=actor,proto3,oneof" json:"actor,omitempty"`
-	// The command that caused it, for connections of the actor alone.
+	// The id of the command that caused the event. Only connections of the actor get it.
 	CommandId *string `protobuf:"bytes,7,opt,name=command_id,json=commandId,proto3,oneof" json:"command_id,omitempty"`
 	Data      []byte  `protobuf:"bytes,8,opt,name=data,proto3,oneof" json:"data,omitempty"`
 	// Whether the personal fields of data are empty, because they were deleted or have expired.
@@ -1428,13 +1439,13 @@ func (x *Event) GetRedacted() bool {
 	return false
 }
 
-// Signal is what is true for a moment only. It is never sent again.
+// Signal is a message that matters only at the moment, such as "is typing". It is not stored and never sent again.
 type Signal struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Its declared name, "chat.typing".
+	// The declared name of the signal, such as "chat.typing".
 	Signal string `protobuf:"bytes,1,opt,name=signal,proto3" json:"signal,omitempty"`
 	Room   string `protobuf:"bytes,2,opt,name=room,proto3" json:"room,omitempty"`
-	// The user who sent it.
+	// The user who sent the signal.
 	Actor         string `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
 	Data          []byte `protobuf:"bytes,4,opt,name=data,proto3,oneof" json:"data,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1499,8 +1510,8 @@ func (x *Signal) GetData() []byte {
 	return nil
 }
 
-// NotRecovered names a room of which the client is not given what it missed. It is sent while the client resumes, before
-// any resume token that passes the missed events.
+// NotRecovered names a room whose missed events are not sent. It is sent while the client resumes, before any resume
+// token that covers the missed events.
 type NotRecovered struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Room          string                 `protobuf:"bytes,1,opt,name=room,proto3" json:"room,omitempty"`
@@ -1545,10 +1556,11 @@ func (x *NotRecovered) GetRoom() string {
 	return ""
 }
 
-// Heartbeat is sent in every period of Connected.heartbeat_ms, and within 5 seconds after something was delivered.
+// Heartbeat is sent once per period (Connected.heartbeat_ms), and within 5 seconds after an event was delivered.
 type Heartbeat struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Covers everything that was sent before this frame. Absent while there is nothing yet to resume from.
+	// A resume token that covers everything that was sent before this frame. It is absent while the connection cannot be
+	// resumed yet.
 	ResumeToken   *string `protobuf:"bytes,1,opt,name=resume_token,json=resumeToken,proto3,oneof" json:"resume_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1591,7 +1603,8 @@ func (x *Heartbeat) GetResumeToken() string {
 	return ""
 }
 
-// TokenExpiring is sent a minute before the connection is closed because its token has expired.
+// TokenExpiring is sent one minute before the token of the connection expires. If the client does not send authenticate
+// with a new token, the connection is then closed.
 type TokenExpiring struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ExpiresInMs   int64                  `protobuf:"varint,1,opt,name=expires_in_ms,json=expiresInMs,proto3" json:"expires_in_ms,omitempty"`
@@ -1639,7 +1652,7 @@ func (x *TokenExpiring) GetExpiresInMs() int64 {
 // Closing is sent before the gateway closes a connection.
 type Closing struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The code of the WebSocket close frame that follows, see CloseCode.
+	// The code of the WebSocket close frame that follows (see CloseCode).
 	Code          int32  `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
 	Error         *Error `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1690,7 +1703,7 @@ func (x *Closing) GetError() *Error {
 	return nil
 }
 
-// Failure answers a frame that has no id, or that cannot be read.
+// Failure is sent for a frame that has no id or cannot be read, and that therefore cannot have a reply.
 type Failure struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Error         *Error                 `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`

@@ -24,7 +24,8 @@ const (
 
 type BeginIncarnationRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The highest position that anybody may have seen of what was lost. 0: not known, at most a million above the head.
+	// The highest position of the lost events that a reader may have seen. 0: unknown; a million positions above the head
+	// are assumed.
 	Seen          int64 `protobuf:"varint,1,opt,name=seen,proto3" json:"seen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -68,12 +69,14 @@ func (x *BeginIncarnationRequest) GetSeen() int64 {
 }
 
 type BeginIncarnationResponse struct {
-	state       protoimpl.MessageState `protogen:"open.v1"`
-	Before      string                 `protobuf:"bytes,1,opt,name=before,proto3" json:"before,omitempty"`
-	Incarnation string                 `protobuf:"bytes,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	// The newest event that the log has.
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The incarnation before the call.
+	Before string `protobuf:"bytes,1,opt,name=before,proto3" json:"before,omitempty"`
+	// The new incarnation.
+	Incarnation string `protobuf:"bytes,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// The position of the newest event in the log.
 	Head int64 `protobuf:"varint,3,opt,name=head,proto3" json:"head,omitempty"`
-	// Positions of the new incarnation are above it.
+	// The positions of the new incarnation are above this position.
 	Floor         int64 `protobuf:"varint,4,opt,name=floor,proto3" json:"floor,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -280,7 +283,7 @@ func (x *DescribeResponse) GetConsumes() []*Consumed {
 
 type RebuildRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// "timers" stands for the timers. Empty: all of the service.
+	// The name of the projection, or "timers" for the timers. Empty: all projections and the timers.
 	Projection    string `protobuf:"bytes,1,opt,name=projection,proto3" json:"projection,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -323,13 +326,15 @@ func (x *RebuildRequest) GetProjection() string {
 	return ""
 }
 
-// RebuildResponse is how far a rebuild is. Those with "rebuilt" end the rebuild of the projections, or of the timers.
+// RebuildResponse reports the progress of a rebuild. A response with rebuilt is the last one about the projections, or
+// about the timers.
 type RebuildResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The step that is under way: "build", "swap", "compare".
-	Step     string `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
-	Position int64  `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
-	// Of the log.
+	// The current step: "build", "swap" or "compare".
+	Step string `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
+	// The position up to which the new rows are built.
+	Position int64 `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
+	// The position of the newest event in the log.
 	Head          int64    `protobuf:"varint,3,opt,name=head,proto3" json:"head,omitempty"`
 	Rebuilt       *Rebuilt `protobuf:"bytes,4,opt,name=rebuilt,proto3" json:"rebuilt,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -397,15 +402,15 @@ func (x *RebuildResponse) GetRebuilt() *Rebuilt {
 type Rebuilt struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Projections []string               `protobuf:"bytes,1,rep,name=projections,proto3" json:"projections,omitempty"`
-	// Position as of which the old and the new rows were compared, and the new ones took over.
+	// The position as of which the old and the new rows were compared, and from which the new rows are in use.
 	Position int64 `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
-	// Where the old rows stood, when that was below position: they could not be brought further.
+	// The position of the old rows, if it was below position because the old projection could not be brought further.
 	Behind int64 `protobuf:"varint,3,opt,name=behind,proto3" json:"behind,omitempty"`
-	// How long the log took no appends.
-	HeldMicroseconds int64              `protobuf:"varint,4,opt,name=held_microseconds,json=heldMicroseconds,proto3" json:"held_microseconds,omitempty"`
-	Tables           []*TableDifference `protobuf:"bytes,5,rep,name=tables,proto3" json:"tables,omitempty"`
-	// The reason why the tables could not be compared (then there are none) or tidied up once the new rows had taken
-	// over.
+	// The time for which appends to the log were blocked, in µs.
+	HeldMicroseconds int64 `protobuf:"varint,4,opt,name=held_microseconds,json=heldMicroseconds,proto3" json:"held_microseconds,omitempty"`
+	// The differences, by table. Empty if the tables could not be compared.
+	Tables []*TableDifference `protobuf:"bytes,5,rep,name=tables,proto3" json:"tables,omitempty"`
+	// The reason why the tables could not be compared, or why the old rows could not be removed.
 	Left          string `protobuf:"bytes,6,opt,name=left,proto3" json:"left,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -488,7 +493,7 @@ type TableDifference struct {
 	Table   string                 `protobuf:"bytes,1,opt,name=table,proto3" json:"table,omitempty"`
 	OldRows int64                  `protobuf:"varint,2,opt,name=old_rows,json=oldRows,proto3" json:"old_rows,omitempty"`
 	NewRows int64                  `protobuf:"varint,3,opt,name=new_rows,json=newRows,proto3" json:"new_rows,omitempty"`
-	// How many rows differ, of which some are shown.
+	// The number of rows that differ. Some of them are in rows.
 	Differ        int64            `protobuf:"varint,4,opt,name=differ,proto3" json:"differ,omitempty"`
 	Rows          []*RowDifference `protobuf:"bytes,5,rep,name=rows,proto3" json:"rows,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -560,7 +565,7 @@ func (x *TableDifference) GetRows() []*RowDifference {
 	return nil
 }
 
-// RowDifference is a row, as JSON; empty where there was none.
+// RowDifference is a row before and after a rebuild, as JSON. A side without the row is empty.
 type RowDifference struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Old           string                 `protobuf:"bytes,1,opt,name=old,proto3" json:"old,omitempty"`
@@ -615,9 +620,9 @@ func (x *RowDifference) GetNew() string {
 
 type ListParkedRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The page_token of the response before; empty: the first page.
+	// The next_page_token of the previous response; empty: the first page.
 	PageToken string `protobuf:"bytes,1,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// Parked streams in a page; 0: 500, at most 500.
+	// The maximum number of parked streams in the page, at most 500; 0: 500.
 	PageSize      int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -667,18 +672,19 @@ func (x *ListParkedRequest) GetPageSize() int32 {
 	return 0
 }
 
-// Parked is a stream of which nothing is applied, from the event that failed on.
+// Parked is a parked stream: the event that failed and the later events of the stream are not applied.
 type Parked struct {
-	state  protoimpl.MessageState `protogen:"open.v1"`
-	Source string                 `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
-	Stream string                 `protobuf:"bytes,2,opt,name=stream,proto3" json:"stream,omitempty"`
-	// Of the event that failed.
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The owner of the stream.
+	Source string `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Stream string `protobuf:"bytes,2,opt,name=stream,proto3" json:"stream,omitempty"`
+	// The version of the event that failed.
 	Version int64 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
-	// The event that failed. Headers alone: what people wrote is in its owner's log.
+	// The event that failed, without its body, which may contain personal data.
 	Record *Record                `protobuf:"bytes,4,opt,name=record,proto3" json:"record,omitempty"`
 	Error  string                 `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
 	At     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=at,proto3" json:"at,omitempty"`
-	// Events of the stream behind it that wait.
+	// The number of later events of the stream that wait.
 	Waiting       int64 `protobuf:"varint,7,opt,name=waiting,proto3" json:"waiting,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -765,9 +771,9 @@ func (x *Parked) GetWaiting() int64 {
 
 type ListParkedResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// By source and stream.
+	// Sorted by source and stream.
 	Parked []*Parked `protobuf:"bytes,1,rep,name=parked,proto3" json:"parked,omitempty"`
-	// Empty: this is the last page.
+	// Empty if this is the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -821,9 +827,9 @@ type ResolveParkedRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Source string                 `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
 	Stream string                 `protobuf:"bytes,2,opt,name=stream,proto3" json:"stream,omitempty"`
-	// The event that failed.
+	// The version of the event that failed.
 	Version int64 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
-	// Leave it out instead of applying it.
+	// Skip the event instead of applying it.
 	Drop          bool `protobuf:"varint,4,opt,name=drop,proto3" json:"drop,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -889,11 +895,11 @@ func (x *ResolveParkedRequest) GetDrop() bool {
 
 type ResolveParkedResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Events of the stream that were applied.
+	// The number of events of the stream that were applied.
 	Applied int64 `protobuf:"varint,1,opt,name=applied,proto3" json:"applied,omitempty"`
-	// Those that are parked still, with the one that stopped it, if any.
+	// The number of events that are still parked, the one that failed included; 0 if the stream is no longer parked.
 	Left int64 `protobuf:"varint,2,opt,name=left,proto3" json:"left,omitempty"`
-	// Why it stopped there.
+	// The error of the event that failed, if events are still parked.
 	Error         string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -952,7 +958,7 @@ func (x *ResolveParkedResponse) GetError() string {
 
 type ListFailedJobsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The id of the last job of the page before; 0: the first page. A page has at most 500 jobs, by id.
+	// The id of the last job of the previous page; 0: the first page. A page has at most 500 jobs, sorted by id.
 	AfterId       int64 `protobuf:"varint,1,opt,name=after_id,json=afterId,proto3" json:"after_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -999,10 +1005,10 @@ type FailedJob struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	Kind  string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
-	// Empty: it has none.
+	// The key of the job; empty if it has none.
 	Key      string `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
 	Attempts int32  `protobuf:"varint,4,opt,name=attempts,proto3" json:"attempts,omitempty"`
-	// Of the last attempt.
+	// The error of the last attempt.
 	Error         string                 `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
 	At            *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=at,proto3" json:"at,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1128,7 +1134,7 @@ func (x *ListFailedJobsResponse) GetJobs() []*FailedJob {
 type ResolveJobRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	// Delete it instead of trying it once more.
+	// Delete the job instead of retrying it.
 	Drop          bool `protobuf:"varint,2,opt,name=drop,proto3" json:"drop,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1214,30 +1220,31 @@ func (*ResolveJobResponse) Descriptor() ([]byte, []int) {
 	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{19}
 }
 
-type Letter struct {
+// DeadLetter identifies a dead letter in the topic of its owner.
+type DeadLetter struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Partition int32                  `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
 	Offset    int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
-	// Of the message, so that another one at the same offset of a topic that was created again is shown.
+	// The id of the message. If the topic was deleted and created again, another message may have the same offset.
 	Id            string `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *Letter) Reset() {
-	*x = Letter{}
+func (x *DeadLetter) Reset() {
+	*x = DeadLetter{}
 	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *Letter) String() string {
+func (x *DeadLetter) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*Letter) ProtoMessage() {}
+func (*DeadLetter) ProtoMessage() {}
 
-func (x *Letter) ProtoReflect() protoreflect.Message {
+func (x *DeadLetter) ProtoReflect() protoreflect.Message {
 	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1249,26 +1256,26 @@ func (x *Letter) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use Letter.ProtoReflect.Descriptor instead.
-func (*Letter) Descriptor() ([]byte, []int) {
+// Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
+func (*DeadLetter) Descriptor() ([]byte, []int) {
 	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{20}
 }
 
-func (x *Letter) GetPartition() int32 {
+func (x *DeadLetter) GetPartition() int32 {
 	if x != nil {
 		return x.Partition
 	}
 	return 0
 }
 
-func (x *Letter) GetOffset() int64 {
+func (x *DeadLetter) GetOffset() int64 {
 	if x != nil {
 		return x.Offset
 	}
 	return 0
 }
 
-func (x *Letter) GetId() string {
+func (x *DeadLetter) GetId() string {
 	if x != nil {
 		return x.Id
 	}
@@ -1313,7 +1320,7 @@ func (*ListDroppedRequest) Descriptor() ([]byte, []int) {
 
 type ListDroppedResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Letters       []*Letter              `protobuf:"bytes,1,rep,name=letters,proto3" json:"letters,omitempty"`
+	DeadLetters   []*DeadLetter          `protobuf:"bytes,1,rep,name=dead_letters,json=deadLetters,proto3" json:"dead_letters,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1348,34 +1355,34 @@ func (*ListDroppedResponse) Descriptor() ([]byte, []int) {
 	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{22}
 }
 
-func (x *ListDroppedResponse) GetLetters() []*Letter {
+func (x *ListDroppedResponse) GetDeadLetters() []*DeadLetter {
 	if x != nil {
-		return x.Letters
+		return x.DeadLetters
 	}
 	return nil
 }
 
-type DropLetterRequest struct {
+type DropDeadLetterRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Letter        *Letter                `protobuf:"bytes,1,opt,name=letter,proto3" json:"letter,omitempty"`
+	DeadLetter    *DeadLetter            `protobuf:"bytes,1,opt,name=dead_letter,json=deadLetter,proto3" json:"dead_letter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *DropLetterRequest) Reset() {
-	*x = DropLetterRequest{}
+func (x *DropDeadLetterRequest) Reset() {
+	*x = DropDeadLetterRequest{}
 	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *DropLetterRequest) String() string {
+func (x *DropDeadLetterRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*DropLetterRequest) ProtoMessage() {}
+func (*DropDeadLetterRequest) ProtoMessage() {}
 
-func (x *DropLetterRequest) ProtoReflect() protoreflect.Message {
+func (x *DropDeadLetterRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1387,38 +1394,38 @@ func (x *DropLetterRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use DropLetterRequest.ProtoReflect.Descriptor instead.
-func (*DropLetterRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use DropDeadLetterRequest.ProtoReflect.Descriptor instead.
+func (*DropDeadLetterRequest) Descriptor() ([]byte, []int) {
 	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{23}
 }
 
-func (x *DropLetterRequest) GetLetter() *Letter {
+func (x *DropDeadLetterRequest) GetDeadLetter() *DeadLetter {
 	if x != nil {
-		return x.Letter
+		return x.DeadLetter
 	}
 	return nil
 }
 
-type DropLetterResponse struct {
+type DropDeadLetterResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *DropLetterResponse) Reset() {
-	*x = DropLetterResponse{}
+func (x *DropDeadLetterResponse) Reset() {
+	*x = DropDeadLetterResponse{}
 	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *DropLetterResponse) String() string {
+func (x *DropDeadLetterResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*DropLetterResponse) ProtoMessage() {}
+func (*DropDeadLetterResponse) ProtoMessage() {}
 
-func (x *DropLetterResponse) ProtoReflect() protoreflect.Message {
+func (x *DropDeadLetterResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1430,8 +1437,8 @@ func (x *DropLetterResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use DropLetterResponse.ProtoReflect.Descriptor instead.
-func (*DropLetterResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use DropDeadLetterResponse.ProtoReflect.Descriptor instead.
+func (*DropDeadLetterResponse) Descriptor() ([]byte, []int) {
 	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{24}
 }
 
@@ -1517,17 +1524,19 @@ const file_edumatrix_mesh_v1_operator_proto_rawDesc = "" +
 	"\x11ResolveJobRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x12\n" +
 	"\x04drop\x18\x02 \x01(\bR\x04drop\"\x14\n" +
-	"\x12ResolveJobResponse\"N\n" +
-	"\x06Letter\x12\x1c\n" +
+	"\x12ResolveJobResponse\"R\n" +
+	"\n" +
+	"DeadLetter\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\x05R\tpartition\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x0e\n" +
 	"\x02id\x18\x03 \x01(\tR\x02id\"\x14\n" +
-	"\x12ListDroppedRequest\"J\n" +
-	"\x13ListDroppedResponse\x123\n" +
-	"\aletters\x18\x01 \x03(\v2\x19.edumatrix.mesh.v1.LetterR\aletters\"F\n" +
-	"\x11DropLetterRequest\x121\n" +
-	"\x06letter\x18\x01 \x01(\v2\x19.edumatrix.mesh.v1.LetterR\x06letter\"\x14\n" +
-	"\x12DropLetterResponse2\xf3\x06\n" +
+	"\x12ListDroppedRequest\"W\n" +
+	"\x13ListDroppedResponse\x12@\n" +
+	"\fdead_letters\x18\x01 \x03(\v2\x1d.edumatrix.mesh.v1.DeadLetterR\vdeadLetters\"W\n" +
+	"\x15DropDeadLetterRequest\x12>\n" +
+	"\vdead_letter\x18\x01 \x01(\v2\x1d.edumatrix.mesh.v1.DeadLetterR\n" +
+	"deadLetter\"\x18\n" +
+	"\x16DropDeadLetterResponse2\xff\x06\n" +
 	"\x0fOperatorService\x12U\n" +
 	"\bDescribe\x12\".edumatrix.mesh.v1.DescribeRequest\x1a#.edumatrix.mesh.v1.DescribeResponse\"\x00\x12T\n" +
 	"\aRebuild\x12!.edumatrix.mesh.v1.RebuildRequest\x1a\".edumatrix.mesh.v1.RebuildResponse\"\x000\x01\x12[\n" +
@@ -1537,9 +1546,8 @@ const file_edumatrix_mesh_v1_operator_proto_rawDesc = "" +
 	"\x0eListFailedJobs\x12(.edumatrix.mesh.v1.ListFailedJobsRequest\x1a).edumatrix.mesh.v1.ListFailedJobsResponse\"\x00\x12[\n" +
 	"\n" +
 	"ResolveJob\x12$.edumatrix.mesh.v1.ResolveJobRequest\x1a%.edumatrix.mesh.v1.ResolveJobResponse\"\x00\x12^\n" +
-	"\vListDropped\x12%.edumatrix.mesh.v1.ListDroppedRequest\x1a&.edumatrix.mesh.v1.ListDroppedResponse\"\x00\x12[\n" +
-	"\n" +
-	"DropLetter\x12$.edumatrix.mesh.v1.DropLetterRequest\x1a%.edumatrix.mesh.v1.DropLetterResponse\"\x00\x12m\n" +
+	"\vListDropped\x12%.edumatrix.mesh.v1.ListDroppedRequest\x1a&.edumatrix.mesh.v1.ListDroppedResponse\"\x00\x12g\n" +
+	"\x0eDropDeadLetter\x12(.edumatrix.mesh.v1.DropDeadLetterRequest\x1a).edumatrix.mesh.v1.DropDeadLetterResponse\"\x00\x12m\n" +
 	"\x10BeginIncarnation\x12*.edumatrix.mesh.v1.BeginIncarnationRequest\x1a+.edumatrix.mesh.v1.BeginIncarnationResponse\"\x00BEZCgithub.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1;meshv1b\x06proto3"
 
 var (
@@ -1576,11 +1584,11 @@ var file_edumatrix_mesh_v1_operator_proto_goTypes = []any{
 	(*ListFailedJobsResponse)(nil),   // 17: edumatrix.mesh.v1.ListFailedJobsResponse
 	(*ResolveJobRequest)(nil),        // 18: edumatrix.mesh.v1.ResolveJobRequest
 	(*ResolveJobResponse)(nil),       // 19: edumatrix.mesh.v1.ResolveJobResponse
-	(*Letter)(nil),                   // 20: edumatrix.mesh.v1.Letter
+	(*DeadLetter)(nil),               // 20: edumatrix.mesh.v1.DeadLetter
 	(*ListDroppedRequest)(nil),       // 21: edumatrix.mesh.v1.ListDroppedRequest
 	(*ListDroppedResponse)(nil),      // 22: edumatrix.mesh.v1.ListDroppedResponse
-	(*DropLetterRequest)(nil),        // 23: edumatrix.mesh.v1.DropLetterRequest
-	(*DropLetterResponse)(nil),       // 24: edumatrix.mesh.v1.DropLetterResponse
+	(*DropDeadLetterRequest)(nil),    // 23: edumatrix.mesh.v1.DropDeadLetterRequest
+	(*DropDeadLetterResponse)(nil),   // 24: edumatrix.mesh.v1.DropDeadLetterResponse
 	(*Record)(nil),                   // 25: edumatrix.mesh.v1.Record
 	(*timestamppb.Timestamp)(nil),    // 26: google.protobuf.Timestamp
 }
@@ -1594,8 +1602,8 @@ var file_edumatrix_mesh_v1_operator_proto_depIdxs = []int32{
 	11, // 6: edumatrix.mesh.v1.ListParkedResponse.parked:type_name -> edumatrix.mesh.v1.Parked
 	26, // 7: edumatrix.mesh.v1.FailedJob.at:type_name -> google.protobuf.Timestamp
 	16, // 8: edumatrix.mesh.v1.ListFailedJobsResponse.jobs:type_name -> edumatrix.mesh.v1.FailedJob
-	20, // 9: edumatrix.mesh.v1.ListDroppedResponse.letters:type_name -> edumatrix.mesh.v1.Letter
-	20, // 10: edumatrix.mesh.v1.DropLetterRequest.letter:type_name -> edumatrix.mesh.v1.Letter
+	20, // 9: edumatrix.mesh.v1.ListDroppedResponse.dead_letters:type_name -> edumatrix.mesh.v1.DeadLetter
+	20, // 10: edumatrix.mesh.v1.DropDeadLetterRequest.dead_letter:type_name -> edumatrix.mesh.v1.DeadLetter
 	2,  // 11: edumatrix.mesh.v1.OperatorService.Describe:input_type -> edumatrix.mesh.v1.DescribeRequest
 	5,  // 12: edumatrix.mesh.v1.OperatorService.Rebuild:input_type -> edumatrix.mesh.v1.RebuildRequest
 	10, // 13: edumatrix.mesh.v1.OperatorService.ListParked:input_type -> edumatrix.mesh.v1.ListParkedRequest
@@ -1603,7 +1611,7 @@ var file_edumatrix_mesh_v1_operator_proto_depIdxs = []int32{
 	15, // 15: edumatrix.mesh.v1.OperatorService.ListFailedJobs:input_type -> edumatrix.mesh.v1.ListFailedJobsRequest
 	18, // 16: edumatrix.mesh.v1.OperatorService.ResolveJob:input_type -> edumatrix.mesh.v1.ResolveJobRequest
 	21, // 17: edumatrix.mesh.v1.OperatorService.ListDropped:input_type -> edumatrix.mesh.v1.ListDroppedRequest
-	23, // 18: edumatrix.mesh.v1.OperatorService.DropLetter:input_type -> edumatrix.mesh.v1.DropLetterRequest
+	23, // 18: edumatrix.mesh.v1.OperatorService.DropDeadLetter:input_type -> edumatrix.mesh.v1.DropDeadLetterRequest
 	0,  // 19: edumatrix.mesh.v1.OperatorService.BeginIncarnation:input_type -> edumatrix.mesh.v1.BeginIncarnationRequest
 	4,  // 20: edumatrix.mesh.v1.OperatorService.Describe:output_type -> edumatrix.mesh.v1.DescribeResponse
 	6,  // 21: edumatrix.mesh.v1.OperatorService.Rebuild:output_type -> edumatrix.mesh.v1.RebuildResponse
@@ -1612,7 +1620,7 @@ var file_edumatrix_mesh_v1_operator_proto_depIdxs = []int32{
 	17, // 24: edumatrix.mesh.v1.OperatorService.ListFailedJobs:output_type -> edumatrix.mesh.v1.ListFailedJobsResponse
 	19, // 25: edumatrix.mesh.v1.OperatorService.ResolveJob:output_type -> edumatrix.mesh.v1.ResolveJobResponse
 	22, // 26: edumatrix.mesh.v1.OperatorService.ListDropped:output_type -> edumatrix.mesh.v1.ListDroppedResponse
-	24, // 27: edumatrix.mesh.v1.OperatorService.DropLetter:output_type -> edumatrix.mesh.v1.DropLetterResponse
+	24, // 27: edumatrix.mesh.v1.OperatorService.DropDeadLetter:output_type -> edumatrix.mesh.v1.DropDeadLetterResponse
 	1,  // 28: edumatrix.mesh.v1.OperatorService.BeginIncarnation:output_type -> edumatrix.mesh.v1.BeginIncarnationResponse
 	20, // [20:29] is the sub-list for method output_type
 	11, // [11:20] is the sub-list for method input_type

@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: edumatrix/mesh/v1/owner.proto
 
-// The calls that services of any domain make to each other. They are never reachable from outside.
+// The calls between services that do not depend on a domain. They are never reachable from outside.
 
 package meshv1
 
@@ -76,7 +76,7 @@ func (x *Header) GetValue() string {
 	return ""
 }
 
-// Record is an event as its topic carries it.
+// Record is an event in the form of the Kafka record on its topic.
 type Record struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
@@ -147,21 +147,21 @@ func (x *Record) GetBody() []byte {
 
 type ReadLogRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Events above this position.
+	// Only events above this position.
 	After int64 `protobuf:"varint,1,opt,name=after,proto3" json:"after,omitempty"`
-	// Up to this position; 0: to the head.
+	// Only events up to this position; 0: up to the head.
 	Until int64 `protobuf:"varint,2,opt,name=until,proto3" json:"until,omitempty"`
-	// At most 1,000; 0: 500.
+	// The maximum number of records, at most 1,000; 0: 500.
 	Limit int32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
-	// Only events of this topic; empty: all.
+	// Only events of this topic; empty: all topics.
 	Topic string `protobuf:"bytes,4,opt,name=topic,proto3" json:"topic,omitempty"`
-	// Only events of this stream; empty: all.
+	// Only events of this stream; empty: all streams.
 	Stream string `protobuf:"bytes,5,opt,name=stream,proto3" json:"stream,omitempty"`
-	// With a stream only: events above this version of it.
+	// Only events above this version of the stream. Allowed with stream only.
 	AfterVersion int64 `protobuf:"varint,6,opt,name=after_version,json=afterVersion,proto3" json:"after_version,omitempty"`
-	// With partitions: only events whose stream hashes to this partition of so many (those of a record's ce_partitions).
+	// Only events whose stream hashes to this partition. Used if partitions is not 0.
 	Partition int32 `protobuf:"varint,7,opt,name=partition,proto3" json:"partition,omitempty"`
-	// 0: events of all partitions.
+	// The number of partitions for partition, as in the header ce_partitions of a record; 0: events of all partitions.
 	Partitions    int32 `protobuf:"varint,8,opt,name=partitions,proto3" json:"partitions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -256,13 +256,13 @@ func (x *ReadLogRequest) GetPartitions() int32 {
 type ReadLogResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Records []*Record              `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
-	// Everything that was asked for up to this position is in this page and those before. A page with a filter (topic or
-	// partitions) covers at most 20,000 positions, so it may hold no record and still make progress.
+	// This page and the pages before it contain all requested events up to this position. Use it as after to read the
+	// next page. A page with a filter (topic or partitions) covers at most 20,000 positions, so it may contain no record.
 	Complete int64 `protobuf:"varint,2,opt,name=complete,proto3" json:"complete,omitempty"`
-	// Position up to which the log exists: that of the newest event, or the floor of a new incarnation.
+	// The position up to which the log exists: that of the newest event, or the floor of a new incarnation.
 	Head int64 `protobuf:"varint,3,opt,name=head,proto3" json:"head,omitempty"`
-	// Identifies the history of the log. It changes when the database has lost commits that were already published: what
-	// was read under another incarnation may no longer exist.
+	// The identity of the log's history. It changes when a restored database has lost commits that were already
+	// published. Events that were read under another incarnation may no longer exist.
 	Incarnation   string `protobuf:"bytes,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -425,9 +425,9 @@ func (x *UserRooms) GetRooms() []string {
 type RoomsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Users []*UserRooms           `protobuf:"bytes,1,rep,name=users,proto3" json:"users,omitempty"`
-	// Position of the log as of which this was read.
+	// The position of the log as of which the answer was read.
 	Position int64 `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
-	// Incarnation of the log; see ReadLogResponse.
+	// The incarnation of the log (see ReadLogResponse).
 	Incarnation   string `protobuf:"bytes,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -484,15 +484,17 @@ func (x *RoomsResponse) GetIncarnation() string {
 	return ""
 }
 
+// Resumer is a client that resumes.
 type Resumer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	User  string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
-	// It has everything up to this position.
+	// The client has all events up to this position.
 	After int64 `protobuf:"varint,2,opt,name=after,proto3" json:"after,omitempty"`
-	// Events are wanted above this position, which is not below after: the asker has those before.
+	// Only events above this position are returned. It is at least after, because the gateway may have older events in
+	// its event buffer.
 	EventsAfter int64 `protobuf:"varint,3,opt,name=events_after,json=eventsAfter,proto3" json:"events_after,omitempty"`
-	// Rooms that it looked at, and wants to look at again, for a minute.
-	Looks         []string `protobuf:"bytes,4,rep,name=looks,proto3" json:"looks,omitempty"`
+	// The rooms to which the client was subscribed and subscribes again.
+	Subscriptions []string `protobuf:"bytes,4,rep,name=subscriptions,proto3" json:"subscriptions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -548,9 +550,9 @@ func (x *Resumer) GetEventsAfter() int64 {
 	return 0
 }
 
-func (x *Resumer) GetLooks() []string {
+func (x *Resumer) GetSubscriptions() []string {
 	if x != nil {
-		return x.Looks
+		return x.Subscriptions
 	}
 	return nil
 }
@@ -558,9 +560,10 @@ func (x *Resumer) GetLooks() []string {
 type ResumeRequest struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Resumers []*Resumer             `protobuf:"bytes,1,rep,name=resumers,proto3" json:"resumers,omitempty"`
-	// A room with more events than so many, for one of them, is too far; 0: 1,000.
+	// The maximum number of events of one room for one resumer; 0: 1,000. A room with more is in not_recovered.
 	Limit int32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
-	// Where the rooms of one of them have more bytes together, the largest are too far; 0: 4 MiB.
+	// The maximum size of all events for one resumer, in bytes; 0: 4 MiB. If the rooms have more together, the largest
+	// ones are in not_recovered.
 	Bytes         int64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -617,31 +620,33 @@ func (x *ResumeRequest) GetBytes() int64 {
 	return 0
 }
 
-// Stay is a time in a room, from the event that opened it to the one that closed it, both included.
-type Stay struct {
-	state  protoimpl.MessageState `protogen:"open.v1"`
-	Room   string                 `protobuf:"bytes,1,opt,name=room,proto3" json:"room,omitempty"`
-	Opened int64                  `protobuf:"varint,2,opt,name=opened,proto3" json:"opened,omitempty"`
-	// 0: the room is open.
+// MembershipInterval is a time that a user was in a room, from the event that opened the room for the user to the event
+// that closed it, both included.
+type MembershipInterval struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Room  string                 `protobuf:"bytes,1,opt,name=room,proto3" json:"room,omitempty"`
+	// The position of the event that opened the room.
+	Opened int64 `protobuf:"varint,2,opt,name=opened,proto3" json:"opened,omitempty"`
+	// The position of the event that closed the room; 0 if the user is still in the room.
 	Closed        int64 `protobuf:"varint,3,opt,name=closed,proto3" json:"closed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *Stay) Reset() {
-	*x = Stay{}
+func (x *MembershipInterval) Reset() {
+	*x = MembershipInterval{}
 	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *Stay) String() string {
+func (x *MembershipInterval) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*Stay) ProtoMessage() {}
+func (*MembershipInterval) ProtoMessage() {}
 
-func (x *Stay) ProtoReflect() protoreflect.Message {
+func (x *MembershipInterval) ProtoReflect() protoreflect.Message {
 	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -653,26 +658,26 @@ func (x *Stay) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use Stay.ProtoReflect.Descriptor instead.
-func (*Stay) Descriptor() ([]byte, []int) {
+// Deprecated: Use MembershipInterval.ProtoReflect.Descriptor instead.
+func (*MembershipInterval) Descriptor() ([]byte, []int) {
 	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{9}
 }
 
-func (x *Stay) GetRoom() string {
+func (x *MembershipInterval) GetRoom() string {
 	if x != nil {
 		return x.Room
 	}
 	return ""
 }
 
-func (x *Stay) GetOpened() int64 {
+func (x *MembershipInterval) GetOpened() int64 {
 	if x != nil {
 		return x.Opened
 	}
 	return 0
 }
 
-func (x *Stay) GetClosed() int64 {
+func (x *MembershipInterval) GetClosed() int64 {
 	if x != nil {
 		return x.Closed
 	}
@@ -681,12 +686,13 @@ func (x *Stay) GetClosed() int64 {
 
 type Resumed struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Those that reach above after. Everybody is in their own user room besides.
-	Stays []*Stay `protobuf:"bytes,1,rep,name=stays,proto3" json:"stays,omitempty"`
-	// Rooms of whose events some are left out, because there are too many.
-	TooFar []string `protobuf:"bytes,2,rep,name=too_far,json=tooFar,proto3" json:"too_far,omitempty"`
-	// Rooms that it may look at again; what happened there is among the records too.
-	Looked        []string `protobuf:"bytes,3,rep,name=looked,proto3" json:"looked,omitempty"`
+	// The membership intervals that end above after. The room "user:<user>", in which a user always is, is not among
+	// them.
+	Intervals []*MembershipInterval `protobuf:"bytes,1,rep,name=intervals,proto3" json:"intervals,omitempty"`
+	// The rooms of which some missed events are left out, because they are too many or too large.
+	NotRecovered []string `protobuf:"bytes,2,rep,name=not_recovered,json=notRecovered,proto3" json:"not_recovered,omitempty"`
+	// The rooms to which the client may subscribe again, for a minute. Their events are among the records too.
+	Subscribed    []string `protobuf:"bytes,3,rep,name=subscribed,proto3" json:"subscribed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -721,37 +727,37 @@ func (*Resumed) Descriptor() ([]byte, []int) {
 	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{10}
 }
 
-func (x *Resumed) GetStays() []*Stay {
+func (x *Resumed) GetIntervals() []*MembershipInterval {
 	if x != nil {
-		return x.Stays
+		return x.Intervals
 	}
 	return nil
 }
 
-func (x *Resumed) GetTooFar() []string {
+func (x *Resumed) GetNotRecovered() []string {
 	if x != nil {
-		return x.TooFar
+		return x.NotRecovered
 	}
 	return nil
 }
 
-func (x *Resumed) GetLooked() []string {
+func (x *Resumed) GetSubscribed() []string {
 	if x != nil {
-		return x.Looked
+		return x.Subscribed
 	}
 	return nil
 }
 
 type ResumeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// In the order of the request. When the answer would get too large they are fewer, at least one: ask again for the
-	// others.
+	// The results in the order of the request. If the answer would get too large, only the first ones are returned, at
+	// least one. The caller then sends another request for the others.
 	Resumed []*Resumed `protobuf:"bytes,1,rep,name=resumed,proto3" json:"resumed,omitempty"`
-	// The events during the stays, each once, ascending by position.
+	// The events during the membership intervals, each once, ascending by position.
 	Records []*Record `protobuf:"bytes,2,rep,name=records,proto3" json:"records,omitempty"`
-	// Position of the log as of which this was read.
+	// The position of the log as of which the answer was read.
 	Position int64 `protobuf:"varint,3,opt,name=position,proto3" json:"position,omitempty"`
-	// Incarnation of the log; see ReadLogResponse.
+	// The incarnation of the log (see ReadLogResponse).
 	Incarnation   string `protobuf:"bytes,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -815,30 +821,31 @@ func (x *ResumeResponse) GetIncarnation() string {
 	return ""
 }
 
-type Looker struct {
+// Subscription is a user who subscribes to a room, or renews a subscription.
+type Subscription struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	User  string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
 	Room  string                 `protobuf:"bytes,2,opt,name=room,proto3" json:"room,omitempty"`
-	// Whether the newest value of what the room shows is wanted too.
+	// Whether to return the newest values of the room too.
 	Snapshot      bool `protobuf:"varint,3,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *Looker) Reset() {
-	*x = Looker{}
+func (x *Subscription) Reset() {
+	*x = Subscription{}
 	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *Looker) String() string {
+func (x *Subscription) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*Looker) ProtoMessage() {}
+func (*Subscription) ProtoMessage() {}
 
-func (x *Looker) ProtoReflect() protoreflect.Message {
+func (x *Subscription) ProtoReflect() protoreflect.Message {
 	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -850,53 +857,53 @@ func (x *Looker) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use Looker.ProtoReflect.Descriptor instead.
-func (*Looker) Descriptor() ([]byte, []int) {
+// Deprecated: Use Subscription.ProtoReflect.Descriptor instead.
+func (*Subscription) Descriptor() ([]byte, []int) {
 	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{12}
 }
 
-func (x *Looker) GetUser() string {
+func (x *Subscription) GetUser() string {
 	if x != nil {
 		return x.User
 	}
 	return ""
 }
 
-func (x *Looker) GetRoom() string {
+func (x *Subscription) GetRoom() string {
 	if x != nil {
 		return x.Room
 	}
 	return ""
 }
 
-func (x *Looker) GetSnapshot() bool {
+func (x *Subscription) GetSnapshot() bool {
 	if x != nil {
 		return x.Snapshot
 	}
 	return false
 }
 
-type LookRequest struct {
+type AuthorizeSubscriptionsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Lookers       []*Looker              `protobuf:"bytes,1,rep,name=lookers,proto3" json:"lookers,omitempty"`
+	Subscriptions []*Subscription        `protobuf:"bytes,1,rep,name=subscriptions,proto3" json:"subscriptions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *LookRequest) Reset() {
-	*x = LookRequest{}
+func (x *AuthorizeSubscriptionsRequest) Reset() {
+	*x = AuthorizeSubscriptionsRequest{}
 	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *LookRequest) String() string {
+func (x *AuthorizeSubscriptionsRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*LookRequest) ProtoMessage() {}
+func (*AuthorizeSubscriptionsRequest) ProtoMessage() {}
 
-func (x *LookRequest) ProtoReflect() protoreflect.Message {
+func (x *AuthorizeSubscriptionsRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -908,40 +915,42 @@ func (x *LookRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use LookRequest.ProtoReflect.Descriptor instead.
-func (*LookRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use AuthorizeSubscriptionsRequest.ProtoReflect.Descriptor instead.
+func (*AuthorizeSubscriptionsRequest) Descriptor() ([]byte, []int) {
 	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{13}
 }
 
-func (x *LookRequest) GetLookers() []*Looker {
+func (x *AuthorizeSubscriptionsRequest) GetSubscriptions() []*Subscription {
 	if x != nil {
-		return x.Lookers
+		return x.Subscriptions
 	}
 	return nil
 }
 
-type Looked struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Allowed       bool                   `protobuf:"varint,1,opt,name=allowed,proto3" json:"allowed,omitempty"`
-	Snapshot      []*Record              `protobuf:"bytes,2,rep,name=snapshot,proto3" json:"snapshot,omitempty"`
+type Authorization struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether the user may subscribe.
+	Allowed bool `protobuf:"varint,1,opt,name=allowed,proto3" json:"allowed,omitempty"`
+	// The newest values of the room, as events, if they were requested.
+	Snapshot      []*Record `protobuf:"bytes,2,rep,name=snapshot,proto3" json:"snapshot,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *Looked) Reset() {
-	*x = Looked{}
+func (x *Authorization) Reset() {
+	*x = Authorization{}
 	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *Looked) String() string {
+func (x *Authorization) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*Looked) ProtoMessage() {}
+func (*Authorization) ProtoMessage() {}
 
-func (x *Looked) ProtoReflect() protoreflect.Message {
+func (x *Authorization) ProtoReflect() protoreflect.Message {
 	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -953,50 +962,51 @@ func (x *Looked) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use Looked.ProtoReflect.Descriptor instead.
-func (*Looked) Descriptor() ([]byte, []int) {
+// Deprecated: Use Authorization.ProtoReflect.Descriptor instead.
+func (*Authorization) Descriptor() ([]byte, []int) {
 	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{14}
 }
 
-func (x *Looked) GetAllowed() bool {
+func (x *Authorization) GetAllowed() bool {
 	if x != nil {
 		return x.Allowed
 	}
 	return false
 }
 
-func (x *Looked) GetSnapshot() []*Record {
+func (x *Authorization) GetSnapshot() []*Record {
 	if x != nil {
 		return x.Snapshot
 	}
 	return nil
 }
 
-type LookResponse struct {
+type AuthorizeSubscriptionsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// In the order of the request.
-	Looked   []*Looked `protobuf:"bytes,1,rep,name=looked,proto3" json:"looked,omitempty"`
-	Position int64     `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
-	// Incarnation of the log; see ReadLogResponse.
+	// The results in the order of the request.
+	Authorizations []*Authorization `protobuf:"bytes,1,rep,name=authorizations,proto3" json:"authorizations,omitempty"`
+	// The position of the log as of which the answer was read; 0 if the service has no log.
+	Position int64 `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
+	// The incarnation of the log (see ReadLogResponse).
 	Incarnation   string `protobuf:"bytes,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *LookResponse) Reset() {
-	*x = LookResponse{}
+func (x *AuthorizeSubscriptionsResponse) Reset() {
+	*x = AuthorizeSubscriptionsResponse{}
 	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *LookResponse) String() string {
+func (x *AuthorizeSubscriptionsResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*LookResponse) ProtoMessage() {}
+func (*AuthorizeSubscriptionsResponse) ProtoMessage() {}
 
-func (x *LookResponse) ProtoReflect() protoreflect.Message {
+func (x *AuthorizeSubscriptionsResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1008,48 +1018,49 @@ func (x *LookResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use LookResponse.ProtoReflect.Descriptor instead.
-func (*LookResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use AuthorizeSubscriptionsResponse.ProtoReflect.Descriptor instead.
+func (*AuthorizeSubscriptionsResponse) Descriptor() ([]byte, []int) {
 	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{15}
 }
 
-func (x *LookResponse) GetLooked() []*Looked {
+func (x *AuthorizeSubscriptionsResponse) GetAuthorizations() []*Authorization {
 	if x != nil {
-		return x.Looked
+		return x.Authorizations
 	}
 	return nil
 }
 
-func (x *LookResponse) GetPosition() int64 {
+func (x *AuthorizeSubscriptionsResponse) GetPosition() int64 {
 	if x != nil {
 		return x.Position
 	}
 	return 0
 }
 
-func (x *LookResponse) GetIncarnation() string {
+func (x *AuthorizeSubscriptionsResponse) GetIncarnation() string {
 	if x != nil {
 		return x.Incarnation
 	}
 	return ""
 }
 
-// ConnectionChange is a connection that has begun or ended, that is subscribed to other rooms, or whose session has a newer
-// resume token.
+// ConnectionChange is a connection that was opened or closed, that is subscribed to other rooms, or whose session has a
+// newer resume token.
 type ConnectionChange struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Connection string                 `protobuf:"bytes,1,opt,name=connection,proto3" json:"connection,omitempty"`
 	User       string                 `protobuf:"bytes,2,opt,name=user,proto3" json:"user,omitempty"`
-	Gone       bool                   `protobuf:"varint,3,opt,name=gone,proto3" json:"gone,omitempty"`
-	// The stay of one device, over all its connections that resumed.
+	// Whether the connection is closed.
+	Gone bool `protobuf:"varint,3,opt,name=gone,proto3" json:"gone,omitempty"`
+	// The session, which is one device over all the connections that resumed it.
 	Session string `protobuf:"bytes,4,opt,name=session,proto3" json:"session,omitempty"`
 	// The description of the device that the client sent.
 	Device      string                 `protobuf:"bytes,5,opt,name=device,proto3" json:"device,omitempty"`
 	ConnectedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=connected_at,json=connectedAt,proto3" json:"connected_at,omitempty"`
-	// The last resume token that the client was sent.
+	// The last resume token that was sent to the client.
 	ResumeToken string `protobuf:"bytes,7,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
-	// The rooms that the client is subscribed to. Absent: they have not changed, or are not known before the reply to connect.
-	// A session keeps those of its newest connection that reported any.
+	// The rooms to which the client is subscribed. It is absent if they have not changed, or are not known yet because
+	// connect was not replied to. For a session, the rooms of its newest connection are stored.
 	Rooms         *SubscribedRooms `protobuf:"bytes,8,opt,name=rooms,proto3" json:"rooms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1141,12 +1152,12 @@ func (x *ConnectionChange) GetRooms() *SubscribedRooms {
 	return nil
 }
 
-// SubscribedRooms are the rooms that a client is subscribed to, sorted. They have at most 32 KiB together.
+// SubscribedRooms are the rooms to which a client is subscribed, sorted, of at most 32 KiB together.
 type SubscribedRooms struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Rooms []string               `protobuf:"bytes,1,rep,name=rooms,proto3" json:"rooms,omitempty"`
-	// The client has changed none of them: they are those that its session had when it connected. They are kept only where
-	// nothing is known of the session's rooms, since a connection before this one may still report newer ones.
+	// Whether the rooms are those that the session had when this connection was opened, unchanged since. They are stored
+	// only if no rooms of the session are stored, because an earlier connection may still report newer ones.
 	Restored      bool `protobuf:"varint,2,opt,name=restored,proto3" json:"restored,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1295,7 +1306,7 @@ func (x *SessionRoomsRequest) GetSessions() []*SessionOf {
 
 type SessionRoomsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// In the order of the request. There are none of a session that the user does not have or has ended.
+	// The rooms in the order of the request. A session that the user does not have or has ended has no rooms.
 	Sessions      []*SubscribedRooms `protobuf:"bytes,1,rep,name=sessions,proto3" json:"sessions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1341,20 +1352,22 @@ func (x *SessionRoomsResponse) GetSessions() []*SubscribedRooms {
 type ReportRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Gateway string                 `protobuf:"bytes,1,opt,name=gateway,proto3" json:"gateway,omitempty"`
-	// Ascending per gateway; an older report than the newest seen is refused.
+	// The number of the report, which ascends per gateway. A report with a lower number than the last one is refused.
 	Number  int64               `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
 	Changes []*ConnectionChange `protobuf:"bytes,3,rep,name=changes,proto3" json:"changes,omitempty"`
-	// These are all connections, not only those that changed.
+	// Whether changes contains all connections of the gateway, not only those that have changed.
 	All bool `protobuf:"varint,4,opt,name=all,proto3" json:"all,omitempty"`
-	// Connections there are, after these changes, and the sum, modulo 2^32, of the FNV-1a (32 bit) hashes of
-	// "connection user".
-	Count  int64  `protobuf:"varint,5,opt,name=count,proto3" json:"count,omitempty"`
+	// The number of the gateway's connections after these changes.
+	Count int64 `protobuf:"varint,5,opt,name=count,proto3" json:"count,omitempty"`
+	// The sum, modulo 2^32, of the FNV-1a (32 bit) hashes of "<connection> <user>" of all connections after these
+	// changes.
 	Digest uint32 `protobuf:"varint,6,opt,name=digest,proto3" json:"digest,omitempty"`
-	// The gateway ends: all its connections are gone.
+	// Whether the gateway stops: all its connections are closed.
 	Ends bool `protobuf:"varint,7,opt,name=ends,proto3" json:"ends,omitempty"`
-	// A report of many changes comes in parts, from 0. While more follow, count and digest are not looked at.
-	Part          int32 `protobuf:"varint,8,opt,name=part,proto3" json:"part,omitempty"`
-	More          bool  `protobuf:"varint,9,opt,name=more,proto3" json:"more,omitempty"`
+	// The number of this part, from 0. A report of many changes is sent in several parts.
+	Part int32 `protobuf:"varint,8,opt,name=part,proto3" json:"part,omitempty"`
+	// Whether more parts follow. If so, count and digest are not compared.
+	More          bool `protobuf:"varint,9,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1454,9 +1467,10 @@ func (x *ReportRequest) GetMore() bool {
 
 type ReportResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The service has another state: the gateway has to report all connections.
-	Again bool `protobuf:"varint,1,opt,name=again,proto3" json:"again,omitempty"`
-	// Connections of sessions that their user has ended, until they are gone.
+	// Whether count or digest differs from the stored state. The gateway must then report all its connections.
+	ReportAll bool `protobuf:"varint,1,opt,name=report_all,json=reportAll,proto3" json:"report_all,omitempty"`
+	// The connections that the gateway must close, because their users have ended the sessions. They are returned until
+	// the gateway reports that they are closed.
 	Ended         []string `protobuf:"bytes,2,rep,name=ended,proto3" json:"ended,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1492,9 +1506,9 @@ func (*ReportResponse) Descriptor() ([]byte, []int) {
 	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{22}
 }
 
-func (x *ReportResponse) GetAgain() bool {
+func (x *ReportResponse) GetReportAll() bool {
 	if x != nil {
-		return x.Again
+		return x.ReportAll
 	}
 	return false
 }
@@ -1543,40 +1557,42 @@ const file_edumatrix_mesh_v1_owner_proto_rawDesc = "" +
 	"\rRoomsResponse\x122\n" +
 	"\x05users\x18\x01 \x03(\v2\x1c.edumatrix.mesh.v1.UserRoomsR\x05users\x12\x1a\n" +
 	"\bposition\x18\x02 \x01(\x03R\bposition\x12 \n" +
-	"\vincarnation\x18\x03 \x01(\tR\vincarnation\"l\n" +
+	"\vincarnation\x18\x03 \x01(\tR\vincarnation\"|\n" +
 	"\aResumer\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x14\n" +
 	"\x05after\x18\x02 \x01(\x03R\x05after\x12!\n" +
-	"\fevents_after\x18\x03 \x01(\x03R\veventsAfter\x12\x14\n" +
-	"\x05looks\x18\x04 \x03(\tR\x05looks\"s\n" +
+	"\fevents_after\x18\x03 \x01(\x03R\veventsAfter\x12$\n" +
+	"\rsubscriptions\x18\x04 \x03(\tR\rsubscriptions\"s\n" +
 	"\rResumeRequest\x126\n" +
 	"\bresumers\x18\x01 \x03(\v2\x1a.edumatrix.mesh.v1.ResumerR\bresumers\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\x05R\x05limit\x12\x14\n" +
-	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\"J\n" +
-	"\x04Stay\x12\x12\n" +
+	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\"X\n" +
+	"\x12MembershipInterval\x12\x12\n" +
 	"\x04room\x18\x01 \x01(\tR\x04room\x12\x16\n" +
 	"\x06opened\x18\x02 \x01(\x03R\x06opened\x12\x16\n" +
-	"\x06closed\x18\x03 \x01(\x03R\x06closed\"i\n" +
-	"\aResumed\x12-\n" +
-	"\x05stays\x18\x01 \x03(\v2\x17.edumatrix.mesh.v1.StayR\x05stays\x12\x17\n" +
-	"\atoo_far\x18\x02 \x03(\tR\x06tooFar\x12\x16\n" +
-	"\x06looked\x18\x03 \x03(\tR\x06looked\"\xb9\x01\n" +
+	"\x06closed\x18\x03 \x01(\x03R\x06closed\"\x93\x01\n" +
+	"\aResumed\x12C\n" +
+	"\tintervals\x18\x01 \x03(\v2%.edumatrix.mesh.v1.MembershipIntervalR\tintervals\x12#\n" +
+	"\rnot_recovered\x18\x02 \x03(\tR\fnotRecovered\x12\x1e\n" +
+	"\n" +
+	"subscribed\x18\x03 \x03(\tR\n" +
+	"subscribed\"\xb9\x01\n" +
 	"\x0eResumeResponse\x124\n" +
 	"\aresumed\x18\x01 \x03(\v2\x1a.edumatrix.mesh.v1.ResumedR\aresumed\x123\n" +
 	"\arecords\x18\x02 \x03(\v2\x19.edumatrix.mesh.v1.RecordR\arecords\x12\x1a\n" +
 	"\bposition\x18\x03 \x01(\x03R\bposition\x12 \n" +
-	"\vincarnation\x18\x04 \x01(\tR\vincarnation\"L\n" +
-	"\x06Looker\x12\x12\n" +
+	"\vincarnation\x18\x04 \x01(\tR\vincarnation\"R\n" +
+	"\fSubscription\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x12\n" +
 	"\x04room\x18\x02 \x01(\tR\x04room\x12\x1a\n" +
-	"\bsnapshot\x18\x03 \x01(\bR\bsnapshot\"B\n" +
-	"\vLookRequest\x123\n" +
-	"\alookers\x18\x01 \x03(\v2\x19.edumatrix.mesh.v1.LookerR\alookers\"Y\n" +
-	"\x06Looked\x12\x18\n" +
+	"\bsnapshot\x18\x03 \x01(\bR\bsnapshot\"f\n" +
+	"\x1dAuthorizeSubscriptionsRequest\x12E\n" +
+	"\rsubscriptions\x18\x01 \x03(\v2\x1f.edumatrix.mesh.v1.SubscriptionR\rsubscriptions\"`\n" +
+	"\rAuthorization\x12\x18\n" +
 	"\aallowed\x18\x01 \x01(\bR\aallowed\x125\n" +
-	"\bsnapshot\x18\x02 \x03(\v2\x19.edumatrix.mesh.v1.RecordR\bsnapshot\"\x7f\n" +
-	"\fLookResponse\x121\n" +
-	"\x06looked\x18\x01 \x03(\v2\x19.edumatrix.mesh.v1.LookedR\x06looked\x12\x1a\n" +
+	"\bsnapshot\x18\x02 \x03(\v2\x19.edumatrix.mesh.v1.RecordR\bsnapshot\"\xa8\x01\n" +
+	"\x1eAuthorizeSubscriptionsResponse\x12H\n" +
+	"\x0eauthorizations\x18\x01 \x03(\v2 .edumatrix.mesh.v1.AuthorizationR\x0eauthorizations\x12\x1a\n" +
 	"\bposition\x18\x02 \x01(\x03R\bposition\x12 \n" +
 	"\vincarnation\x18\x03 \x01(\tR\vincarnation\"\xa8\x02\n" +
 	"\x10ConnectionChange\x12\x1e\n" +
@@ -1609,15 +1625,16 @@ const file_edumatrix_mesh_v1_owner_proto_rawDesc = "" +
 	"\x06digest\x18\x06 \x01(\rR\x06digest\x12\x12\n" +
 	"\x04ends\x18\a \x01(\bR\x04ends\x12\x12\n" +
 	"\x04part\x18\b \x01(\x05R\x04part\x12\x12\n" +
-	"\x04more\x18\t \x01(\bR\x04more\"<\n" +
-	"\x0eReportResponse\x12\x14\n" +
-	"\x05again\x18\x01 \x01(\bR\x05again\x12\x14\n" +
-	"\x05ended\x18\x02 \x03(\tR\x05ended2\xcc\x02\n" +
+	"\x04more\x18\t \x01(\bR\x04more\"E\n" +
+	"\x0eReportResponse\x12\x1d\n" +
+	"\n" +
+	"report_all\x18\x01 \x01(\bR\treportAll\x12\x14\n" +
+	"\x05ended\x18\x02 \x03(\tR\x05ended2\x82\x03\n" +
 	"\fOwnerService\x12R\n" +
 	"\aReadLog\x12!.edumatrix.mesh.v1.ReadLogRequest\x1a\".edumatrix.mesh.v1.ReadLogResponse\"\x00\x12L\n" +
 	"\x05Rooms\x12\x1f.edumatrix.mesh.v1.RoomsRequest\x1a .edumatrix.mesh.v1.RoomsResponse\"\x00\x12O\n" +
-	"\x06Resume\x12 .edumatrix.mesh.v1.ResumeRequest\x1a!.edumatrix.mesh.v1.ResumeResponse\"\x00\x12I\n" +
-	"\x04Look\x12\x1e.edumatrix.mesh.v1.LookRequest\x1a\x1f.edumatrix.mesh.v1.LookResponse\"\x002\xc7\x01\n" +
+	"\x06Resume\x12 .edumatrix.mesh.v1.ResumeRequest\x1a!.edumatrix.mesh.v1.ResumeResponse\"\x00\x12\x7f\n" +
+	"\x16AuthorizeSubscriptions\x120.edumatrix.mesh.v1.AuthorizeSubscriptionsRequest\x1a1.edumatrix.mesh.v1.AuthorizeSubscriptionsResponse\"\x002\xc7\x01\n" +
 	"\x11ConnectionService\x12O\n" +
 	"\x06Report\x12 .edumatrix.mesh.v1.ReportRequest\x1a!.edumatrix.mesh.v1.ReportResponse\"\x00\x12a\n" +
 	"\fSessionRooms\x12&.edumatrix.mesh.v1.SessionRoomsRequest\x1a'.edumatrix.mesh.v1.SessionRoomsResponse\"\x00BEZCgithub.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1;meshv1b\x06proto3"
@@ -1636,42 +1653,42 @@ func file_edumatrix_mesh_v1_owner_proto_rawDescGZIP() []byte {
 
 var file_edumatrix_mesh_v1_owner_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_edumatrix_mesh_v1_owner_proto_goTypes = []any{
-	(*Header)(nil),                // 0: edumatrix.mesh.v1.Header
-	(*Record)(nil),                // 1: edumatrix.mesh.v1.Record
-	(*ReadLogRequest)(nil),        // 2: edumatrix.mesh.v1.ReadLogRequest
-	(*ReadLogResponse)(nil),       // 3: edumatrix.mesh.v1.ReadLogResponse
-	(*RoomsRequest)(nil),          // 4: edumatrix.mesh.v1.RoomsRequest
-	(*UserRooms)(nil),             // 5: edumatrix.mesh.v1.UserRooms
-	(*RoomsResponse)(nil),         // 6: edumatrix.mesh.v1.RoomsResponse
-	(*Resumer)(nil),               // 7: edumatrix.mesh.v1.Resumer
-	(*ResumeRequest)(nil),         // 8: edumatrix.mesh.v1.ResumeRequest
-	(*Stay)(nil),                  // 9: edumatrix.mesh.v1.Stay
-	(*Resumed)(nil),               // 10: edumatrix.mesh.v1.Resumed
-	(*ResumeResponse)(nil),        // 11: edumatrix.mesh.v1.ResumeResponse
-	(*Looker)(nil),                // 12: edumatrix.mesh.v1.Looker
-	(*LookRequest)(nil),           // 13: edumatrix.mesh.v1.LookRequest
-	(*Looked)(nil),                // 14: edumatrix.mesh.v1.Looked
-	(*LookResponse)(nil),          // 15: edumatrix.mesh.v1.LookResponse
-	(*ConnectionChange)(nil),      // 16: edumatrix.mesh.v1.ConnectionChange
-	(*SubscribedRooms)(nil),       // 17: edumatrix.mesh.v1.SubscribedRooms
-	(*SessionOf)(nil),             // 18: edumatrix.mesh.v1.SessionOf
-	(*SessionRoomsRequest)(nil),   // 19: edumatrix.mesh.v1.SessionRoomsRequest
-	(*SessionRoomsResponse)(nil),  // 20: edumatrix.mesh.v1.SessionRoomsResponse
-	(*ReportRequest)(nil),         // 21: edumatrix.mesh.v1.ReportRequest
-	(*ReportResponse)(nil),        // 22: edumatrix.mesh.v1.ReportResponse
-	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
+	(*Header)(nil),                         // 0: edumatrix.mesh.v1.Header
+	(*Record)(nil),                         // 1: edumatrix.mesh.v1.Record
+	(*ReadLogRequest)(nil),                 // 2: edumatrix.mesh.v1.ReadLogRequest
+	(*ReadLogResponse)(nil),                // 3: edumatrix.mesh.v1.ReadLogResponse
+	(*RoomsRequest)(nil),                   // 4: edumatrix.mesh.v1.RoomsRequest
+	(*UserRooms)(nil),                      // 5: edumatrix.mesh.v1.UserRooms
+	(*RoomsResponse)(nil),                  // 6: edumatrix.mesh.v1.RoomsResponse
+	(*Resumer)(nil),                        // 7: edumatrix.mesh.v1.Resumer
+	(*ResumeRequest)(nil),                  // 8: edumatrix.mesh.v1.ResumeRequest
+	(*MembershipInterval)(nil),             // 9: edumatrix.mesh.v1.MembershipInterval
+	(*Resumed)(nil),                        // 10: edumatrix.mesh.v1.Resumed
+	(*ResumeResponse)(nil),                 // 11: edumatrix.mesh.v1.ResumeResponse
+	(*Subscription)(nil),                   // 12: edumatrix.mesh.v1.Subscription
+	(*AuthorizeSubscriptionsRequest)(nil),  // 13: edumatrix.mesh.v1.AuthorizeSubscriptionsRequest
+	(*Authorization)(nil),                  // 14: edumatrix.mesh.v1.Authorization
+	(*AuthorizeSubscriptionsResponse)(nil), // 15: edumatrix.mesh.v1.AuthorizeSubscriptionsResponse
+	(*ConnectionChange)(nil),               // 16: edumatrix.mesh.v1.ConnectionChange
+	(*SubscribedRooms)(nil),                // 17: edumatrix.mesh.v1.SubscribedRooms
+	(*SessionOf)(nil),                      // 18: edumatrix.mesh.v1.SessionOf
+	(*SessionRoomsRequest)(nil),            // 19: edumatrix.mesh.v1.SessionRoomsRequest
+	(*SessionRoomsResponse)(nil),           // 20: edumatrix.mesh.v1.SessionRoomsResponse
+	(*ReportRequest)(nil),                  // 21: edumatrix.mesh.v1.ReportRequest
+	(*ReportResponse)(nil),                 // 22: edumatrix.mesh.v1.ReportResponse
+	(*timestamppb.Timestamp)(nil),          // 23: google.protobuf.Timestamp
 }
 var file_edumatrix_mesh_v1_owner_proto_depIdxs = []int32{
 	0,  // 0: edumatrix.mesh.v1.Record.headers:type_name -> edumatrix.mesh.v1.Header
 	1,  // 1: edumatrix.mesh.v1.ReadLogResponse.records:type_name -> edumatrix.mesh.v1.Record
 	5,  // 2: edumatrix.mesh.v1.RoomsResponse.users:type_name -> edumatrix.mesh.v1.UserRooms
 	7,  // 3: edumatrix.mesh.v1.ResumeRequest.resumers:type_name -> edumatrix.mesh.v1.Resumer
-	9,  // 4: edumatrix.mesh.v1.Resumed.stays:type_name -> edumatrix.mesh.v1.Stay
+	9,  // 4: edumatrix.mesh.v1.Resumed.intervals:type_name -> edumatrix.mesh.v1.MembershipInterval
 	10, // 5: edumatrix.mesh.v1.ResumeResponse.resumed:type_name -> edumatrix.mesh.v1.Resumed
 	1,  // 6: edumatrix.mesh.v1.ResumeResponse.records:type_name -> edumatrix.mesh.v1.Record
-	12, // 7: edumatrix.mesh.v1.LookRequest.lookers:type_name -> edumatrix.mesh.v1.Looker
-	1,  // 8: edumatrix.mesh.v1.Looked.snapshot:type_name -> edumatrix.mesh.v1.Record
-	14, // 9: edumatrix.mesh.v1.LookResponse.looked:type_name -> edumatrix.mesh.v1.Looked
+	12, // 7: edumatrix.mesh.v1.AuthorizeSubscriptionsRequest.subscriptions:type_name -> edumatrix.mesh.v1.Subscription
+	1,  // 8: edumatrix.mesh.v1.Authorization.snapshot:type_name -> edumatrix.mesh.v1.Record
+	14, // 9: edumatrix.mesh.v1.AuthorizeSubscriptionsResponse.authorizations:type_name -> edumatrix.mesh.v1.Authorization
 	23, // 10: edumatrix.mesh.v1.ConnectionChange.connected_at:type_name -> google.protobuf.Timestamp
 	17, // 11: edumatrix.mesh.v1.ConnectionChange.rooms:type_name -> edumatrix.mesh.v1.SubscribedRooms
 	18, // 12: edumatrix.mesh.v1.SessionRoomsRequest.sessions:type_name -> edumatrix.mesh.v1.SessionOf
@@ -1680,13 +1697,13 @@ var file_edumatrix_mesh_v1_owner_proto_depIdxs = []int32{
 	2,  // 15: edumatrix.mesh.v1.OwnerService.ReadLog:input_type -> edumatrix.mesh.v1.ReadLogRequest
 	4,  // 16: edumatrix.mesh.v1.OwnerService.Rooms:input_type -> edumatrix.mesh.v1.RoomsRequest
 	8,  // 17: edumatrix.mesh.v1.OwnerService.Resume:input_type -> edumatrix.mesh.v1.ResumeRequest
-	13, // 18: edumatrix.mesh.v1.OwnerService.Look:input_type -> edumatrix.mesh.v1.LookRequest
+	13, // 18: edumatrix.mesh.v1.OwnerService.AuthorizeSubscriptions:input_type -> edumatrix.mesh.v1.AuthorizeSubscriptionsRequest
 	21, // 19: edumatrix.mesh.v1.ConnectionService.Report:input_type -> edumatrix.mesh.v1.ReportRequest
 	19, // 20: edumatrix.mesh.v1.ConnectionService.SessionRooms:input_type -> edumatrix.mesh.v1.SessionRoomsRequest
 	3,  // 21: edumatrix.mesh.v1.OwnerService.ReadLog:output_type -> edumatrix.mesh.v1.ReadLogResponse
 	6,  // 22: edumatrix.mesh.v1.OwnerService.Rooms:output_type -> edumatrix.mesh.v1.RoomsResponse
 	11, // 23: edumatrix.mesh.v1.OwnerService.Resume:output_type -> edumatrix.mesh.v1.ResumeResponse
-	15, // 24: edumatrix.mesh.v1.OwnerService.Look:output_type -> edumatrix.mesh.v1.LookResponse
+	15, // 24: edumatrix.mesh.v1.OwnerService.AuthorizeSubscriptions:output_type -> edumatrix.mesh.v1.AuthorizeSubscriptionsResponse
 	22, // 25: edumatrix.mesh.v1.ConnectionService.Report:output_type -> edumatrix.mesh.v1.ReportResponse
 	20, // 26: edumatrix.mesh.v1.ConnectionService.SessionRooms:output_type -> edumatrix.mesh.v1.SessionRoomsResponse
 	21, // [21:27] is the sub-list for method output_type

@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: edumatrix/mesh/v1/signal.proto
 
-// The signals that gateways send each other.
+// The messages with which gateways relay signals to each other.
 
 package meshv1
 
@@ -23,15 +23,15 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Signal is a signal on its way to the gateways whose connections may be in its room.
+// Signal is a signal that a gateway relays to the gateways that may have connections in its room.
 type Signal struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Its declared name.
+	// The declared name of the signal.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Room string `protobuf:"bytes,2,opt,name=room,proto3" json:"room,omitempty"`
-	// The user who sent it.
+	// The user who sent the signal.
 	Actor string `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
-	// The message that it is declared by.
+	// The encoded message of the signal.
 	Body          []byte `protobuf:"bytes,4,opt,name=body,proto3" json:"body,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -95,10 +95,10 @@ func (x *Signal) GetBody() []byte {
 	return nil
 }
 
-// Signals are those of one gateway that go on one channel together.
+// Signals are the signals that one gateway publishes on one channel together.
 type Signals struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The gateway that they come from, which has given them to its own connections.
+	// The gateway that publishes the signals. It has already delivered them to its own connections.
 	Gateway       string    `protobuf:"bytes,1,opt,name=gateway,proto3" json:"gateway,omitempty"`
 	Signals       []*Signal `protobuf:"bytes,2,rep,name=signals,proto3" json:"signals,omitempty"`
 	unknownFields protoimpl.UnknownFields

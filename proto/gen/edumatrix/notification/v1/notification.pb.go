@@ -28,7 +28,7 @@ type Reason int32
 
 const (
 	Reason_REASON_UNSPECIFIED Reason = 0
-	// Somebody began a conversation with the recipient, or added them to one.
+	// Another user began a conversation with the recipient, or added the recipient to one.
 	Reason_REASON_ADDED_TO_CONVERSATION Reason = 1
 )
 
@@ -77,11 +77,12 @@ type Raised struct {
 	NotificationId string                 `protobuf:"bytes,1,opt,name=notification_id,json=notificationId,proto3" json:"notification_id,omitempty"`
 	RecipientId    string                 `protobuf:"bytes,2,opt,name=recipient_id,json=recipientId,proto3" json:"recipient_id,omitempty"`
 	Reason         Reason                 `protobuf:"varint,3,opt,name=reason,proto3,enum=edumatrix.notification.v1.Reason" json:"reason,omitempty"`
-	// The user whose action it is about.
+	// The user whose action raised the notification.
 	By string `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
-	// The stream and version of the event that it was raised on.
-	AboutStream   string `protobuf:"bytes,5,opt,name=about_stream,json=aboutStream,proto3" json:"about_stream,omitempty"`
-	AboutVersion  int64  `protobuf:"varint,6,opt,name=about_version,json=aboutVersion,proto3" json:"about_version,omitempty"`
+	// The stream of the event that raised the notification.
+	AboutStream string `protobuf:"bytes,5,opt,name=about_stream,json=aboutStream,proto3" json:"about_stream,omitempty"`
+	// The version of that event.
+	AboutVersion  int64 `protobuf:"varint,6,opt,name=about_version,json=aboutVersion,proto3" json:"about_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

@@ -22,8 +22,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// EndSession ends the stay of one of the actor's devices: its connection is closed, and is not taken back when it
-// resumes. Ended before, it is answered alike.
+// EndSession ends a session of the actor, which is one device. Its connection is closed, and later connections that
+// resume the session are closed too. Ending a session again has the same outcome.
 type EndSession struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	SessionId     string                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`

@@ -24,7 +24,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// CameOnline means that a user has a connection now.
+// CameOnline means that a user now has at least one connection.
 type CameOnline struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	UserId        string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
@@ -69,7 +69,7 @@ func (x *CameOnline) GetUserId() string {
 	return ""
 }
 
-// WentOffline means that a user has no connection any more.
+// WentOffline means that a user no longer has a connection.
 type WentOffline struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	UserId        string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`

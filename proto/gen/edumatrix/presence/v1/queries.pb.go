@@ -59,19 +59,21 @@ func (*SessionsRequest) Descriptor() ([]byte, []int) {
 	return file_edumatrix_presence_v1_queries_proto_rawDescGZIP(), []int{0}
 }
 
-// Session is the stay of one device, over all its connections that resumed.
+// Session is one device of a user, over all the connections that resumed the session.
 type Session struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	SessionId string                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
 	// The description of the device that the client sent.
 	Device string `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
-	// Where it is connected, or was last.
-	Gateway   string                 `protobuf:"bytes,3,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	// The gateway to which the session is or was last connected.
+	Gateway string `protobuf:"bytes,3,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	// The time at which the session began.
 	Since     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
 	Connected bool                   `protobuf:"varint,5,opt,name=connected,proto3" json:"connected,omitempty"`
-	// When it was last heard of, some seconds ago at most when it is connected.
+	// The time of the last report about the session. It is at most some seconds ago if the session is connected.
 	SeenAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=seen_at,json=seenAt,proto3" json:"seen_at,omitempty"`
-	// The last one that it was sent. It may not have read that far: a client resumes with the last one that it has read.
+	// The last resume token that was sent to the client. The client may not have read it: a client resumes with the last
+	// resume token that it has read.
 	ResumeToken   string `protobuf:"bytes,7,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

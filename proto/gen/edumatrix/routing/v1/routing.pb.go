@@ -4,15 +4,16 @@
 // 	protoc        (unknown)
 // source: edumatrix/routing/v1/routing.proto
 
-// The declarations that say where a command, an event or a query travels. Gateways and services read them at run
-// time (package catalog); there is no second list anywhere.
+// The options that declare commands, events, queries and signals, with the topics, streams and rooms that they use.
+// Gateways and services read these declarations at run time with package catalog.
 //
-// Addresses are templates over the fields of the message they stand beside:
-//   {conversation_id}     the field's value; of a repeated field, one address for each value
-//   {$actor}              who sent the command or caused the event
-//   {$new}                an id made from actor and command id, the same however often the command is sent
-//   {$pair:user_id}       an id made from the actor and that user, the same whichever of the two asks
-// An address may have several of them, "marker:{conversation_id}:{user_id}", at most one of a repeated field.
+// Addresses of streams and rooms are templates over the fields of the message that has the option:
+//   {conversation_id}     the value of the field; a repeated field leads to one address for each value
+//   {$actor}              the user who sent the command or caused the event
+//   {$new}                an id derived from the actor and the command id, the same however often the command is sent
+//   {$pair:user_id}       an id derived from the actor and the user in user_id, the same for both of them as the actor
+// An address may have several placeholders, as in "marker:{conversation_id}:{user_id}". At most one of them may be of a
+// repeated field.
 
 package routingv1
 
@@ -32,16 +33,16 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Class says what a client may be spared under load.
+// Class declares which events of a stream a slow client may lose.
 type Class int32
 
 const (
 	Class_CLASS_UNSPECIFIED Class = 0
-	// Nothing is spared: a client that falls behind is cut rather than skipped.
+	// A client gets every event. The connection of a client that does not keep up is closed.
 	Class_CLASS_DURABLE Class = 1
-	// Newest whole value with its version; older ones may be merged away.
+	// Each event contains the whole value. A client gets the newest event; older ones may be left out.
 	Class_CLASS_COUNTER Class = 2
-	// Newest only, dropped first.
+	// A client gets the newest event. Events of this class are the first to be dropped.
 	Class_CLASS_EPHEMERAL Class = 3
 )
 
@@ -88,23 +89,24 @@ func (Class) EnumDescriptor() ([]byte, []int) {
 	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{0}
 }
 
-// Command declares a wish: which stream it asks to change. The stream is its Kafka key; its topic is
-// <owner>-commands, its owner the service of its package.
+// Command declares a command and the stream that it changes. The owner of a command is the service of its package. Its
+// topic is <owner>-commands, and the stream is its Kafka key.
 type Command struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Name on the wire, "chat.send_message".
+	// The name on the wire, such as "chat.send_message".
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Stream that it appends to, "conversation:{conversation_id}".
+	// The stream that the command changes, such as "conversation:{conversation_id}".
 	Stream string `protobuf:"bytes,2,opt,name=stream,proto3" json:"stream,omitempty"`
-	// Whether clients may send it.
+	// Whether clients may send the command.
 	Public bool `protobuf:"varint,3,opt,name=public,proto3" json:"public,omitempty"`
-	// How long it is worth doing, in seconds; 0: without end.
+	// The time in seconds after which the command is refused as expired if it was not decided yet; 0: it does not expire.
 	WorthSeconds uint32 `protobuf:"varint,4,opt,name=worth_seconds,json=worthSeconds,proto3" json:"worth_seconds,omitempty"`
-	// The part of the stream that it is about ("{message_id}"): deciding it reads the earlier events about that, beside
-	// those about the stream itself. Empty: only those.
+	// The part of the stream that the command is about, such as "{message_id}". A decision reads the events of the stream
+	// without a subject and those with this subject. Empty: only the events without a subject.
 	Subject string `protobuf:"bytes,5,opt,name=subject,proto3" json:"subject,omitempty"`
-	// Room that the actor has to be a member of when the command is committed, "conversation:{conversation_id}". It is
-	// opened by events of the same service, of any stream. Anybody else is refused as not_a_member.
+	// The room of which the actor must be a member when the command is committed, such as
+	// "conversation:{conversation_id}". It must be a room that events of the same service open. A command of any other
+	// user is refused as not_a_member.
 	MemberOf      string `protobuf:"bytes,6,opt,name=member_of,json=memberOf,proto3" json:"member_of,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -182,16 +184,16 @@ func (x *Command) GetMemberOf() string {
 	return ""
 }
 
-// Timer sends a command to the event's own stream at a time that the event contains. A later event of the stream sets
-// the same key again, which replaces the timer, or cancels it.
+// Timer declares that an event sets a timer: a command is sent to the event's stream at a time that the event contains.
+// A later event of the stream that sets the same key replaces the timer; one that cancels the key removes it.
 type Timer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Template, unique within the stream: "ring", "reminder:{user_id}".
+	// Template of the key, which is unique within the stream: "ring", "reminder:{user_id}".
 	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	// Name of the google.protobuf.Timestamp field that says when. Where it is unset the event cancels the key.
+	// The name of a google.protobuf.Timestamp field with the time. If the field is unset, the event cancels the key.
 	Due string `protobuf:"bytes,2,opt,name=due,proto3" json:"due,omitempty"`
-	// Name of the command that is sent, "call.ring_out". It is not public, and each of its fields is taken from the field
-	// of the same name of the event.
+	// The name of the command that is sent, such as "call.ring_out". The command must not be public. Each of its fields
+	// is copied from the event's field of the same name.
 	Command       string `protobuf:"bytes,3,opt,name=command,proto3" json:"command,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -248,11 +250,11 @@ func (x *Timer) GetCommand() string {
 	return ""
 }
 
-// Membership is a change of who is in a room.
+// Membership declares a change of the members of a room.
 type Membership struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Room  string                 `protobuf:"bytes,1,opt,name=room,proto3" json:"room,omitempty"`
-	// Template of the users concerned.
+	// Template of the users who become or stop being members.
 	User          string `protobuf:"bytes,2,opt,name=user,proto3" json:"user,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -302,21 +304,22 @@ func (x *Membership) GetUser() string {
 	return ""
 }
 
-// StreamKind declares the streams of one kind, and what all events of such a stream have in common. It stands in a file of
-// the service that owns them.
+// StreamKind declares a kind of stream, and the properties that all events of such streams share. The declaration must
+// be in a file of the service that owns the streams.
 type StreamKind struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Unique name, "conversation".
+	// The unique name of the kind, such as "conversation".
 	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
-	// Topic of the same service that its events travel on.
+	// The topic to which the events are published. It must belong to the same service.
 	Topic string `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
 	Class Class  `protobuf:"varint,3,opt,name=class,proto3,enum=edumatrix.routing.v1.Class" json:"class,omitempty"`
-	// Template of the id, over the fields of each event. The stream is the kind, a colon and the id; it is also the Kafka
-	// key of its events.
+	// Template of the id, over the fields of each event. The stream is the kind, a colon and the id. The stream is also
+	// the Kafka key of its events.
 	Id string `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"`
-	// Templates, over the fields of each event, of the rooms that every event is delivered to.
+	// Templates, over the fields of each event, of the rooms to which every event is delivered.
 	Rooms []string `protobuf:"bytes,5,rep,name=rooms,proto3" json:"rooms,omitempty"`
-	// Clients see its versions without gaps: a version that is missing means a missed event. Only of CLASS_DURABLE.
+	// Whether clients see the versions of a stream without gaps, so that a missing version means a missed event. Allowed
+	// for CLASS_DURABLE only.
 	Dense         bool `protobuf:"varint,6,opt,name=dense,proto3" json:"dense,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -394,27 +397,29 @@ func (x *StreamKind) GetDense() bool {
 	return false
 }
 
-// Event declares a fact, and the kind of stream that it belongs to.
+// Event declares an event and the kind of stream that it belongs to.
 type Event struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Name of a StreamKind of the same service.
+	// The name of a StreamKind of the same service.
 	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
-	// Where it is delivered, beside the rooms of its kind and the users whom opens and closes name.
+	// Further rooms to which the event is delivered, besides the rooms of its kind and the users in opens and closes.
 	Rooms []string `protobuf:"bytes,3,rep,name=rooms,proto3" json:"rooms,omitempty"`
-	// Rooms that it opens, for whom; delivered to them too.
+	// The rooms that the event opens, and the users who become members. The event is delivered to them too.
 	Opens []*Membership `protobuf:"bytes,4,rep,name=opens,proto3" json:"opens,omitempty"`
-	// Rooms that it closes, for whom; they see this event and none after it.
+	// The rooms that the event closes, and the users who stop being members. They get this event and none after it.
 	Closes []*Membership `protobuf:"bytes,5,rep,name=closes,proto3" json:"closes,omitempty"`
-	// The part of the stream that it is about ("{message_id}"); redaction goes by it.
+	// The part of the stream that the event is about, such as "{message_id}". An event that redacts affects the earlier
+	// events with the same subject.
 	Subject string `protobuf:"bytes,6,opt,name=subject,proto3" json:"subject,omitempty"`
-	// The personal fields of all earlier events about the same subject are emptied with it.
+	// Whether the event redacts: the personal fields of all earlier events with the same subject are emptied.
 	Redacts bool `protobuf:"varint,7,opt,name=redacts,proto3" json:"redacts,omitempty"`
-	// Name of a google.protobuf.Timestamp field: from then on nobody is shown the event any more. Unset: it stays.
+	// The name of a google.protobuf.Timestamp field. After that time the event is delivered without its personal fields.
+	// If it is empty, the event does not expire.
 	Expires string `protobuf:"bytes,8,opt,name=expires,proto3" json:"expires,omitempty"`
-	// Timers that it sets.
+	// The timers that the event sets.
 	Timers []*Timer `protobuf:"bytes,9,rep,name=timers,proto3" json:"timers,omitempty"`
-	// Keys (templates) of timers of its stream that it cancels.
+	// Templates of the keys of timers of the same stream that the event cancels.
 	Cancels       []string `protobuf:"bytes,10,rep,name=cancels,proto3" json:"cancels,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -520,7 +525,7 @@ func (x *Event) GetCancels() []string {
 	return nil
 }
 
-// Query declares a read.
+// Query declares a query: a read without an effect.
 type Query struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -573,18 +578,20 @@ func (x *Query) GetPublic() bool {
 	return false
 }
 
-// Signal declares what is true for a moment only, such as that somebody is typing. Gateways relay it between the
-// connections that are in its room by the log, beside the one that sent it. It is not stored, has no position, and is
-// dropped first under load.
+// Signal declares a signal: a message that matters only at the moment, such as that a user is typing. Gateways relay it
+// from one connection to all other connections whose users are members of its room. A signal is not stored, has no
+// position, and is dropped first under load.
 type Signal struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Name on the wire, "chat.typing".
+	// The name on the wire, such as "chat.typing".
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Room whose members may send and get it, "conversation:{conversation_id}". It has to be a room of this package's service.
+	// The room whose members may send and receive the signal, such as "conversation:{conversation_id}". It must be a room
+	// of this package's service.
 	Room string `protobuf:"bytes,2,opt,name=room,proto3" json:"room,omitempty"`
-	// At most so many bytes of data as JSON; 0: 1,024.
+	// The maximum size of the data as JSON, in bytes; 0: 1,024.
 	Bytes uint32 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	// At most so many a second, of one connection and of one user, and five times as many at once; 0: 2.
+	// The maximum number of signals per second, for one connection and for one user; 0: 2. Five times as many may be sent
+	// at once.
 	Rate          uint32 `protobuf:"varint,4,opt,name=rate,proto3" json:"rate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -648,7 +655,7 @@ func (x *Signal) GetRate() uint32 {
 	return 0
 }
 
-// RoomKind says which service answers for looking at rooms of a kind ("presence", "post").
+// RoomKind declares a kind of room, such as "presence" or "post", to which users subscribe without being members.
 type RoomKind struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
@@ -693,17 +700,17 @@ func (x *RoomKind) GetKind() string {
 	return ""
 }
 
-// Shape is what a field of a command or a query has to look like; whoever takes it in from outside refuses the rest. A
-// field that an address is made of has to be an id without being told so.
+// Shape declares the valid values of a field of a command, a query or a signal. Gateways refuse other values. A field
+// that is part of an address must be an id even without this declaration.
 type Shape struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Not empty.
+	// The field must not be empty.
 	Required bool `protobuf:"varint,1,opt,name=required,proto3" json:"required,omitempty"`
-	// Of the characters that ids are made of: 1 to 255 of A-Za-z0-9._@-|:+, or empty unless required.
+	// The field must be an id: 1 to 255 of A-Za-z0-9._@-|:+. It may be empty unless it is required.
 	Id bool `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
-	// At most so many characters; 0: no bound beside the frame's.
+	// The maximum number of characters; 0: only the size of the frame limits them.
 	MaxChars uint32 `protobuf:"varint,3,opt,name=max_chars,json=maxChars,proto3" json:"max_chars,omitempty"`
-	// At most so many values of a repeated field; 0: no bound beside the frame's.
+	// The maximum number of values of a repeated field; 0: only the size of the frame limits them.
 	MaxItems      uint32 `protobuf:"varint,4,opt,name=max_items,json=maxItems,proto3" json:"max_items,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -767,12 +774,12 @@ func (x *Shape) GetMaxItems() uint32 {
 	return 0
 }
 
-// Refusal declares a code with which commands of this package's domain are refused. Over HTTP its status is 422.
+// Refusal declares a code with which commands of this package's domain are refused. Its HTTP status is 422.
 type Refusal struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Stable, "conversation_full".
+	// The code, which never changes, such as "conversation_full".
 	Code string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
-	// For those who build clients: why it is refused.
+	// The reason for the refusal, for developers of clients.
 	Meaning       string `protobuf:"bytes,2,opt,name=meaning,proto3" json:"meaning,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -822,7 +829,7 @@ func (x *Refusal) GetMeaning() string {
 	return ""
 }
 
-// Topic declares a Kafka topic of the service in whose file it stands.
+// Topic declares a Kafka topic of this package's service.
 type Topic struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	Name             string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -896,8 +903,8 @@ var file_edumatrix_routing_v1_routing_proto_extTypes = []protoimpl.ExtensionInfo
 		ExtendedType:  (*descriptorpb.FileOptions)(nil),
 		ExtensionType: ([]*RoomKind)(nil),
 		Field:         50102,
-		Name:          "edumatrix.routing.v1.looked_at",
-		Tag:           "bytes,50102,rep,name=looked_at",
+		Name:          "edumatrix.routing.v1.subscribable",
+		Tag:           "bytes,50102,rep,name=subscribable",
 		Filename:      "edumatrix/routing/v1/routing.proto",
 	},
 	{
@@ -976,23 +983,24 @@ var file_edumatrix_routing_v1_routing_proto_extTypes = []protoimpl.ExtensionInfo
 
 // Extension fields to descriptorpb.FileOptions.
 var (
-	// Topics that this package's service owns.
+	// The topics that this package's service owns.
 	//
 	// repeated edumatrix.routing.v1.Topic topics = 50101;
 	E_Topics = &file_edumatrix_routing_v1_routing_proto_extTypes[0]
-	// Kinds of rooms that clients may look at, answered for by this package's service.
+	// The kinds of rooms to which clients may subscribe without being members. This package's service authorizes the
+	// subscriptions.
 	//
-	// repeated edumatrix.routing.v1.RoomKind looked_at = 50102;
-	E_LookedAt = &file_edumatrix_routing_v1_routing_proto_extTypes[1]
-	// This package's service keeps who is connected where (edumatrix.mesh.v1.ConnectionService).
+	// repeated edumatrix.routing.v1.RoomKind subscribable = 50102;
+	E_Subscribable = &file_edumatrix_routing_v1_routing_proto_extTypes[1]
+	// This package's service stores the connections of users (edumatrix.mesh.v1.ConnectionService).
 	//
 	// optional bool connections = 50103;
 	E_Connections = &file_edumatrix_routing_v1_routing_proto_extTypes[2]
-	// Kinds of streams that this package's service owns.
+	// The kinds of streams that this package's service owns.
 	//
 	// repeated edumatrix.routing.v1.StreamKind streams = 50104;
 	E_Streams = &file_edumatrix_routing_v1_routing_proto_extTypes[3]
-	// Codes of refusals of this package's domain, beside those that package refusal has for all.
+	// The codes of refusals of this package's domain. The codes of all domains are in package refusal.
 	//
 	// repeated edumatrix.routing.v1.Refusal refusals = 50105;
 	E_Refusals = &file_edumatrix_routing_v1_routing_proto_extTypes[4]
@@ -1016,7 +1024,8 @@ var (
 
 // Extension fields to descriptorpb.FieldOptions.
 var (
-	// A text, a name, a file name: kept apart in the log so that it can be emptied.
+	// The field contains personal data, such as a text or a name. The log stores it separately, so that it can be
+	// emptied.
 	//
 	// optional bool personal = 50101;
 	E_Personal = &file_edumatrix_routing_v1_routing_proto_extTypes[9]
@@ -1093,8 +1102,8 @@ const file_edumatrix_routing_v1_routing_proto_rawDesc = "" +
 	"\rCLASS_DURABLE\x10\x01\x12\x11\n" +
 	"\rCLASS_COUNTER\x10\x02\x12\x13\n" +
 	"\x0fCLASS_EPHEMERAL\x10\x03:S\n" +
-	"\x06topics\x12\x1c.google.protobuf.FileOptions\x18\xb5\x87\x03 \x03(\v2\x1b.edumatrix.routing.v1.TopicR\x06topics:[\n" +
-	"\tlooked_at\x12\x1c.google.protobuf.FileOptions\x18\xb6\x87\x03 \x03(\v2\x1e.edumatrix.routing.v1.RoomKindR\blookedAt:@\n" +
+	"\x06topics\x12\x1c.google.protobuf.FileOptions\x18\xb5\x87\x03 \x03(\v2\x1b.edumatrix.routing.v1.TopicR\x06topics:b\n" +
+	"\fsubscribable\x12\x1c.google.protobuf.FileOptions\x18\xb6\x87\x03 \x03(\v2\x1e.edumatrix.routing.v1.RoomKindR\fsubscribable:@\n" +
 	"\vconnections\x12\x1c.google.protobuf.FileOptions\x18\xb7\x87\x03 \x01(\bR\vconnections:Z\n" +
 	"\astreams\x12\x1c.google.protobuf.FileOptions\x18\xb8\x87\x03 \x03(\v2 .edumatrix.routing.v1.StreamKindR\astreams:Y\n" +
 	"\brefusals\x12\x1c.google.protobuf.FileOptions\x18\xb9\x87\x03 \x03(\v2\x1d.edumatrix.routing.v1.RefusalR\brefusals:Z\n" +
@@ -1143,7 +1152,7 @@ var file_edumatrix_routing_v1_routing_proto_depIdxs = []int32{
 	3,  // 2: edumatrix.routing.v1.Event.closes:type_name -> edumatrix.routing.v1.Membership
 	2,  // 3: edumatrix.routing.v1.Event.timers:type_name -> edumatrix.routing.v1.Timer
 	12, // 4: edumatrix.routing.v1.topics:extendee -> google.protobuf.FileOptions
-	12, // 5: edumatrix.routing.v1.looked_at:extendee -> google.protobuf.FileOptions
+	12, // 5: edumatrix.routing.v1.subscribable:extendee -> google.protobuf.FileOptions
 	12, // 6: edumatrix.routing.v1.connections:extendee -> google.protobuf.FileOptions
 	12, // 7: edumatrix.routing.v1.streams:extendee -> google.protobuf.FileOptions
 	12, // 8: edumatrix.routing.v1.refusals:extendee -> google.protobuf.FileOptions
@@ -1154,7 +1163,7 @@ var file_edumatrix_routing_v1_routing_proto_depIdxs = []int32{
 	15, // 13: edumatrix.routing.v1.personal:extendee -> google.protobuf.FieldOptions
 	15, // 14: edumatrix.routing.v1.shape:extendee -> google.protobuf.FieldOptions
 	11, // 15: edumatrix.routing.v1.topics:type_name -> edumatrix.routing.v1.Topic
-	8,  // 16: edumatrix.routing.v1.looked_at:type_name -> edumatrix.routing.v1.RoomKind
+	8,  // 16: edumatrix.routing.v1.subscribable:type_name -> edumatrix.routing.v1.RoomKind
 	4,  // 17: edumatrix.routing.v1.streams:type_name -> edumatrix.routing.v1.StreamKind
 	10, // 18: edumatrix.routing.v1.refusals:type_name -> edumatrix.routing.v1.Refusal
 	1,  // 19: edumatrix.routing.v1.command:type_name -> edumatrix.routing.v1.Command

@@ -4,8 +4,8 @@
 // 	protoc        (unknown)
 // source: edumatrix/toy/v1/toy.proto
 
-// A service for tests: small aggregates that use every mechanism of deciding. Only tests link it, so no installation
-// declares it.
+// The messages of a service for tests, whose small aggregates use every option of package routing. Only tests link this
+// package, so no installation has its topics.
 
 package toyv1
 
@@ -26,7 +26,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// OpenCircle begins a circle of people under a name that no other circle has.
+// OpenCircle begins a circle of users under a name that no other circle has.
 type OpenCircle struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	CircleId      string                 `protobuf:"bytes,1,opt,name=circle_id,json=circleId,proto3" json:"circle_id,omitempty"`
@@ -349,12 +349,12 @@ func (x *WriteNote) GetText() string {
 	return ""
 }
 
-// NoteWritten also comes of leaving a circle, decided there.
+// NoteWritten is appended by WriteNote, and also by LeaveCircle, which changes the stream of the circle too.
 type NoteWritten struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	UserId string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
 	Text   string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
-	// The count of the diary when it decided; 0 for a note that was written from elsewhere.
+	// The number of the note in the diary; 0 for a note that another stream's command appended.
 	Number        int64 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -469,7 +469,7 @@ type Marked struct {
 	CircleId string                 `protobuf:"bytes,1,opt,name=circle_id,json=circleId,proto3" json:"circle_id,omitempty"`
 	UserId   string                 `protobuf:"bytes,2,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
 	UpTo     int64                  `protobuf:"varint,3,opt,name=up_to,json=upTo,proto3" json:"up_to,omitempty"`
-	// How many times it was moved.
+	// The number of times that the marker was moved.
 	Moves         int64 `protobuf:"varint,4,opt,name=moves,proto3" json:"moves,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -533,7 +533,7 @@ func (x *Marked) GetMoves() int64 {
 	return 0
 }
 
-// Ring has a bell ring for a while.
+// Ring makes a bell ring for a number of milliseconds.
 type Ring struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	BellId        string                 `protobuf:"bytes,1,opt,name=bell_id,json=bellId,proto3" json:"bell_id,omitempty"`
@@ -630,7 +630,7 @@ func (x *Answer) GetBellId() string {
 	return ""
 }
 
-// Silence is sent by the bell's timer.
+// Silence is sent by the timer of a bell when its time is over.
 type Silence struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	BellId        string                 `protobuf:"bytes,1,opt,name=bell_id,json=bellId,proto3" json:"bell_id,omitempty"`
@@ -815,7 +815,7 @@ func (x *BellSilenced) GetBellId() string {
 	return ""
 }
 
-// ShowStory shows a text for a while.
+// ShowStory shows a text for a number of milliseconds.
 type ShowStory struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Text          string                 `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`

@@ -44,11 +44,11 @@ const (
 
 // ChatServiceClient is a client for the edumatrix.chat.v1.ChatService service.
 type ChatServiceClient interface {
-	// The conversations of whoever asks, the one with the newest event first.
+	// Conversations returns the conversations of the calling user, the one with the newest event first.
 	Conversations(context.Context, *connect.Request[v1.ConversationsRequest]) (*connect.Response[v1.ConversationsResponse], error)
-	// One conversation's messages, a page at a time, oldest first within the page.
+	// History returns a page of the messages of one conversation, the oldest first.
 	History(context.Context, *connect.Request[v1.HistoryRequest]) (*connect.Response[v1.HistoryResponse], error)
-	// The members of a conversation that the asking user is in, in the order in which they joined.
+	// Members returns the members of a conversation, in the order in which they joined. Only members may send it.
 	Members(context.Context, *connect.Request[v1.MembersRequest]) (*connect.Response[v1.MembersResponse], error)
 }
 
@@ -108,11 +108,11 @@ func (c *chatServiceClient) Members(ctx context.Context, req *connect.Request[v1
 
 // ChatServiceHandler is an implementation of the edumatrix.chat.v1.ChatService service.
 type ChatServiceHandler interface {
-	// The conversations of whoever asks, the one with the newest event first.
+	// Conversations returns the conversations of the calling user, the one with the newest event first.
 	Conversations(context.Context, *connect.Request[v1.ConversationsRequest]) (*connect.Response[v1.ConversationsResponse], error)
-	// One conversation's messages, a page at a time, oldest first within the page.
+	// History returns a page of the messages of one conversation, the oldest first.
 	History(context.Context, *connect.Request[v1.HistoryRequest]) (*connect.Response[v1.HistoryResponse], error)
-	// The members of a conversation that the asking user is in, in the order in which they joined.
+	// Members returns the members of a conversation, in the order in which they joined. Only members may send it.
 	Members(context.Context, *connect.Request[v1.MembersRequest]) (*connect.Response[v1.MembersResponse], error)
 }
 

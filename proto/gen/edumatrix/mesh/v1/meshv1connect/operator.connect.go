@@ -53,9 +53,9 @@ const (
 	// OperatorServiceListDroppedProcedure is the fully-qualified name of the OperatorService's
 	// ListDropped RPC.
 	OperatorServiceListDroppedProcedure = "/edumatrix.mesh.v1.OperatorService/ListDropped"
-	// OperatorServiceDropLetterProcedure is the fully-qualified name of the OperatorService's
-	// DropLetter RPC.
-	OperatorServiceDropLetterProcedure = "/edumatrix.mesh.v1.OperatorService/DropLetter"
+	// OperatorServiceDropDeadLetterProcedure is the fully-qualified name of the OperatorService's
+	// DropDeadLetter RPC.
+	OperatorServiceDropDeadLetterProcedure = "/edumatrix.mesh.v1.OperatorService/DropDeadLetter"
 	// OperatorServiceBeginIncarnationProcedure is the fully-qualified name of the OperatorService's
 	// BeginIncarnation RPC.
 	OperatorServiceBeginIncarnationProcedure = "/edumatrix.mesh.v1.OperatorService/BeginIncarnation"
@@ -65,21 +65,21 @@ const (
 type OperatorServiceClient interface {
 	// Describe returns the projections and the consumers of the service.
 	Describe(context.Context, *connect.Request[v1.DescribeRequest]) (*connect.Response[v1.DescribeResponse], error)
-	// Rebuilds projections from the log beside the live ones, and swaps them.
+	// Rebuild rebuilds projections from the log beside the live ones, and swaps them.
 	Rebuild(context.Context, *connect.Request[v1.RebuildRequest]) (*connect.ServerStreamForClient[v1.RebuildResponse], error)
-	// Streams of others that are parked: an event of them failed by itself, and those behind it wait.
+	// ListParked returns the parked streams of other owners: an event of the stream failed, and the later ones wait.
 	ListParked(context.Context, *connect.Request[v1.ListParkedRequest]) (*connect.Response[v1.ListParkedResponse], error)
-	// Applies a parked event and those behind it, or leaves it out and applies those behind it.
+	// ResolveParked applies the event that failed, or skips it, and then applies the waiting events of its stream.
 	ResolveParked(context.Context, *connect.Request[v1.ResolveParkedRequest]) (*connect.Response[v1.ResolveParkedResponse], error)
-	// Jobs that have failed for good.
+	// ListFailedJobs returns the jobs that have failed on their last attempt.
 	ListFailedJobs(context.Context, *connect.Request[v1.ListFailedJobsRequest]) (*connect.Response[v1.ListFailedJobsResponse], error)
-	// Has a failed job tried once more, or deletes it.
+	// ResolveJob retries a failed job once more, or deletes it.
 	ResolveJob(context.Context, *connect.Request[v1.ResolveJobRequest]) (*connect.Response[v1.ResolveJobResponse], error)
-	// Dead letters that are not to be shown any more.
+	// ListDropped returns the dead letters that operators have dropped.
 	ListDropped(context.Context, *connect.Request[v1.ListDroppedRequest]) (*connect.Response[v1.ListDroppedResponse], error)
-	// Has a dead letter not shown any more.
-	DropLetter(context.Context, *connect.Request[v1.DropLetterRequest]) (*connect.Response[v1.DropLetterResponse], error)
-	// Begins a new incarnation of the log, after its database was restored to an earlier state.
+	// DropDeadLetter records that a dead letter is dropped, so that it is no longer listed.
+	DropDeadLetter(context.Context, *connect.Request[v1.DropDeadLetterRequest]) (*connect.Response[v1.DropDeadLetterResponse], error)
+	// BeginIncarnation begins a new incarnation of the log, after its database was restored to an earlier state.
 	BeginIncarnation(context.Context, *connect.Request[v1.BeginIncarnationRequest]) (*connect.Response[v1.BeginIncarnationResponse], error)
 }
 
@@ -136,10 +136,10 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(operatorServiceMethods.ByName("ListDropped")),
 			connect.WithClientOptions(opts...),
 		),
-		dropLetter: connect.NewClient[v1.DropLetterRequest, v1.DropLetterResponse](
+		dropDeadLetter: connect.NewClient[v1.DropDeadLetterRequest, v1.DropDeadLetterResponse](
 			httpClient,
-			baseURL+OperatorServiceDropLetterProcedure,
-			connect.WithSchema(operatorServiceMethods.ByName("DropLetter")),
+			baseURL+OperatorServiceDropDeadLetterProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("DropDeadLetter")),
 			connect.WithClientOptions(opts...),
 		),
 		beginIncarnation: connect.NewClient[v1.BeginIncarnationRequest, v1.BeginIncarnationResponse](
@@ -160,7 +160,7 @@ type operatorServiceClient struct {
 	listFailedJobs   *connect.Client[v1.ListFailedJobsRequest, v1.ListFailedJobsResponse]
 	resolveJob       *connect.Client[v1.ResolveJobRequest, v1.ResolveJobResponse]
 	listDropped      *connect.Client[v1.ListDroppedRequest, v1.ListDroppedResponse]
-	dropLetter       *connect.Client[v1.DropLetterRequest, v1.DropLetterResponse]
+	dropDeadLetter   *connect.Client[v1.DropDeadLetterRequest, v1.DropDeadLetterResponse]
 	beginIncarnation *connect.Client[v1.BeginIncarnationRequest, v1.BeginIncarnationResponse]
 }
 
@@ -199,9 +199,9 @@ func (c *operatorServiceClient) ListDropped(ctx context.Context, req *connect.Re
 	return c.listDropped.CallUnary(ctx, req)
 }
 
-// DropLetter calls edumatrix.mesh.v1.OperatorService.DropLetter.
-func (c *operatorServiceClient) DropLetter(ctx context.Context, req *connect.Request[v1.DropLetterRequest]) (*connect.Response[v1.DropLetterResponse], error) {
-	return c.dropLetter.CallUnary(ctx, req)
+// DropDeadLetter calls edumatrix.mesh.v1.OperatorService.DropDeadLetter.
+func (c *operatorServiceClient) DropDeadLetter(ctx context.Context, req *connect.Request[v1.DropDeadLetterRequest]) (*connect.Response[v1.DropDeadLetterResponse], error) {
+	return c.dropDeadLetter.CallUnary(ctx, req)
 }
 
 // BeginIncarnation calls edumatrix.mesh.v1.OperatorService.BeginIncarnation.
@@ -213,21 +213,21 @@ func (c *operatorServiceClient) BeginIncarnation(ctx context.Context, req *conne
 type OperatorServiceHandler interface {
 	// Describe returns the projections and the consumers of the service.
 	Describe(context.Context, *connect.Request[v1.DescribeRequest]) (*connect.Response[v1.DescribeResponse], error)
-	// Rebuilds projections from the log beside the live ones, and swaps them.
+	// Rebuild rebuilds projections from the log beside the live ones, and swaps them.
 	Rebuild(context.Context, *connect.Request[v1.RebuildRequest], *connect.ServerStream[v1.RebuildResponse]) error
-	// Streams of others that are parked: an event of them failed by itself, and those behind it wait.
+	// ListParked returns the parked streams of other owners: an event of the stream failed, and the later ones wait.
 	ListParked(context.Context, *connect.Request[v1.ListParkedRequest]) (*connect.Response[v1.ListParkedResponse], error)
-	// Applies a parked event and those behind it, or leaves it out and applies those behind it.
+	// ResolveParked applies the event that failed, or skips it, and then applies the waiting events of its stream.
 	ResolveParked(context.Context, *connect.Request[v1.ResolveParkedRequest]) (*connect.Response[v1.ResolveParkedResponse], error)
-	// Jobs that have failed for good.
+	// ListFailedJobs returns the jobs that have failed on their last attempt.
 	ListFailedJobs(context.Context, *connect.Request[v1.ListFailedJobsRequest]) (*connect.Response[v1.ListFailedJobsResponse], error)
-	// Has a failed job tried once more, or deletes it.
+	// ResolveJob retries a failed job once more, or deletes it.
 	ResolveJob(context.Context, *connect.Request[v1.ResolveJobRequest]) (*connect.Response[v1.ResolveJobResponse], error)
-	// Dead letters that are not to be shown any more.
+	// ListDropped returns the dead letters that operators have dropped.
 	ListDropped(context.Context, *connect.Request[v1.ListDroppedRequest]) (*connect.Response[v1.ListDroppedResponse], error)
-	// Has a dead letter not shown any more.
-	DropLetter(context.Context, *connect.Request[v1.DropLetterRequest]) (*connect.Response[v1.DropLetterResponse], error)
-	// Begins a new incarnation of the log, after its database was restored to an earlier state.
+	// DropDeadLetter records that a dead letter is dropped, so that it is no longer listed.
+	DropDeadLetter(context.Context, *connect.Request[v1.DropDeadLetterRequest]) (*connect.Response[v1.DropDeadLetterResponse], error)
+	// BeginIncarnation begins a new incarnation of the log, after its database was restored to an earlier state.
 	BeginIncarnation(context.Context, *connect.Request[v1.BeginIncarnationRequest]) (*connect.Response[v1.BeginIncarnationResponse], error)
 }
 
@@ -280,10 +280,10 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		connect.WithSchema(operatorServiceMethods.ByName("ListDropped")),
 		connect.WithHandlerOptions(opts...),
 	)
-	operatorServiceDropLetterHandler := connect.NewUnaryHandler(
-		OperatorServiceDropLetterProcedure,
-		svc.DropLetter,
-		connect.WithSchema(operatorServiceMethods.ByName("DropLetter")),
+	operatorServiceDropDeadLetterHandler := connect.NewUnaryHandler(
+		OperatorServiceDropDeadLetterProcedure,
+		svc.DropDeadLetter,
+		connect.WithSchema(operatorServiceMethods.ByName("DropDeadLetter")),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceBeginIncarnationHandler := connect.NewUnaryHandler(
@@ -308,8 +308,8 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceResolveJobHandler.ServeHTTP(w, r)
 		case OperatorServiceListDroppedProcedure:
 			operatorServiceListDroppedHandler.ServeHTTP(w, r)
-		case OperatorServiceDropLetterProcedure:
-			operatorServiceDropLetterHandler.ServeHTTP(w, r)
+		case OperatorServiceDropDeadLetterProcedure:
+			operatorServiceDropDeadLetterHandler.ServeHTTP(w, r)
 		case OperatorServiceBeginIncarnationProcedure:
 			operatorServiceBeginIncarnationHandler.ServeHTTP(w, r)
 		default:
@@ -349,8 +349,8 @@ func (UnimplementedOperatorServiceHandler) ListDropped(context.Context, *connect
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("edumatrix.mesh.v1.OperatorService.ListDropped is not implemented"))
 }
 
-func (UnimplementedOperatorServiceHandler) DropLetter(context.Context, *connect.Request[v1.DropLetterRequest]) (*connect.Response[v1.DropLetterResponse], error) {
-	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("edumatrix.mesh.v1.OperatorService.DropLetter is not implemented"))
+func (UnimplementedOperatorServiceHandler) DropDeadLetter(context.Context, *connect.Request[v1.DropDeadLetterRequest]) (*connect.Response[v1.DropDeadLetterResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("edumatrix.mesh.v1.OperatorService.DropDeadLetter is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) BeginIncarnation(context.Context, *connect.Request[v1.BeginIncarnationRequest]) (*connect.Response[v1.BeginIncarnationResponse], error) {

@@ -2,7 +2,7 @@
 //
 // Source: edumatrix/mesh/v1/owner.proto
 
-// The calls that services of any domain make to each other. They are never reachable from outside.
+// The calls between services that do not depend on a domain. They are never reachable from outside.
 package meshv1connect
 
 import (
@@ -42,8 +42,9 @@ const (
 	OwnerServiceRoomsProcedure = "/edumatrix.mesh.v1.OwnerService/Rooms"
 	// OwnerServiceResumeProcedure is the fully-qualified name of the OwnerService's Resume RPC.
 	OwnerServiceResumeProcedure = "/edumatrix.mesh.v1.OwnerService/Resume"
-	// OwnerServiceLookProcedure is the fully-qualified name of the OwnerService's Look RPC.
-	OwnerServiceLookProcedure = "/edumatrix.mesh.v1.OwnerService/Look"
+	// OwnerServiceAuthorizeSubscriptionsProcedure is the fully-qualified name of the OwnerService's
+	// AuthorizeSubscriptions RPC.
+	OwnerServiceAuthorizeSubscriptionsProcedure = "/edumatrix.mesh.v1.OwnerService/AuthorizeSubscriptions"
 	// ConnectionServiceReportProcedure is the fully-qualified name of the ConnectionService's Report
 	// RPC.
 	ConnectionServiceReportProcedure = "/edumatrix.mesh.v1.ConnectionService/Report"
@@ -54,14 +55,15 @@ const (
 
 // OwnerServiceClient is a client for the edumatrix.mesh.v1.OwnerService service.
 type OwnerServiceClient interface {
-	// The log in pages, ascending by position.
+	// ReadLog returns a page of the log, ascending by position.
 	ReadLog(context.Context, *connect.Request[v1.ReadLogRequest]) (*connect.Response[v1.ReadLogResponse], error)
-	// The rooms that users are in, as of one position of the log.
+	// Rooms returns the rooms of which users are members, as of one position of the log.
 	Rooms(context.Context, *connect.Request[v1.RoomsRequest]) (*connect.Response[v1.RoomsResponse], error)
-	// Where users were since a position, and what was logged there: what those who come back have missed.
+	// Resume returns, for users that reconnect, the rooms in which they were since a position, and the events that they
+	// missed there.
 	Resume(context.Context, *connect.Request[v1.ResumeRequest]) (*connect.Response[v1.ResumeResponse], error)
-	// Whether users may look at rooms, for a minute.
-	Look(context.Context, *connect.Request[v1.LookRequest]) (*connect.Response[v1.LookResponse], error)
+	// AuthorizeSubscriptions returns whether users may subscribe to rooms. The answer holds for a minute.
+	AuthorizeSubscriptions(context.Context, *connect.Request[v1.AuthorizeSubscriptionsRequest]) (*connect.Response[v1.AuthorizeSubscriptionsResponse], error)
 }
 
 // NewOwnerServiceClient constructs a client for the edumatrix.mesh.v1.OwnerService service. By
@@ -93,10 +95,10 @@ func NewOwnerServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(ownerServiceMethods.ByName("Resume")),
 			connect.WithClientOptions(opts...),
 		),
-		look: connect.NewClient[v1.LookRequest, v1.LookResponse](
+		authorizeSubscriptions: connect.NewClient[v1.AuthorizeSubscriptionsRequest, v1.AuthorizeSubscriptionsResponse](
 			httpClient,
-			baseURL+OwnerServiceLookProcedure,
-			connect.WithSchema(ownerServiceMethods.ByName("Look")),
+			baseURL+OwnerServiceAuthorizeSubscriptionsProcedure,
+			connect.WithSchema(ownerServiceMethods.ByName("AuthorizeSubscriptions")),
 			connect.WithClientOptions(opts...),
 		),
 	}
@@ -104,10 +106,10 @@ func NewOwnerServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 
 // ownerServiceClient implements OwnerServiceClient.
 type ownerServiceClient struct {
-	readLog *connect.Client[v1.ReadLogRequest, v1.ReadLogResponse]
-	rooms   *connect.Client[v1.RoomsRequest, v1.RoomsResponse]
-	resume  *connect.Client[v1.ResumeRequest, v1.ResumeResponse]
-	look    *connect.Client[v1.LookRequest, v1.LookResponse]
+	readLog                *connect.Client[v1.ReadLogRequest, v1.ReadLogResponse]
+	rooms                  *connect.Client[v1.RoomsRequest, v1.RoomsResponse]
+	resume                 *connect.Client[v1.ResumeRequest, v1.ResumeResponse]
+	authorizeSubscriptions *connect.Client[v1.AuthorizeSubscriptionsRequest, v1.AuthorizeSubscriptionsResponse]
 }
 
 // ReadLog calls edumatrix.mesh.v1.OwnerService.ReadLog.
@@ -125,21 +127,22 @@ func (c *ownerServiceClient) Resume(ctx context.Context, req *connect.Request[v1
 	return c.resume.CallUnary(ctx, req)
 }
 
-// Look calls edumatrix.mesh.v1.OwnerService.Look.
-func (c *ownerServiceClient) Look(ctx context.Context, req *connect.Request[v1.LookRequest]) (*connect.Response[v1.LookResponse], error) {
-	return c.look.CallUnary(ctx, req)
+// AuthorizeSubscriptions calls edumatrix.mesh.v1.OwnerService.AuthorizeSubscriptions.
+func (c *ownerServiceClient) AuthorizeSubscriptions(ctx context.Context, req *connect.Request[v1.AuthorizeSubscriptionsRequest]) (*connect.Response[v1.AuthorizeSubscriptionsResponse], error) {
+	return c.authorizeSubscriptions.CallUnary(ctx, req)
 }
 
 // OwnerServiceHandler is an implementation of the edumatrix.mesh.v1.OwnerService service.
 type OwnerServiceHandler interface {
-	// The log in pages, ascending by position.
+	// ReadLog returns a page of the log, ascending by position.
 	ReadLog(context.Context, *connect.Request[v1.ReadLogRequest]) (*connect.Response[v1.ReadLogResponse], error)
-	// The rooms that users are in, as of one position of the log.
+	// Rooms returns the rooms of which users are members, as of one position of the log.
 	Rooms(context.Context, *connect.Request[v1.RoomsRequest]) (*connect.Response[v1.RoomsResponse], error)
-	// Where users were since a position, and what was logged there: what those who come back have missed.
+	// Resume returns, for users that reconnect, the rooms in which they were since a position, and the events that they
+	// missed there.
 	Resume(context.Context, *connect.Request[v1.ResumeRequest]) (*connect.Response[v1.ResumeResponse], error)
-	// Whether users may look at rooms, for a minute.
-	Look(context.Context, *connect.Request[v1.LookRequest]) (*connect.Response[v1.LookResponse], error)
+	// AuthorizeSubscriptions returns whether users may subscribe to rooms. The answer holds for a minute.
+	AuthorizeSubscriptions(context.Context, *connect.Request[v1.AuthorizeSubscriptionsRequest]) (*connect.Response[v1.AuthorizeSubscriptionsResponse], error)
 }
 
 // NewOwnerServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -167,10 +170,10 @@ func NewOwnerServiceHandler(svc OwnerServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(ownerServiceMethods.ByName("Resume")),
 		connect.WithHandlerOptions(opts...),
 	)
-	ownerServiceLookHandler := connect.NewUnaryHandler(
-		OwnerServiceLookProcedure,
-		svc.Look,
-		connect.WithSchema(ownerServiceMethods.ByName("Look")),
+	ownerServiceAuthorizeSubscriptionsHandler := connect.NewUnaryHandler(
+		OwnerServiceAuthorizeSubscriptionsProcedure,
+		svc.AuthorizeSubscriptions,
+		connect.WithSchema(ownerServiceMethods.ByName("AuthorizeSubscriptions")),
 		connect.WithHandlerOptions(opts...),
 	)
 	return "/edumatrix.mesh.v1.OwnerService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -181,8 +184,8 @@ func NewOwnerServiceHandler(svc OwnerServiceHandler, opts ...connect.HandlerOpti
 			ownerServiceRoomsHandler.ServeHTTP(w, r)
 		case OwnerServiceResumeProcedure:
 			ownerServiceResumeHandler.ServeHTTP(w, r)
-		case OwnerServiceLookProcedure:
-			ownerServiceLookHandler.ServeHTTP(w, r)
+		case OwnerServiceAuthorizeSubscriptionsProcedure:
+			ownerServiceAuthorizeSubscriptionsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -204,15 +207,15 @@ func (UnimplementedOwnerServiceHandler) Resume(context.Context, *connect.Request
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("edumatrix.mesh.v1.OwnerService.Resume is not implemented"))
 }
 
-func (UnimplementedOwnerServiceHandler) Look(context.Context, *connect.Request[v1.LookRequest]) (*connect.Response[v1.LookResponse], error) {
-	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("edumatrix.mesh.v1.OwnerService.Look is not implemented"))
+func (UnimplementedOwnerServiceHandler) AuthorizeSubscriptions(context.Context, *connect.Request[v1.AuthorizeSubscriptionsRequest]) (*connect.Response[v1.AuthorizeSubscriptionsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("edumatrix.mesh.v1.OwnerService.AuthorizeSubscriptions is not implemented"))
 }
 
 // ConnectionServiceClient is a client for the edumatrix.mesh.v1.ConnectionService service.
 type ConnectionServiceClient interface {
-	// Renews the lease of a gateway and tells what changed since the last report.
+	// Report renews the lease of a gateway, and contains the changes of its connections since the last report.
 	Report(context.Context, *connect.Request[v1.ReportRequest]) (*connect.Response[v1.ReportResponse], error)
-	// The rooms that sessions were subscribed to, for connections that go on with them.
+	// SessionRooms returns the rooms to which sessions were subscribed, for connections that resume these sessions.
 	SessionRooms(context.Context, *connect.Request[v1.SessionRoomsRequest]) (*connect.Response[v1.SessionRoomsResponse], error)
 }
 
@@ -260,9 +263,9 @@ func (c *connectionServiceClient) SessionRooms(ctx context.Context, req *connect
 
 // ConnectionServiceHandler is an implementation of the edumatrix.mesh.v1.ConnectionService service.
 type ConnectionServiceHandler interface {
-	// Renews the lease of a gateway and tells what changed since the last report.
+	// Report renews the lease of a gateway, and contains the changes of its connections since the last report.
 	Report(context.Context, *connect.Request[v1.ReportRequest]) (*connect.Response[v1.ReportResponse], error)
-	// The rooms that sessions were subscribed to, for connections that go on with them.
+	// SessionRooms returns the rooms to which sessions were subscribed, for connections that resume these sessions.
 	SessionRooms(context.Context, *connect.Request[v1.SessionRoomsRequest]) (*connect.Response[v1.SessionRoomsResponse], error)
 }
 
