@@ -151,7 +151,7 @@ func TestCall_WithATextThatCannotBeStoredIsRefused(t *testing.T) {
 		{User: "ann", Room: "post:1"}, {User: "ann", Room: "post:\x00"}}}))
 	_, resume := f.client.Resume(t.Context(), connect.NewRequest(&meshv1.ResumeRequest{Resumers: []*meshv1.Resumer{
 		{User: "ann", Subscriptions: []string{"post:1", "\x00"}}}}))
-	for field, err := range map[string]error{"stream": readLog, "users": rooms, "lookers.room": look, "resumers.looks": resume} {
+	for field, err := range map[string]error{"stream": readLog, "users": rooms, "subscriptions.room": look, "resumers.subscriptions": resume} {
 		if r, ok := rpc.Refusal(err); !ok || r.Code != refusal.InvalidField ||
 			!strings.HasPrefix(r.Text, field+" holds the character U+0000") {
 			t.Errorf("%s: %v", field, err)

@@ -213,10 +213,10 @@ partitions = '{"chat-events": {"0": 18, "1": 19, "2": 20}}'`)
 			before = records[i-1].Position
 		}
 		assert.Equal(t, before, records[i].Before, "%d", p)
-		assert.Equal(t, []any{int64(21), int32(2), int32(4)}, []any{records[i].Position, records[i].Epoch, records[i].Partitions})
+		assert.Equal(t, []any{catalog.Position(21), int32(2), int32(4)}, []any{records[i].Position, records[i].Epoch, records[i].Partitions})
 	}
 	first := b.of(topicPartition{"chat-events", 1})[0]
-	assert.Equal(t, []any{int32(1), int32(3), int64(19)}, []any{first.Epoch, first.Partitions, first.Before})
+	assert.Equal(t, []any{int32(1), int32(3), catalog.Position(19)}, []any{first.Epoch, first.Partitions, first.Before})
 }
 
 // If a topic shrinks or vanishes, the relay raises an alarm and publishes to the other topics. Once the topic is back,
