@@ -49,7 +49,7 @@ func TestRestored_DecidesOnTheRestoredLog(t *testing.T) {
 	require.Equal(t, before, begun.Msg.GetBefore())
 	require.Equal(t, y.log.Incarnation(), begun.Msg.GetIncarnation())
 	require.NotEqual(t, before, begun.Msg.GetIncarnation())
-	require.Equal(t, kept, begun.Msg.GetHead())
+	require.EqualValues(t, kept, begun.Msg.GetHead())
 	require.Greater(t, begun.Msg.GetFloor(), int64(5_000_000))
 
 	// Another instance brings the stream to the version that it had before the restore, so the version does not show
