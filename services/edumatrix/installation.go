@@ -79,8 +79,8 @@ func (i *installation) operator(owner string) (meshv1connect.OperatorServiceClie
 	return i.operatorOf(owner), nil
 }
 
-// operatorOf returns the operator's client of any service. Services without a log also record which of their dead
-// letters were dropped.
+// operatorOf returns a client for an operator's calls to any service. Services without a log accept such calls too,
+// because they also record which of their dead letters were dropped.
 func (i *installation) operatorOf(service string) meshv1connect.OperatorServiceClient {
 	return meshv1connect.NewOperatorServiceClient(i.client, i.peers[service])
 }

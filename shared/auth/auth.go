@@ -57,7 +57,7 @@ func (u User) ActingFor(onBehalfOf string) (actor string, err error) {
 	case u.Role != RoleService:
 		return "", refusal.New(refusal.Unauthorized, "only a token with the role %q may act on behalf of another user", RoleService)
 	case !catalog.ValidID(onBehalfOf):
-		return "", refusal.New(refusal.InvalidField, "on_behalf_of has to be a user's id: %s", catalog.IDForm)
+		return "", refusal.NewField("on_behalf_of", "has to be a user's id: %s", catalog.IDForm)
 	}
 	return onBehalfOf, nil
 }

@@ -35,7 +35,7 @@ const (
 	maxReason = 1024 // bytes of the error's text
 )
 
-// DeadLetter sends a message whose handler fails to the dead-letter topic, so that later messages are handled. It
+// DeadLetter sends a message to the dead-letter topic if its handler fails, so that later messages are handled. It
 // calls OnDeadLetter first. While either step fails because a dependency is unavailable, it waits, so that no message
 // is lost. A message whose handler had no time to finish, or waits for a dependency, is not a dead letter and is
 // delivered again.

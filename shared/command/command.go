@@ -68,7 +68,7 @@ func (t Topics) Outcome(c envelope.Command, kind envelope.Kind) envelope.Result 
 // Refused returns the outcome of a command that is refused.
 func (t Topics) Refused(c envelope.Command, r *refusal.Error) envelope.Result {
 	outcome := t.Outcome(c, envelope.Refused)
-	outcome.Code, outcome.Text = r.Code, r.Text
+	outcome.Code, outcome.Text, outcome.Field = r.Code, r.Text, r.Field
 	return outcome
 }
 

@@ -150,6 +150,8 @@ func ReadRawResult[H Header](headers []H) (Result, error) {
 			res.Code = string(h.Value)
 		case headerText:
 			res.Text = string(h.Value)
+		case headerField:
+			res.Field = string(h.Value)
 		case HeaderTraceParent:
 			res.TraceParent = string(h.Value)
 		case headerSource:

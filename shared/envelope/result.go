@@ -32,6 +32,7 @@ type Result struct {
 	Position  catalog.Position // position of that event in the owner's log; a query that names it sees the command's effect
 	Code      string
 	Text      string // explanation for people
+	Field     string // path of the field to which a refusal refers; empty: none
 
 	TraceParent string
 }
@@ -40,6 +41,8 @@ const (
 	headerKind = "ce_outcome"
 	headerCode = "ce_code"
 	headerText = "ce_message"
+	// headerField is absent in records of releases before it was added, and of outcomes without a field.
+	headerField = "ce_field"
 
 	typeResult = "mesh.outcome"
 )
@@ -59,6 +62,9 @@ func (r Result) Message() *message.Message {
 	if r.Text != "" {
 		m.Metadata.Set(headerText, r.Text)
 	}
+	if r.Field != "" {
+		m.Metadata.Set(headerField, r.Field)
+	}
 	if r.TraceParent != "" {
 		m.Metadata.Set(HeaderTraceParent, r.TraceParent)
 	}
@@ -72,6 +78,7 @@ func ReadResult(m *message.Message) (Result, error) {
 		Actor: r.text(headerActor), CommandID: r.text(headerCause), Type: r.text(headerAbout),
 		Kind: Kind(r.text(headerKind)), Version: catalog.Version(r.number(headerVersion)), Position: catalog.Position(r.number(headerPosition)),
 		Stream: m.Metadata.Get(headerSubject), Code: m.Metadata.Get(headerCode), Text: m.Metadata.Get(headerText),
+		Field:       m.Metadata.Get(headerField),
 		TraceParent: m.Metadata.Get(HeaderTraceParent),
 	}
 	if source := r.text(headerSource); source != "" {

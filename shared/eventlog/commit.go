@@ -89,7 +89,7 @@ func (pw *pendingWrite) finish(c Committed, err error) {
 func (l *Log) Outcome(ctx context.Context, actor, commandID string) (envelope.Result, bool, error) {
 	r := envelope.Result{Actor: actor, CommandID: commandID, Source: l.o.Owner}
 	err := l.o.Pool.QueryRow(ctx, l.sql.outcome, actor, commandID).
-		Scan(&r.Type, &r.Stream, &r.Kind, &r.Version, &r.Position, &r.Code, &r.Text)
+		Scan(&r.Type, &r.Stream, &r.Kind, &r.Version, &r.Position, &r.Code, &r.Text, &r.Field)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return envelope.Result{}, false, nil
 	}

@@ -310,7 +310,7 @@ func (t *transaction) queueCheck(b *pgx.Batch) {
 		var digest string
 		r := envelope.Result{Source: t.log.o.Owner}
 		_, err := pgx.ForEachRow(found, []any{&what, &r.Actor, &r.CommandID, &r.Type, &r.Stream, &r.Kind, &r.Version,
-			&r.Position, &r.Code, &r.Text, &digest}, func() error {
+			&r.Position, &r.Code, &r.Text, &r.Field, &digest}, func() error {
 			switch what {
 			case 1:
 				a.outcomes[commandKey{r.Actor, r.CommandID}] = outcome{r, digest}

@@ -100,9 +100,9 @@ func (l *Log) readHead(ctx context.Context, from rowQuerier) (at incarnation, po
 	return at, position, nil
 }
 
-// Reincarnate begins a new incarnation of the log, with positions above seen. Use it after a database was restored from
-// a backup, or failed over to a replica that lacked commits, if the log could not detect this itself. The services may
-// run meanwhile.
+// Reincarnate begins a new incarnation of the log. Its positions are above the parameter seen, which is the highest
+// position that a reader may have seen, or 0 if that is unknown. Use it after a database was restored from a backup, or
+// failed over to a replica that lacked commits, if the log could not detect this itself. The services may run meanwhile.
 func (l *Log) Reincarnate(ctx context.Context, seen catalog.Position) (Point, error) {
 	conn, err := pgx.ConnectConfig(ctx, l.o.Pool.Config().ConnConfig)
 	if err != nil {

@@ -46,7 +46,8 @@ type entry struct {
 	traceParent string
 	command     bool // has an outcome
 	kind        envelope.Kind
-	code, text  string
+	code, text  string // of a refusal
+	field       string // to which the refusal refers
 	drafts      []draft
 	index       int            // of the command to which it belongs; -1: it belongs to an Append
 	memberOf    string         // the room of which its actor must be a member
@@ -97,7 +98,8 @@ func (l *Log) prepare(ctx context.Context, w Write) (*prepared, error) {
 		}
 		e := &entry{index: i, memberOf: d.MemberOf, fired: d.Timer, stream: w.Stream, expected: AnyVersion, actor: d.Actor, cause: d.CommandID,
 			commandType: d.Type, digest: d.Digest,
-			correlation: d.Correlation, traceParent: d.TraceParent, command: true, kind: d.Kind, code: d.Code, text: d.Text}
+			correlation: d.Correlation, traceParent: d.TraceParent, command: true, kind: d.Kind, code: d.Code, text: d.Text,
+			field: d.Field}
 		if d.Stream != "" {
 			e.stream, e.expected = d.Stream, d.Expected
 		}

@@ -118,16 +118,16 @@ func (r *rows) queueOutcomes(b *pgx.Batch, sql *statements, at time.Time) {
 	n := len(r.outcomes)
 	actors, ids, types, streams := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
 	kinds, codes, texts := make([]string, n), make([]string, n), make([]string, n)
-	digests := make([]string, n)
+	fields, digests := make([]string, n), make([]string, n)
 	versions, positions := make([]int64, n), make([]int64, n)
 	for i, o := range r.outcomes {
-		digests[i] = o.digest
+		fields[i], digests[i] = o.Field, o.digest
 		actors[i], ids[i], types[i], streams[i] = o.Actor, o.CommandID, o.Type, o.Stream
 		kinds[i], codes[i], texts[i] = string(o.Kind), o.Code, o.Text
 		versions[i], positions[i] = int64(o.Version), int64(o.Position)
 	}
-	b.Queue(sql.insertOutcomes, actors, ids, types, streams, kinds, versions, positions, codes, texts, digests,
-		at)
+	b.Queue(sql.insertOutcomes, actors, ids, types, streams, kinds, versions, positions, codes, texts, fields,
+		digests, at)
 }
 
 func encodeMemberships(all []catalog.Membership) string {

@@ -41,31 +41,31 @@ SELECT set_config('transaction_timeout', $2, true), set_config('lock_timeout', $
 	// sqlCheck reads everything that the writes of a commit are checked against. The first column is the kind of the
 	// row.
 	sqlCheck = `SELECT 1 AS what, o.actor, o.command_id, o.type, o.stream, o.kind, o.version, o.position, o.code, o.text,
-  o.digest
+  o.field, o.digest
 FROM unnest($1::text[], $2::text[]) AS k (actor, command_id),
 LATERAL (SELECT * FROM owner.outcomes o WHERE o.actor = k.actor AND o.command_id = k.command_id LIMIT 1) o
 UNION ALL
-SELECT 2, '', '', '', s.stream, '', h.version, 0, '', '', ''
+SELECT 2, '', '', '', s.stream, '', h.version, 0, '', '', '', ''
 FROM unnest($3::text[]) AS s (stream),
 LATERAL (SELECT version FROM owner.events e WHERE e.stream = s.stream ORDER BY version DESC LIMIT 1) h
 UNION ALL
-SELECT 5, k.member, '', '', k.room, '', 0, 0, '', '', ''
+SELECT 5, k.member, '', '', k.room, '', 0, 0, '', '', '', ''
 FROM unnest($4::text[], $5::text[]) AS k (member, room),
 LATERAL (SELECT FROM owner.memberships m WHERE m.member = k.member AND m.room = k.room AND m.closed_position IS NULL
   LIMIT 1) m
 UNION ALL
-SELECT 6, '', k.key, '', k.stream, '', t.generation, (extract(epoch FROM t.due) * 1000000)::bigint, '', '', ''
+SELECT 6, '', k.key, '', k.stream, '', t.generation, (extract(epoch FROM t.due) * 1000000)::bigint, '', '', '', ''
 FROM unnest($6::text[], $7::text[]) AS k (stream, key),
 LATERAL (SELECT * FROM owner.timers t WHERE t.stream = k.stream AND t.key = k.key LIMIT 1) t
 UNION ALL
-SELECT 8, k.member, '', '', k.kind, '', m.rooms, 0, '', '', ''
+SELECT 8, k.member, '', '', k.kind, '', m.rooms, 0, '', '', '', ''
 FROM unnest($8::text[], $9::text[]) AS k (member, kind),
 LATERAL (SELECT rooms FROM owner.member_rooms m WHERE m.member = k.member AND m.kind = k.kind LIMIT 1) m
 UNION ALL
-SELECT 7, '', '', '', '', '', 0, ` + ClockSQL + `, '', '', ''
+SELECT 7, '', '', '', '', '', 0, ` + ClockSQL + `, '', '', '', ''
 UNION ALL
 (SELECT 4, '', '', '', '', '', i.number, greatest(i.floor, (SELECT max(position) FROM owner.events)), i.id,
-  i.floor::text, ''
+  i.floor::text, '', ''
 FROM owner.incarnations i ORDER BY i.number DESC LIMIT 1)`
 
 	sqlInsertEvents = `INSERT INTO owner.events (position, stream, version, id, type, topic, actor, cause, command_type,
@@ -80,9 +80,9 @@ AS n (position, stream, version, id, type, topic, actor, cause, command_type, co
   closes, subject, answers, traceparent, body, personal, expires)`
 	sqlInsertRooms    = `INSERT INTO owner.event_rooms (room, position) SELECT * FROM unnest($1::text[], $2::bigint[])`
 	sqlInsertOutcomes = `INSERT INTO owner.outcomes (actor, command_id, type, stream, kind, version, position, code, text,
-  digest, at)
-SELECT n.*, $11::timestamptz FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[],
-  $7::bigint[], $8::text[], $9::text[], $10::text[]) AS n`
+  field, digest, at)
+SELECT n.*, $12::timestamptz FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[],
+  $7::bigint[], $8::text[], $9::text[], $10::text[], $11::text[]) AS n`
 	sqlOpenRooms = `INSERT INTO owner.memberships (room, member, opened_version, opened_position)
 SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[])
 ON CONFLICT (member, room) WHERE closed_position IS NULL DO NOTHING`
@@ -96,7 +96,7 @@ FROM unnest($1::text[], $2::text[], $3::bigint[]) AS n (stream, subject, version
 WHERE e.stream = n.stream AND e.subject = n.subject AND e.version < n.version AND e.personal IS NOT NULL`
 	sqlNotify = `SELECT pg_notify($1, $2)`
 
-	sqlOutcome = `SELECT type, stream, kind, version, position, code, text FROM owner.outcomes
+	sqlOutcome = `SELECT type, stream, kind, version, position, code, text, field FROM owner.outcomes
 WHERE actor = $1 AND command_id = $2`
 	// $2 is the time of the newest outcome that the previous statement removed. The index entries of removed rows
 	// remain until the next vacuum; this condition skips them.

@@ -62,8 +62,8 @@ type Decided struct {
 	Events []proto.Message
 	// Kind is the kind of the outcome. Empty: Committed if there are events, and Unchanged if not.
 	Kind envelope.Kind
-	Code string
-	Text string
+	// Code, Text and Field are those of the refusal (refusal.Error), if the command is refused.
+	Code, Text, Field string
 }
 
 // Also is an event that a command leads to in another stream.

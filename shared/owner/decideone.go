@@ -77,7 +77,7 @@ func (d *decider) decideOne(h *loadedState, at time.Time, pc *pendingCommand) (d
 }
 
 func refuse(decided *eventlog.Decided, r *refusal.Error) {
-	decided.Kind, decided.Code, decided.Text = envelope.Refused, r.Code, r.Text
+	decided.Kind, decided.Code, decided.Text, decided.Field = envelope.Refused, r.Code, r.Text, r.Field
 }
 
 // decideWithState lets the aggregate decide, and applies the resulting events to the aggregate.

@@ -26,7 +26,7 @@ func (l Limits) Limit(field string, asked *int32) (int, error) {
 	case asked == nil:
 		return l.Default, nil
 	case *asked < 1 || int(*asked) > l.Max:
-		return 0, refusal.New(refusal.InvalidField, "%s is from 1 to %d", field, l.Max)
+		return 0, refusal.NewField(field, "is from 1 to %d", l.Max)
 	}
 	return int(*asked), nil
 }
@@ -78,7 +78,7 @@ func ReadCursor(field, cursor string, place ...any) error {
 		valid = read(texts[i], place[i])
 	}
 	if !valid {
-		return refusal.New(refusal.InvalidField, "invalid cursor in %s; use the one that the previous page returned", field)
+		return refusal.NewField(field, "is not a valid cursor; use the one that the previous page returned")
 	}
 	return nil
 }

@@ -35,6 +35,9 @@ func Error(err error) error {
 	}
 	e := connect.NewError(statusOf(refused.Code), errors.New(refused.Text))
 	e.Meta().Set(headerCode, refused.Code)
+	if refused.Field != "" {
+		e.Meta().Set(headerField, refused.Field)
+	}
 	return e
 }
 
@@ -73,5 +76,5 @@ func Refusal(err error) (*refusal.Error, bool) {
 	if code == "" {
 		return nil, false
 	}
-	return &refusal.Error{Code: code, Text: e.Message()}, true
+	return &refusal.Error{Code: code, Text: e.Message(), Field: e.Meta().Get(headerField)}, true
 }

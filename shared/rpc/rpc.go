@@ -22,6 +22,7 @@ const (
 	headerActor    = "Edumatrix-Actor"
 	headerPosition = "Edumatrix-Position"
 	headerCode     = "Edumatrix-Code"
+	headerField    = "Edumatrix-Field"
 )
 
 type actorKey struct{}

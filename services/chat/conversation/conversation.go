@@ -85,7 +85,7 @@ func one(e proto.Message) ([]proto.Message, error) { return []proto.Message{e}, 
 
 func (s *State) startDirect(by catalog.Origin, c *chatv1.StartDirect) ([]proto.Message, error) {
 	if c.UserId == by.Actor {
-		return nil, refusal.New(refusal.InvalidField, "user_id names yourself; a direct conversation needs another user")
+		return nil, refusal.NewField("user_id", "names yourself; a direct conversation needs another user")
 	}
 	if s.begun() {
 		return nil, nil

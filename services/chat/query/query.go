@@ -82,8 +82,13 @@ func (s *Server) History(ctx context.Context, r *connect.Request[chatv1.HistoryR
 	if err != nil {
 		return nil, err
 	}
-	if r.Msg.GetBefore() < 0 || r.Msg.GetAfter() < 0 || r.Msg.Before != nil && r.Msg.After != nil {
-		return nil, refusal.New(refusal.InvalidField, "before and after are versions from 0 on; send only one of them")
+	switch {
+	case r.Msg.GetBefore() < 0:
+		return nil, refusal.NewField("before", "is a version, from 0 on")
+	case r.Msg.GetAfter() < 0:
+		return nil, refusal.NewField("after", "is a version, from 0 on")
+	case r.Msg.Before != nil && r.Msg.After != nil:
+		return nil, refusal.NewField("before", "is sent together with after; send only one of them")
 	}
 	wanted := store.Page{After: catalog.Version(r.Msg.GetAfter()), Before: math.MaxInt64, Up: r.Msg.After != nil, Limit: limit}
 	if r.Msg.Before != nil {

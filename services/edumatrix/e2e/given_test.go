@@ -83,8 +83,8 @@ func TestUp_StoppedAndStartedAgainHasEveryMessage(t *testing.T) {
 	}
 }
 
-// TestUp_PrintsOnceThatItIsReadyAndWhere checks that `edumatrix up` prints exactly one line that the mesh is ready,
-// with its addresses.
+// TestUp_PrintsOnceThatItIsReadyAndWhere checks that `edumatrix up` reports exactly once that the mesh is ready, and
+// prints its addresses.
 func TestUp_PrintsOnceThatItIsReadyAndWhere(t *testing.T) {
 	t.Parallel()
 	m := embedded(t)

@@ -14,8 +14,8 @@ import (
 // build uses instead of the original. So the mesh itself contains no code for these tests.
 type change struct{ file, old, new string }
 
-// variableClock is the environment variable with the offset of a process's clock, in programs that are built with the
-// changes in clocks.
+// variableClock is the environment variable with the offset of a process's clock. Only programs that are built with the
+// changes below read it.
 const variableClock = "FAULTS_CLOCK"
 
 // clocks are the changes that add the offset in variableClock to the clock of a process.

@@ -147,7 +147,7 @@ func (f *Fanout) count(ctx context.Context) error {
 func (f *Fanout) begin(counts map[string]int32) {
 	for _, log := range f.logs {
 		log.mu.Lock()
-		log.unknown = 1 // until all partitions are counted
+		log.unknown = 1 // one too many, so that it cannot reach 0 before all partitions are counted below
 		log.mu.Unlock()
 	}
 	for name, t := range f.topics {

@@ -48,7 +48,7 @@ func answerOf(r envelope.Result) Answer {
 	a := Answer{CommandID: r.CommandID, Kind: r.Kind, Stream: r.Stream, Version: r.Version}
 	switch r.Kind {
 	case envelope.Refused, envelope.Failed:
-		a.Refusal = &refusal.Error{Code: r.Code, Text: r.Text}
+		a.Refusal = &refusal.Error{Code: r.Code, Text: r.Text, Field: r.Field}
 		if r.Code == "" {
 			a.Refusal.Code = refusal.Failed
 		}

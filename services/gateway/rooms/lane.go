@@ -30,9 +30,9 @@ const (
 // whose calls have fewer entries; the calls of the last lane have one entry each. So a bad entry costs the others a few
 // calls, and delays only itself. If the owner is unavailable, no entry is to blame, and all of them stay in their lane.
 //
-// A call has at most kind.each entries of one user, so that a user with many entries does not delay other users.
-// Entries that still have to wait (kind.wait) are left out. If kind.alone is set, a user's entries are in one call at a
-// time, while other calls serve other users.
+// A call has at most kind.maxPerUser entries of one user, so that a user with many entries does not delay other users.
+// Entries that still have to wait (kind.wait) are left out. If kind.oneCallPerUser is set, a user's entries are in one
+// call at a time, while other calls serve other users.
 type lane[T any] struct {
 	kind[T]
 	max  int      // the maximum number of entries in one call
@@ -42,7 +42,7 @@ type lane[T any] struct {
 	waiting  []T
 	wake     chan struct{}
 	timer    *time.Timer     // wakes a worker when an entry has waited long enough
-	inFlight map[string]bool // the users in calls in flight, if alone is set
+	inFlight map[string]bool // the users in calls in flight, if oneCallPerUser is set
 }
 
 // kind contains the properties that all lanes for the same kind of call have in common.

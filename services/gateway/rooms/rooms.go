@@ -22,7 +22,7 @@ import (
 type Options struct {
 	Catalog *catalog.Catalog
 	Hub     *hub.Hub
-	// Owners are the clients of the owners' inner listeners, by owner.
+	// Owners contains, for each owner, the Connect client with which the gateway calls it.
 	Owners map[string]meshv1connect.OwnerServiceClient
 	// Known returns a channel that is closed once the fan-out knows its position in every partition of an owner's log.
 	// From then on, the fan-out delivers every event above the position of an owner's answer.
@@ -214,7 +214,7 @@ type subscription struct {
 	conn         *hub.Conn
 	room         string
 	answer       func(refused bool)
-	unsubscribed bool // before the owner answered; guarded by the asker's lock
+	unsubscribed bool // before the owner answered; guarded by ownerCalls.mu
 	failures     int
 }
 

@@ -61,7 +61,7 @@ func (c *cluster) close() {
 }
 
 // accessiblePath makes the data folder usable for the account and returns the path under which the account can use it.
-func (c *cluster) reach(dir string) (string, error) {
+func (c *cluster) accessiblePath(dir string) (string, error) {
 	if c.account.inaccessibleFolder(c.options.Dir) == "" {
 		return dir, nil
 	}
@@ -77,7 +77,7 @@ func (c *cluster) reach(dir string) (string, error) {
 // command prepares one of PostgreSQL's programs for the data in dir. The program gets only the necessary variables of
 // this process's environment.
 func (c *cluster) command(dir, name string, args ...string) (*exec.Cmd, error) {
-	reached, err := c.reach(dir)
+	reached, err := c.accessiblePath(dir)
 	if err != nil {
 		return nil, err
 	}

@@ -28,8 +28,8 @@ func startKafka(t *testing.T, o embedded.KafkaOptions) (*embedded.Kafka, backend
 	return k, backend.Kafka{Brokers: k.Brokers(), ClientID: "test"}
 }
 
-// accessiblePath opens clients with which a test writes to the broker and reads its state.
-func accessiblePath(t *testing.T, k backend.Kafka) (*kgo.Client, *kadm.Client) {
+// openClients opens clients with which a test writes to the broker and reads its state.
+func openClients(t *testing.T, k backend.Kafka) (*kgo.Client, *kadm.Client) {
 	t.Helper()
 	client, err := kgo.NewClient(append(k.Options(), kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.RecordDeliveryTimeout(0))...) // the timeout counts from the records' own time
@@ -84,13 +84,13 @@ func TestKafka_AKillLosesNoAcknowledgedRecord(t *testing.T) {
 	process := startProcess(t, "kafka", dir)
 	k := backend.Kafka{Brokers: []string{process.line(t)}, ClientID: "test"}
 	declare(t, k, "kept", time.Hour)
-	client, admin := accessiblePath(t, k)
+	client, admin := openClients(t, k)
 	produce(t, client, "kept", 100, 0)
 	commit(t, admin, "readers", "kept", 40)
 
 	process.kill(t)
 	_, k = startKafka(t, embedded.KafkaOptions{Dir: dir})
-	_, admin = accessiblePath(t, k)
+	_, admin = openClients(t, k)
 	require.EqualValues(t, 100, endOffset(t, admin, "kept"))
 	offsets, err := admin.FetchOffsets(t.Context(), "readers")
 	require.NoError(t, err)
@@ -106,7 +106,7 @@ func TestKafka_DeletesExpiredRecordsThatAllGroupsHaveRead(t *testing.T) {
 	running, k := startKafka(t, o)
 	declare(t, k, "old", time.Minute)
 	declare(t, k, "young", time.Minute)
-	client, admin := accessiblePath(t, k)
+	client, admin := openClients(t, k)
 	commit(t, admin, "slow", "old", 0) // committed before any record expires
 	commit(t, admin, "quick", "old", 0)
 	produce(t, client, "young", 3, 0)
@@ -126,7 +126,7 @@ func TestKafka_DeletesExpiredRecordsThatAllGroupsHaveRead(t *testing.T) {
 	// Offsets continue after a restart, and so does the deletion of records.
 	running.Stop()
 	_, k = startKafka(t, o)
-	client, admin = accessiblePath(t, k)
+	client, admin = openClients(t, k)
 	require.EqualValues(t, 10, endOffset(t, admin, "old"))
 	produce(t, client, "old", 2, time.Hour)
 	require.EqualValues(t, 12, endOffset(t, admin, "old"))
@@ -141,7 +141,7 @@ func TestKafka_DeletesNoRecordsThatAGroupHasNotRead(t *testing.T) {
 	t.Parallel()
 	_, k := startKafka(t, embedded.KafkaOptions{DeleteEvery: 5 * time.Millisecond})
 	declare(t, k, "read", time.Millisecond)
-	client, admin := accessiblePath(t, k)
+	client, admin := openClients(t, k)
 	commit(t, admin, "readers", "read", 0)
 	for at := int64(0); at < 60; at += 3 {
 		produce(t, client, "read", 5, time.Hour)
@@ -154,7 +154,7 @@ func TestKafka_StoresARetentionThatIsSetLater(t *testing.T) {
 	t.Parallel()
 	_, k := startKafka(t, embedded.KafkaOptions{})
 	declare(t, k, "changed", time.Hour)
-	_, admin := accessiblePath(t, k)
+	_, admin := openClients(t, k)
 	hours, ms := 48*time.Hour, strconv.FormatInt((48*time.Hour).Milliseconds(), 10)
 	setting := []kadm.AlterConfig{{Name: "retention.ms", Value: &ms}}
 	altered, err := admin.AlterTopicConfigs(t.Context(), setting, "changed")

@@ -15,7 +15,7 @@ func endsWithUs() *syscall.SysProcAttr { return &syscall.SysProcAttr{} }
 
 // isServerOf reports whether a process exists and runs PostgreSQL. The process id comes from the data folder, so the
 // process is then the server of that data.
-func serves(pid int, _ string) bool {
+func isServerOf(pid int, _ string) bool {
 	if !alive(pid) {
 		return false
 	}

@@ -12,11 +12,11 @@ import (
 // an administrator's rights.
 type account struct{}
 
-func (account) String() string              { return "this user" }
-func chooseAccount(string) (account, error) { return account{}, nil }
-func (account) inaccessibleFolder(string) string        { return "" }
-func (account) own(string) error            { return nil }
-func (account) apply(*exec.Cmd)             {}
+func (account) String() string                   { return "this user" }
+func chooseAccount(string) (account, error)      { return account{}, nil }
+func (account) inaccessibleFolder(string) string { return "" }
+func (account) own(string) error                 { return nil }
+func (account) apply(*exec.Cmd)                  {}
 
 func (account) download(ctx context.Context, into, source string) error {
 	return downloadArchive(ctx, into, source)
@@ -37,7 +37,7 @@ func (c *cluster) signal(_ int, how stopping) error {
 
 // isServerOf reports whether a process exists. The process id comes from the data folder, so the process is taken for the
 // server of that data.
-func serves(pid int, _ string) bool {
+func isServerOf(pid int, _ string) bool {
 	h, err := windows.OpenProcess(windows.PROCESS_QUERY_LIMITED_INFORMATION, false, uint32(pid))
 	if err != nil {
 		return false

@@ -26,7 +26,7 @@ func TestKafka_ChecksFailWhileTheDiskIsFull(t *testing.T) {
 	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
 	_, k := startKafka(t, embedded.KafkaOptions{Dir: filepath.Join(dir, "kafka")})
 	declare(t, k, "topic", time.Hour)
-	client, _ := accessiblePath(t, k)
+	client, _ := openClients(t, k)
 	produce(t, client, "topic", 1, 0)
 	require.NoError(t, k.Check(t.Context()))
 

@@ -109,9 +109,9 @@ WHERE source = $1 AND topic = $2 ORDER BY from_epoch`
 	sqlAddFence = `INSERT INTO owner.fences (source, topic, from_epoch, to_epoch, fence, partitions)
 VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING`
 
-	// sqlLegacyVersions and sqlLegacyPosition read rows of an earlier release: the version of each stream that it
-	// applied last and, under the name "topic " followed by the name of a topic, the position up to which it had
-	// applied all of that topic.
+	// sqlLegacyVersions and sqlLegacyPosition read rows that an earlier release wrote. The row of a stream contains the
+	// last version that was applied. The row "topic <name>" contains the position up to which the whole topic was
+	// applied.
 	sqlLegacyVersions = `SELECT stream, version FROM owner.readings WHERE source = $1 AND stream = ANY ($2::text[])`
 	sqlLegacyPosition = `SELECT max(version) FILTER (WHERE stream = 'topic ' || $2),
   bool_or(stream LIKE 'topic %') FROM owner.readings WHERE source = $1`

@@ -40,7 +40,7 @@ type Parked struct {
 type Resolution struct {
 	// Of is the parked stream as it was read. The write fails if it has changed since.
 	Of Parked
-	// Left is the stream as it remains parked; nil: it is no longer parked.
+	// Left is the new content of the stream's row; nil: the row is deleted, and the stream is no longer parked.
 	Left *Parked
 	// HoldUntil, if set, is the only change: until then no further event of the stream may be passed over. The write
 	// then fails only if the stream is no longer parked.

@@ -32,8 +32,8 @@ WHERE n.due >= $8 AND NOT EXISTS
 )
 
 const (
-	// timerSpan is the number of events of the log that one statement passes over. timerPage is the number of events
-	// with timers that the rebuild holds in memory.
+	// timerSpan is the maximum number of events of the log that one statement scans. timerPage is the maximum number of
+	// events with timers that the rebuild holds in memory.
 	timerSpan = 20_000
 	timerPage = 500
 )

@@ -18,7 +18,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// margin is the distance between the positions that were seen and the floor of a new incarnation.
+// margin is the number of positions that a new incarnation leaves unused above the highest position that was seen.
 const margin = 1_000_000
 
 // lose deletes the events above a position from a database, as a failover to a replica that lags behind does.

@@ -340,7 +340,7 @@ func (x *leading) next(ctx context.Context) ([]eventlog.Logged, error) {
 		if head, err = x.log.ReadHead(ctx, conn); err != nil || head.Floor <= s.Position {
 			return err
 		}
-		return read() // events below the floor may have been committed since the first read
+		return read() // the previous incarnation may have got further events since the first read
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read the log after %d: %w", s.Position, err)

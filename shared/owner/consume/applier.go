@@ -230,9 +230,9 @@ func (a *applier) handleRecord(d *delivery) error {
 	return nil
 }
 
-// current reports whether a record belongs to the current epoch. A record of a lower epoch comes from a relay that
-// had lost its lease. Events without an epoch come from a relay of an earlier release; they count if they belong to
-// this partition.
+// current reports whether a record belongs to the epoch of the checkpoint. An epoch is a period in which the number of
+// the topic's partitions does not change. A record of a lower epoch comes from a relay that had lost its lease. Events
+// without an epoch come from a relay of an earlier release; they count if they belong to this partition.
 func (a *applier) current(e envelope.Event) bool {
 	if e.Epoch == 0 && a.saved.Epoch > 0 {
 		return !e.IsPosition() && envelope.Partition(e.Stream, a.saved.Partitions) == a.of.Partition

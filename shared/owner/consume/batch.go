@@ -66,8 +66,8 @@ func (s *size) fits(f Effect) bool {
 	return s.streams[f.Stream] || len(s.streams) < maxStreams
 }
 
-// collectEffects determines the effects of the next event of the partition and adds them to items. Whenever the items fill a
-// transaction, consider writes them.
+// collectEffects determines the effects of the next event of the partition and adds them to items. Whenever the items
+// fill a transaction, collectEffects writes them.
 func (a *applier) collectEffects(e envelope.Event, trace context.Context, before catalog.Position) error {
 	if a.isOld(e) {
 		return nil

@@ -51,7 +51,8 @@ func (c *Consumer) commandID(e envelope.Event, index int) string {
 	return uuid.NewSHA1(commandNames, []byte(e.ID+"\x00"+c.o.Source+"/"+c.o.Topic+"\x00"+strconv.Itoa(index))).String()
 }
 
-// check completes an effect of an event, and returns an error if it is invalid.
+// check sets the actor of an effect that has none, and the stream of a command. It returns an error for an invalid
+// effect.
 func (c *Consumer) check(e envelope.Event, index int, f *Effect) error {
 	if f.Actor == "" {
 		f.Actor = e.Actor
