@@ -21,10 +21,10 @@ func Run(ctx context.Context, env process.Env) error {
 	if err != nil {
 		return err
 	}
-	s.Decide("conversation", func(stream string) owner.State { return conversation.New(stream) })
+	s.HandleCommands("conversation", func(stream string) owner.State { return conversation.New(stream) })
 	s.Log.BoundRooms("conversation", env.Config.MaxConversations)
 	s.Project(store.DeclareConversations())
 	queries := query.New(s.Log, store.New(env.Stores.Postgres))
-	s.Serve(chatv1connect.NewChatServiceHandler(queries, s.Connect(query.Projections)))
+	s.Serve(chatv1connect.NewChatServiceHandler(queries, s.QueryOptions(query.Projections)))
 	return s.Run(ctx)
 }

@@ -28,17 +28,17 @@ func Run(ctx context.Context, env process.Env) error {
 	if err != nil {
 		return err
 	}
-	s.Decide("post", func(stream string) owner.State { return post.New(stream) })
+	s.HandleCommands("post", func(stream string) owner.State { return post.New(stream) })
 	s.AuthorizeSubscribe(authorize)
 	return s.Run(ctx)
 }
 
 // authorize lets every user subscribe to every author and post, because all posts are public. It returns no snapshots,
 // because new posts arrive as events.
-func authorize(_ context.Context, lookers []*meshv1.Subscription) ([]*meshv1.Authorization, error) {
-	looked := make([]*meshv1.Authorization, len(lookers))
-	for i := range looked {
-		looked[i] = &meshv1.Authorization{Allowed: true}
+func authorize(_ context.Context, subscriptions []*meshv1.Subscription) ([]*meshv1.Authorization, error) {
+	authorizations := make([]*meshv1.Authorization, len(subscriptions))
+	for i := range authorizations {
+		authorizations[i] = &meshv1.Authorization{Allowed: true}
 	}
-	return looked, nil
+	return authorizations, nil
 }

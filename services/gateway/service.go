@@ -30,7 +30,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/lease"
 	"github.com/edumatrix/interlinked/services/gateway/query"
 	"github.com/edumatrix/interlinked/services/gateway/rooms"
-	"github.com/edumatrix/interlinked/services/gateway/session"
+	"github.com/edumatrix/interlinked/services/gateway/protocol"
 	"github.com/edumatrix/interlinked/services/gateway/signal"
 	"github.com/edumatrix/interlinked/services/gateway/ws"
 	"github.com/edumatrix/interlinked/shared/auth"
@@ -116,7 +116,7 @@ func run(ctx context.Context, env process.Env, set settings) error {
 
 	// The listeners for clients.
 	door := &access.Access{Verifier: verifier, Origins: config.AllowedOrigins, AnyLocal: config.AnyLocalOrigin, Log: log}
-	mesh := &session.Mesh{Catalog: env.Catalog, Access: door, Hub: connections, Rooms: members, Intake: commands,
+	mesh := &protocol.Parts{Catalog: env.Catalog, Access: door, Hub: connections, Rooms: members, Intake: commands,
 		Queries: queries, Lease: report, Signals: signals, Guard: guarded, Tracer: tracer,
 		ConnectWithin: set.connect, Log: log}
 	queries.Users = &mesh.Users

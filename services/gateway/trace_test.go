@@ -52,7 +52,7 @@ func TestTrace_GoesFromTheFrameToTheLastFanOut(t *testing.T) {
 		require.False(t, strings.HasPrefix(s.Name, "fan-out") && !s.Parent.IsValid(), "%s begins a trace", s.Name)
 	}
 	for _, a := range out.Attributes {
-		if a.Key == "mesh.connections" {
+		if a.Key == "edumatrix.connections" {
 			require.EqualValues(t, 2, a.Value.AsInt64())
 		}
 	}

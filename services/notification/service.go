@@ -20,18 +20,19 @@ var Needs = process.Needs{Postgres: true, Kafka: true}
 
 // Run serves until ctx ends.
 func Run(ctx context.Context, env process.Env) error {
-	s, err := owner.Open(ctx, env, nil)
+	s, err := owner.Open(ctx, env, nil) // no tables of its own: its notifications are events in its log
 	if err != nil {
 		return err
 	}
-	s.React("chat-events", consume.FromTime(time.Now().Add(-newsWithin)), raise)
+	// The time counts only at the first start. Later starts continue from the stored checkpoints.
+	s.React("chat-events", consume.FromTime(time.Now().Add(-maxEventAge)), raise)
 	return s.Run(ctx)
 }
 
 // newsWithin is the maximum age of the events that raise notifications when this service consumes a topic for the first
 // time. It is longer than a new installation takes to start. It is short enough that users of an installation that adds
 // this service later are not notified of old events.
-const newsWithin = time.Hour
+const maxEventAge = time.Hour
 
 // raise returns the notifications that the rules raise for an event, as effects on the recipients' streams.
 func raise(e envelope.Event, event proto.Message) (effects []consume.Effect) {

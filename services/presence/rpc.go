@@ -111,10 +111,10 @@ func (o *owner) AuthorizeSubscriptions(ctx context.Context, r *connect.Request[m
 	var shown []*meshv1.Authorization // the results that get a snapshot; shown[i] is about users[i]
 	for _, l := range r.Msg.GetSubscriptions() {
 		kind, user, ok := catalog.SplitAddress(l.GetRoom())
-		looked := &meshv1.Authorization{Allowed: ok && kind == "presence"}
-		answer.Authorizations = append(answer.Authorizations, looked)
-		if looked.Allowed && l.GetSnapshot() {
-			users, shown = append(users, user), append(shown, looked)
+		authorization := &meshv1.Authorization{Allowed: ok && kind == "presence"}
+		answer.Authorizations = append(answer.Authorizations, authorization)
+		if authorization.Allowed && l.GetSnapshot() {
+			users, shown = append(users, user), append(shown, authorization)
 		}
 	}
 	if len(users) == 0 {
@@ -124,12 +124,12 @@ func (o *owner) AuthorizeSubscriptions(ctx context.Context, r *connect.Request[m
 	if err != nil {
 		return nil, err
 	}
-	for i, looked := range shown {
+	for i, authorization := range shown {
 		e, declared, err := event(o.catalog, states[i])
 		if err != nil {
 			return nil, err
 		}
-		looked.Snapshot = []*meshv1.Record{e.Record(declared.Topic)}
+		authorization.Snapshot = []*meshv1.Record{e.Record(declared.Topic)}
 	}
 	return connect.NewResponse(answer), nil
 }

@@ -70,7 +70,7 @@ func (o *RouterOptions) reportDeadLetter(m *message.Message, cause error) {
 	span := trace.SpanFromContext(m.Context())
 	span.RecordError(cause)
 	span.SetStatus(codes.Error, cause.Error())
-	span.SetAttributes(attribute.Bool("mesh.dead_letter", true))
+	span.SetAttributes(attribute.Bool("edumatrix.dead_letter", true))
 }
 
 // sendToDeadLetters returns nil once the dead letter is on its topic.

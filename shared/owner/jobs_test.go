@@ -45,7 +45,7 @@ type pushes struct {
 
 func (p *pushes) on(s *owner.Service) {
 	rooms(s)
-	s.Effect("chat.message_sent", func(e envelope.Event, m proto.Message) []jobs.Job {
+	s.Jobs("chat.message_sent", func(e envelope.Event, m proto.Message) []jobs.Job {
 		body := m.(*chatv1.MessageSent).Body
 		if body == "no effect" {
 			panic("requested by the test")
@@ -146,7 +146,7 @@ func TestJobs_ARunningJobEndsBeforeTheServiceStops(t *testing.T) {
 	var done atomic.Bool
 	stop := w.start(func(s *owner.Service) {
 		rooms(s)
-		s.Effect("chat.message_sent", func(e envelope.Event, _ proto.Message) []jobs.Job { return []jobs.Job{{Args: push{}}} })
+		s.Jobs("chat.message_sent", func(e envelope.Event, _ proto.Message) []jobs.Job { return []jobs.Job{{Args: push{}}} })
 		jobs.Add(s.Workers(), jobs.Work[push]{Do: func(ctx context.Context, _ jobs.Attempt[push]) error {
 			close(begun)
 			select {
@@ -180,8 +180,8 @@ AND datname = current_database()`))
 	s, err := owner.Open(t.Context(), env, fs.FS(nil))
 	require.NoError(t, err)
 	rooms(s)
-	s.Effect("chat.message_sent", func(envelope.Event, proto.Message) []jobs.Job { return nil })
-	s.Effect("feed.post_created", func(envelope.Event, proto.Message) []jobs.Job { return nil })
+	s.Jobs("chat.message_sent", func(envelope.Event, proto.Message) []jobs.Job { return nil })
+	s.Jobs("feed.post_created", func(envelope.Event, proto.Message) []jobs.Job { return nil })
 	err = s.Run(t.Context())
 	require.ErrorContains(t, err, "no workers are registered")
 	require.ErrorContains(t, err, "chat has no such event")

@@ -215,7 +215,7 @@ func TestRun_RefusesATableThatNoProjectionDeclares(t *testing.T) {
 	require.ErrorContains(t, s.Run(ctx), "forgotten")
 }
 
-func rooms(s *owner.Service) { s.Decide("conversation", newRoom) }
+func rooms(s *owner.Service) { s.HandleCommands("conversation", newRoom) }
 
 func say(actor, id, conversation, body string) envelope.Command {
 	raw, _ := proto.Marshal(&chatv1.SendMessage{ConversationId: conversation, Body: body})
@@ -504,7 +504,7 @@ func TestCommand_AStreamThatCannotBeFoldedFailsAlone(t *testing.T) {
 	w.outcome(poison.ID, 1)
 	stop()
 	w.start(func(s *owner.Service) {
-		s.Decide("conversation", func(stream string) owner.State {
+		s.HandleCommands("conversation", func(stream string) owner.State {
 			return &fragile{room{strings.TrimPrefix(stream, "conversation:")}}
 		})
 	})

@@ -55,7 +55,7 @@ func TestReact_CommandsAreDecidedByTheServicesOwnAggregates(t *testing.T) {
 	fails.Store(true)
 	toy := func(s *owner.Service) {
 		for _, kind := range []string{"diary", "circle", "marker", "bell", "story"} {
-			s.Decide(kind, func(string) owner.State { return &diary{fails: fails} })
+			s.HandleCommands(kind, func(string) owner.State { return &diary{fails: fails} })
 		}
 		s.React("chat-events", consume.FromStart(), func(_ envelope.Event, event proto.Message) []consume.Effect {
 			m := event.(*chatv1.MessageSent)

@@ -15,7 +15,7 @@ import (
 // SubscribeAuthorizer decides which users may subscribe to which rooms, and returns the newest value of a room if the
 // request includes it. A decision is valid for a minute. The function is called once for all requests of an RPC, so
 // that one query suffices. The results have the order of the requests.
-type SubscribeAuthorizer func(ctx context.Context, lookers []*meshv1.Subscription) ([]*meshv1.Authorization, error)
+type SubscribeAuthorizer func(ctx context.Context, subscriptions []*meshv1.Subscription) ([]*meshv1.Authorization, error)
 
 // ownerServer serves the calls of other services to the owner of a log. It is on the inner listener only.
 type ownerServer struct {
@@ -51,21 +51,21 @@ func (s *ownerServer) Rooms(ctx context.Context, r *connect.Request[meshv1.Rooms
 // Resume returns the membership intervals of users since a position, and the events within these intervals.
 func (s *ownerServer) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeRequest]) (*connect.Response[meshv1.ResumeResponse], error) {
 	resumers := make([]membership.Resumer, len(r.Msg.GetResumers()))
-	var lookers []*meshv1.Subscription
-	var of []int // of[n] is the index of the resumer to which lookers[n] belongs
+	var subscriptions []*meshv1.Subscription
+	var of []int // of[n] is the index of the resumer to which subscriptions[n] belongs
 	for i, one := range r.Msg.GetResumers() {
 		resumers[i] = membership.Resumer{User: one.GetUser(), After: catalog.Position(one.GetAfter()), EventsAfter: catalog.Position(one.GetEventsAfter())}
 		for _, room := range one.GetSubscriptions() {
-			lookers, of = append(lookers, &meshv1.Subscription{User: one.GetUser(), Room: room}), append(of, i)
+			subscriptions, of = append(subscriptions, &meshv1.Subscription{User: one.GetUser(), Room: room}), append(of, i)
 		}
 	}
-	looked, err := s.authorize(ctx, lookers)
+	authorizations, err := s.authorize(ctx, subscriptions)
 	if err != nil {
 		return nil, err
 	}
-	for n, l := range looked {
+	for n, l := range authorizations {
 		if l.GetAllowed() {
-			resumers[of[n]].Subscribed = append(resumers[of[n]].Subscribed, lookers[n].GetRoom())
+			resumers[of[n]].Subscribed = append(resumers[of[n]].Subscribed, subscriptions[n].GetRoom())
 		}
 	}
 	missed, err := membership.Resume(ctx, s.log, resumers,
@@ -81,22 +81,22 @@ func (s *ownerServer) Resume(ctx context.Context, r *connect.Request[meshv1.Resu
 }
 
 // authorize reports which users may subscribe to their rooms, in the order of the requests.
-func (s *ownerServer) authorize(ctx context.Context, lookers []*meshv1.Subscription) ([]*meshv1.Authorization, error) {
-	if len(lookers) == 0 {
+func (s *ownerServer) authorize(ctx context.Context, subscriptions []*meshv1.Subscription) ([]*meshv1.Authorization, error) {
+	if len(subscriptions) == 0 {
 		return nil, nil
 	}
 	if s.authorizer == nil {
-		looked := make([]*meshv1.Authorization, len(lookers))
-		for i := range looked {
-			looked[i] = &meshv1.Authorization{}
+		authorizations := make([]*meshv1.Authorization, len(subscriptions))
+		for i := range authorizations {
+			authorizations[i] = &meshv1.Authorization{}
 		}
-		return looked, nil
+		return authorizations, nil
 	}
-	looked, err := s.authorizer(ctx, lookers)
-	if err == nil && len(looked) != len(lookers) {
-		return nil, fmt.Errorf("authorize %d subscriptions: got %d results", len(lookers), len(looked))
+	authorizations, err := s.authorizer(ctx, subscriptions)
+	if err == nil && len(authorizations) != len(subscriptions) {
+		return nil, fmt.Errorf("authorize %d subscriptions: got %d results", len(subscriptions), len(authorizations))
 	}
-	return looked, err
+	return authorizations, err
 }
 
 // AuthorizeSubscriptions reports which users may subscribe to which rooms. It reads the log's position first: later events reach the
@@ -106,10 +106,10 @@ func (s *ownerServer) AuthorizeSubscriptions(ctx context.Context, r *connect.Req
 	if err != nil {
 		return nil, err
 	}
-	looked, err := s.authorize(ctx, r.Msg.GetSubscriptions())
+	authorizations, err := s.authorize(ctx, r.Msg.GetSubscriptions())
 	if err != nil {
 		return nil, err
 	}
 	return connect.NewResponse(&meshv1.AuthorizeSubscriptionsResponse{Position: int64(head.Position), Incarnation: head.Incarnation,
-		Authorizations: looked}), nil
+		Authorizations: authorizations}), nil
 }

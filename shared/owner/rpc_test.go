@@ -35,7 +35,7 @@ func TestConnect_RepeatsAQueryThatReadInANewSession(t *testing.T) {
 				pool.Reset()
 			}
 			return connect.NewResponse(&meshv1.ReadLogResponse{Head: call}), pool.Ping(ctx)
-		}, s.Connect(nil)))
+		}, s.QueryOptions(nil)))
 	})
 	client := connect.NewClient[meshv1.ReadLogRequest, meshv1.ReadLogResponse](
 		rpc.NewClient("of this test", w.env.Telemetry.Tracer()),
@@ -53,12 +53,12 @@ func TestAuthorize_ReadsAllUsersOfARequestTogether(t *testing.T) {
 	var calls atomic.Int64
 	w.start(func(s *owner.Service) {
 		rooms(s)
-		s.AuthorizeSubscribe(func(_ context.Context, lookers []*meshv1.Subscription) (looked []*meshv1.Authorization, _ error) {
+		s.AuthorizeSubscribe(func(_ context.Context, subscriptions []*meshv1.Subscription) (authorizations []*meshv1.Authorization, _ error) {
 			calls.Add(1)
-			for _, l := range lookers {
-				looked = append(looked, &meshv1.Authorization{Allowed: strings.HasSuffix(l.GetRoom(), l.GetUser())})
+			for _, l := range subscriptions {
+				authorizations = append(authorizations, &meshv1.Authorization{Allowed: strings.HasSuffix(l.GetRoom(), l.GetUser())})
 			}
-			return looked, nil
+			return authorizations, nil
 		})
 	})
 	client := meshv1connect.NewOwnerServiceClient(rpc.NewClient("of this test", w.env.Telemetry.Tracer()),
@@ -71,10 +71,10 @@ func TestAuthorize_ReadsAllUsersOfARequestTogether(t *testing.T) {
 		resume.Resumers = append(resume.Resumers, &meshv1.Resumer{User: user, Subscriptions: []string{"post:ann", "post:bob"}})
 	}
 
-	looked, err := client.AuthorizeSubscriptions(t.Context(), connect.NewRequest(look))
+	authorizations, err := client.AuthorizeSubscriptions(t.Context(), connect.NewRequest(look))
 	require.NoError(t, err)
 	var allowed []bool
-	for _, l := range looked.Msg.GetAuthorizations() {
+	for _, l := range authorizations.Msg.GetAuthorizations() {
 		allowed = append(allowed, l.GetAllowed())
 	}
 	require.Equal(t, []bool{true, false, false, true, false, false}, allowed)

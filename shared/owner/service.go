@@ -77,7 +77,7 @@ func Open(ctx context.Context, env process.Env, migrations fs.FS) (*Service, err
 }
 
 // Decide registers the aggregate that decides the commands for streams of a kind ("conversation").
-func (s *Service) Decide(kind string, aggregate NewState) { s.aggregates[kind] = aggregate }
+func (s *Service) HandleCommands(kind string, aggregate NewState) { s.aggregates[kind] = aggregate }
 
 // Project registers projections that follow the log. Each table of the service's migrations must belong to one of them.
 func (s *Service) Project(p ...*projection.Projection) { s.projections = append(s.projections, p...) }
@@ -88,7 +88,7 @@ func (s *Service) Workers() *jobs.Workers { return &s.workers }
 
 // Effect registers an effect: jobs that are inserted with each event of a type ("chat.message_sent"), in the
 // transaction that commits it.
-func (s *Service) Effect(event string, effect eventlog.Effect) { s.effects[event] = effect }
+func (s *Service) Jobs(event string, effect eventlog.Effect) { s.effects[event] = effect }
 
 // AuthorizeSubscribe registers the function that decides which users may subscribe to rooms.
 func (s *Service) AuthorizeSubscribe(authorize SubscribeAuthorizer) { s.authorize = authorize }
@@ -111,7 +111,7 @@ func (s *Service) Serve(path string, handler http.Handler) {
 // Connect returns the options of the Connect handler of this service's queries. projections declares which projection
 // each query reads. An answer contains everything that was committed before its query was sent (see
 // consistency.Interceptor).
-func (s *Service) Connect(projections consistency.Projections) connect.HandlerOption {
+func (s *Service) QueryOptions(projections consistency.Projections) connect.HandlerOption {
 	maps.Copy(s.queries, projections)
 	return connect.WithHandlerOptions(s.common.Interceptors(),
 		connect.WithInterceptors(consistency.Interceptor(s.Log, s.env.Catalog, projections)))

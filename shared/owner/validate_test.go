@@ -21,11 +21,11 @@ func TestValidate_RefusesAServiceThatLacksAPart(t *testing.T) {
 	require.NoError(t, err)
 	s := &Service{name: "toy", env: process.Env{Catalog: c}, aggregates: map[string]NewState{}}
 	for _, kind := range []string{"circle", "diary", "marker", "bell"} {
-		s.Decide(kind, func(string) State { return nil })
+		s.HandleCommands(kind, func(string) State { return nil })
 	}
 	require.EqualError(t, s.validate(),
 		`command toy.show_story: there is no aggregate for streams of kind "story"`)
-	s.Decide("story", func(string) State { return nil })
+	s.HandleCommands("story", func(string) State { return nil })
 	require.NoError(t, s.validate())
 	s.Project(projection.Declare("notes", projection.Options{Streams: []string{"diary"}, Tables: []string{"notes"}}))
 	require.EqualError(t, s.validate(), "projection notes: event toy.note_written of streams of kind diary has no function; "+
@@ -53,7 +53,7 @@ func TestValidate_RefusesAQueryWithoutAProjection(t *testing.T) {
 	c, err := catalog.Load()
 	require.NoError(t, err)
 	s := &Service{name: "chat", env: process.Env{Catalog: c}, aggregates: map[string]NewState{}}
-	s.Decide("conversation", func(string) State { return nil })
+	s.HandleCommands("conversation", func(string) State { return nil })
 	conversations := projection.Declare("conversations", projection.Options{Streams: []string{"conversation"},
 		Tables: []string{"conversations"}})
 	conversations.Ignore(&chatv1.ConversationStarted{}, &chatv1.MemberAdded{}, &chatv1.MemberLeft{}, &chatv1.MessageSent{},

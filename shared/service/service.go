@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -196,7 +195,7 @@ func (s *Service) serve(ctx, failed context.Context, consuming <-chan struct{}) 
 
 // onDeadLetter records the outcomes of commands. Events of other owners have no outcome.
 func (p *Parts) onDeadLetter(ctx context.Context, m *message.Message, cause error) error {
-	if topic, _ := bus.TopicOf(m.Context()); p.dead != nil && strings.HasSuffix(topic, catalog.CommandTopic(p.service.Name)) {
+	if topic, _ := bus.TopicOf(m.Context()); p.dead != nil && topic == catalog.CommandTopic(p.service.Name) {
 		return p.dead(ctx, m, cause)
 	}
 	return nil

@@ -52,12 +52,12 @@ type Options struct {
 type Fanout struct {
 	options Options
 	topics  map[string]*topic
-	logs    map[string]*reading // by owner
+	logs    map[string]*logProgress // by owner
 	unknown sync.Map            // types of events that this gateway does not know, and has logged
 }
 
 // reading is the progress in the topics of one owner.
-type reading struct {
+type logProgress struct {
 	owner string
 	shard *hub.Shard
 	ready func(owner string)
@@ -79,9 +79,9 @@ func New(o Options) *Fanout {
 	if o.Waiting == nil {
 		o.Waiting = func(string, error) {}
 	}
-	f := &Fanout{options: o, topics: map[string]*topic{}, logs: map[string]*reading{}}
+	f := &Fanout{options: o, topics: map[string]*topic{}, logs: map[string]*logProgress{}}
 	for _, owner := range o.Catalog.Owners() {
-		log := &reading{owner: owner, shard: o.Hub.Shard(owner), ready: o.Ready, known: make(chan struct{})}
+		log := &logProgress{owner: owner, shard: o.Hub.Shard(owner), ready: o.Ready, known: make(chan struct{})}
 		f.logs[owner] = log
 		logged := o.Catalog.LoggedTopics(owner)
 		for _, t := range o.Catalog.Topics(owner) {
@@ -178,7 +178,7 @@ func (f *Fanout) From(topic string, _ int32, _, end int64) int64 {
 
 // complete returns the position up to which all events of an owner's log were delivered, or were committed before
 // this gateway started.
-func (r *reading) complete() catalog.Position {
+func (r *logProgress) complete() catalog.Position {
 	complete := catalog.Position(math.MaxInt64)
 	for _, t := range r.topics {
 		for _, p := range t.all() {
@@ -189,13 +189,13 @@ func (r *reading) complete() catalog.Position {
 }
 
 // expect adds to the number of partitions whose position is not known yet.
-func (r *reading) expect(partitions int) {
+func (r *logProgress) expect(partitions int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.unknown += partitions
 }
 
-func (r *reading) partitionKnown() {
+func (r *logProgress) partitionKnown() {
 	r.mu.Lock()
 	r.unknown--
 	done := r.unknown == 0
@@ -217,7 +217,7 @@ func (r *reading) partitionKnown() {
 // outcomes are read. From then on the hub gets every event of the owner, and the intake every outcome.
 func (f *Fanout) Known(owner string) <-chan struct{} { return f.logs[owner].known }
 
-func (r *reading) isKnown() bool {
+func (r *logProgress) isKnown() bool {
 	select {
 	case <-r.known:
 		return true
@@ -274,12 +274,12 @@ func (f *Fanout) take(ctx context.Context, r *bus.Record) {
 	case !t.logged:
 		f.unreadable(r, fmt.Errorf("%s is on a topic without a log", e.Type))
 	default:
-		t.partition(f, r.Partition).takeAll(ctx, f, &e)
+		t.partition(f, r.Partition).takeRetrying(ctx, f, &e)
 	}
 }
 
 // deliver delivers an event to the connections in its rooms, and then resolves the outcome that the event contains.
-func (f *Fanout) deliver(log *reading, e *envelope.Event) {
+func (f *Fanout) deliver(log *logProgress, e *envelope.Event) {
 	declared, known := f.options.Catalog.Event(e.Type)
 	if !known {
 		if _, reported := f.unknown.LoadOrStore(e.Type, true); !reported {
@@ -296,7 +296,7 @@ func (f *Fanout) deliver(log *reading, e *envelope.Event) {
 		}
 	}
 	if span != nil {
-		span.SetAttributes(attribute.Int("mesh.connections", n))
+		span.SetAttributes(attribute.Int("edumatrix.connections", n))
 		span.End()
 	}
 	if e.Answers {
@@ -320,6 +320,6 @@ func (f *Fanout) span(e *envelope.Event) trace.Span {
 		return nil
 	}
 	_, span := f.options.Tracer.Start(ctx, "fan-out "+e.Type, trace.WithSpanKind(trace.SpanKindConsumer),
-		trace.WithAttributes(attribute.String("mesh.stream", e.Stream), attribute.Int64("mesh.version", int64(e.Version))))
+		trace.WithAttributes(attribute.String("edumatrix.stream", e.Stream), attribute.Int64("edumatrix.version", int64(e.Version))))
 	return span
 }

@@ -54,9 +54,9 @@ func TestGrow_StreamsStayInOrderWhicheverPartitionIsReadFirst(t *testing.T) {
 			reading.Go(func() {
 				for i := range list {
 					time.Sleep(pace)
-					w.partition(n).takeAll(t.Context(), w.fan, &list[i])
+					w.partition(n).takeRetrying(t.Context(), w.fan, &list[i])
 					if i > 0 {
-						w.partition(n).takeAll(t.Context(), w.fan, &list[i-1]) // a repeat
+						w.partition(n).takeRetrying(t.Context(), w.fan, &list[i-1]) // a repeat
 					}
 				}
 			})

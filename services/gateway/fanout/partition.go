@@ -48,7 +48,7 @@ func newPartition(f *Fanout, t *topic, number int32) *partition {
 func (p *partition) heard() time.Time { return time.Unix(0, p.last.Load()) }
 
 // takeAll takes a record, and tries again until the gap before the record is filled or the context ends.
-func (p *partition) takeAll(ctx context.Context, f *Fanout, e *envelope.Event) {
+func (p *partition) takeRetrying(ctx context.Context, f *Fanout, e *envelope.Event) {
 	owner := p.topic.log.owner
 	var backoff retry.Backoff
 	for {

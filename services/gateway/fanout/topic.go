@@ -12,7 +12,7 @@ import (
 // broker, and gets more when the topic grows.
 type topic struct {
 	name    string
-	log     *reading
+	log     *logProgress
 	logged  bool
 	results bool
 

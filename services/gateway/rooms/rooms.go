@@ -68,7 +68,7 @@ func New(o Options) *Rooms {
 	}
 	r := &Rooms{options: o, asks: map[string]*ownerCalls{}}
 	for _, owner := range o.Catalog.Owners() {
-		r.asks[owner] = newAsker(owner, o)
+		r.asks[owner] = newOwnerCalls(owner, o)
 	}
 	return r
 }
@@ -93,7 +93,7 @@ func (r *Rooms) Resume(c *hub.Conn, had hub.Progress, subscribed []string, answe
 	unknown []string) {
 	subscriptions := map[*ownerCalls][]*subscription{}
 	for _, room := range subscribed {
-		a := r.askerOf(room)
+		a := r.callsTo(room)
 		if a == nil {
 			unknown = append(unknown, room)
 			continue
@@ -124,7 +124,7 @@ func (r *Rooms) attach(n attaching, had hub.Progress, subscriptions map[*ownerCa
 // Subscribe asks the owner of a room whether a connection may subscribe to it, and subscribes it. The function answer
 // is called once, and must not wait. Subscribe returns false for a room that no owner has.
 func (r *Rooms) Subscribe(c *hub.Conn, room string, answer func(refused bool)) (known bool) {
-	a := r.askerOf(room)
+	a := r.callsTo(room)
 	if a == nil {
 		return false
 	}
@@ -135,7 +135,7 @@ func (r *Rooms) Subscribe(c *hub.Conn, room string, answer func(refused bool)) (
 // Unsubscribe ends the subscription to a room, even if the owner has not answered yet. In that case the client may get
 // events of the room until the owner answers.
 func (r *Rooms) Unsubscribe(c *hub.Conn, room string) {
-	if a := r.askerOf(room); a != nil {
+	if a := r.callsTo(room); a != nil {
 		a.mu.Lock()
 		for _, l := range a.waiting[c] {
 			l.unsubscribed = l.unsubscribed || l.room == room
@@ -176,7 +176,7 @@ func (r *Rooms) Waiting(owner string) (n int) {
 	return n
 }
 
-func (r *Rooms) askerOf(room string) *ownerCalls {
+func (r *Rooms) callsTo(room string) *ownerCalls {
 	kind, _, wellFormed := catalog.SplitAddress(room)
 	owner, ok := r.options.Catalog.Subscribable(kind)
 	if !ok || !wellFormed {
@@ -218,7 +218,7 @@ type subscription struct {
 	failures     int
 }
 
-func newAsker(owner string, o Options) *ownerCalls {
+func newOwnerCalls(owner string, o Options) *ownerCalls {
 	a := &ownerCalls{owner: owner, options: o, client: o.Owners[owner], shard: o.Hub.Shard(owner),
 		logged: len(o.Catalog.LoggedTopics(owner)) > 0, waiting: map[*hub.Conn][]*subscription{},
 		unattached: map[*hub.Conn][]*subscription{}, suspects: map[string]time.Time{}, now: time.Now}

@@ -141,10 +141,10 @@ func (a *ownerCalls) renew(ctx context.Context) {
 	}
 }
 
-func (a *ownerCalls) renewAll(ctx context.Context, lookers []hub.Subscription) (err error) {
+func (a *ownerCalls) renewAll(ctx context.Context, subscriptions []hub.Subscription) (err error) {
 	defer a.options.Guard.Recover("rooms", func() { err = errPanic })
 	request := &meshv1.AuthorizeSubscriptionsRequest{}
-	for _, l := range lookers {
+	for _, l := range subscriptions {
 		request.Subscriptions = append(request.Subscriptions, &meshv1.Subscription{User: l.Conn.User, Room: l.Room})
 	}
 	until := time.Now().Add(a.options.Lease)
@@ -152,7 +152,7 @@ func (a *ownerCalls) renewAll(ctx context.Context, lookers []hub.Subscription) (
 	if err != nil {
 		return err
 	}
-	for i, l := range lookers {
+	for i, l := range subscriptions {
 		if answer.Authorizations[i].Allowed {
 			a.shard.Renew(l, until)
 			continue

@@ -8,7 +8,7 @@ import (
 
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
-	"github.com/edumatrix/interlinked/services/gateway/session"
+	"github.com/edumatrix/interlinked/services/gateway/protocol"
 )
 
 // grace is how long the end of a connection may take. In that time, waiting frames and the close frame are written, and
@@ -75,7 +75,7 @@ func (c *connection) finish(wait time.Duration) {
 }
 
 // reject sends the reason why the client has no session, and closes the connection.
-func (c *connection) reject(replyTo string, rejected *session.RejectedError) {
+func (c *connection) reject(replyTo string, rejected *protocol.RejectedError) {
 	if rejected.Refusal != nil {
 		c.sendFrame(frame.Refused(replyTo, rejected.Refusal))
 	}

@@ -13,7 +13,7 @@ import (
 
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
-	"github.com/edumatrix/interlinked/services/gateway/session"
+	"github.com/edumatrix/interlinked/services/gateway/protocol"
 	"github.com/edumatrix/interlinked/shared/auth"
 )
 
@@ -72,12 +72,12 @@ func (c *connection) serve(ctx context.Context, h handshake) {
 		request, err, _ = next()
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	s, err := o.Mesh.Open(ctx, session.Opening{User: h.user, Device: h.device, Encoding: c.encoding, Request: request, Err: err})
+	s, err := o.Mesh.Open(ctx, protocol.Opening{User: h.user, Device: h.device, Encoding: c.encoding, Request: request, Err: err})
 	if err != nil {
 		cancel()
-		var rejected *session.RejectedError
+		var rejected *protocol.RejectedError
 		if !errors.As(err, &rejected) {
-			rejected = &session.RejectedError{Reason: hub.Internal}
+			rejected = &protocol.RejectedError{Reason: hub.Internal}
 		}
 		c.reject(request.ID, rejected)
 		return
@@ -110,9 +110,9 @@ func (c *connection) first() (message []byte, refused error, ok bool) {
 	case err == nil:
 		return message, nil, true
 	case errors.Is(err, errTooLarge):
-		c.reject("", &session.RejectedError{Reason: hub.TooLarge})
+		c.reject("", &protocol.RejectedError{Reason: hub.TooLarge})
 	case errors.Is(err, errOther):
-		return nil, session.WrongKind(c.encoding), true
+		return nil, protocol.WrongKind(c.encoding), true
 	case timeout(err):
 		// After a read deadline nothing more can be read, so a late frame is answered with a TCP reset.
 		c.sendClosing(hub.ConnectTimeout)
@@ -122,7 +122,7 @@ func (c *connection) first() (message []byte, refused error, ok bool) {
 }
 
 // start starts the session, and handles the frames that came in one message with connect.
-func (c *connection) start(ctx context.Context, s *session.Session, next func() (frame.Request, error, bool)) {
+func (c *connection) start(ctx context.Context, s *protocol.Handler, next func() (frame.Request, error, bool)) {
 	defer c.server.options.Guard.Recover("reader", func() { c.conn.Close(hub.Internal) })
 	s.Start(ctx)
 	for !c.conn.Ended() {

@@ -11,7 +11,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
-	"github.com/edumatrix/interlinked/services/gateway/session"
+	"github.com/edumatrix/interlinked/services/gateway/protocol"
 )
 
 var (
@@ -24,7 +24,7 @@ var messageKind = [frame.Encodings]int{frame.JSON: websocket.TextMessage, frame.
 
 // readAll passes the client's messages to the session, one by one, until the connection ends. Then it waits for the
 // client's close frame, within grace.
-func (c *connection) readAll(ctx context.Context, s *session.Session) {
+func (c *connection) readAll(ctx context.Context, s *protocol.Handler) {
 	defer c.server.options.Guard.Recover("reader", func() { c.conn.Close(hub.Internal) })
 	for !c.conn.Ended() {
 		text, err := c.read()

@@ -18,7 +18,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/guard"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
-	"github.com/edumatrix/interlinked/services/gateway/session"
+	"github.com/edumatrix/interlinked/services/gateway/protocol"
 	"github.com/edumatrix/interlinked/shared/auth"
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
@@ -26,7 +26,7 @@ import (
 // Options of a Server.
 type Options struct {
 	Access *access.Access
-	Mesh   *session.Mesh
+	Mesh   *protocol.Parts
 	// Handshake is how long a client may take to send its connect frame; 10 s when 0.
 	Handshake time.Duration
 	// Ping is how often a client is sent a ping; 25 s when 0. If a client is not known to be alive for two such
@@ -109,7 +109,7 @@ func (s *Server) leave() { s.open.Done() }
 // ServeHTTP upgrades a request to a connection. The connection stays open after ServeHTTP returns.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !s.enter() {
-		stopping := &session.RejectedError{Reason: hub.Shutdown,
+		stopping := &protocol.RejectedError{Reason: hub.Shutdown,
 			Refusal: refusal.New(refusal.Unavailable, "this gateway is stopping; connect again")}
 		if browser(r) {
 			s.refuseUpgraded(w, r, stopping, func() {})
@@ -169,15 +169,15 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) (*connection, h
 }
 
 // rejection returns the error and the HTTP status for a request whose token could not be read, or is not accepted.
-func rejection(err error) (*session.RejectedError, int) {
+func rejection(err error) (*protocol.RejectedError, int) {
 	r := access.Refusal(err)
 	switch r.Code {
 	case refusal.Unauthorized:
-		return &session.RejectedError{Reason: hub.Unauthorized, Refusal: r}, http.StatusUnauthorized
+		return &protocol.RejectedError{Reason: hub.Unauthorized, Refusal: r}, http.StatusUnauthorized
 	case refusal.Malformed:
-		return &session.RejectedError{Reason: hub.ProtocolError, Refusal: r}, http.StatusBadRequest
+		return &protocol.RejectedError{Reason: hub.ProtocolError, Refusal: r}, http.StatusBadRequest
 	}
-	return &session.RejectedError{Reason: hub.Unavailable, Refusal: r}, http.StatusServiceUnavailable
+	return &protocol.RejectedError{Reason: hub.Unavailable, Refusal: r}, http.StatusServiceUnavailable
 }
 
 // accept upgrades a request. If that fails, accept returns nil, and the request was answered.
@@ -212,13 +212,13 @@ func (s *Server) RefuseFull(w http.ResponseWriter, r *http.Request) bool {
 		s.refusing.Add(-1)
 		return false
 	}
-	s.refuseUpgraded(w, r, &session.RejectedError{Reason: hub.GatewayFull}, func() { s.refusing.Add(-1) })
+	s.refuseUpgraded(w, r, &protocol.RejectedError{Reason: hub.GatewayFull}, func() { s.refusing.Add(-1) })
 	return true
 }
 
 // refuseUpgraded upgrades the request of a web page only to send the reason why it is refused. It calls done when the
 // connection is closed.
-func (s *Server) refuseUpgraded(w http.ResponseWriter, r *http.Request, rejected *session.RejectedError, done func()) {
+func (s *Server) refuseUpgraded(w http.ResponseWriter, r *http.Request, rejected *protocol.RejectedError, done func()) {
 	encoding, _ := frame.Choose(websocket.Subprotocols(r))
 	c := s.accept(w, r, encoding)
 	if c == nil {

@@ -34,7 +34,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/lease"
 	"github.com/edumatrix/interlinked/services/gateway/query"
 	"github.com/edumatrix/interlinked/services/gateway/rooms"
-	"github.com/edumatrix/interlinked/services/gateway/session"
+	"github.com/edumatrix/interlinked/services/gateway/protocol"
 	"github.com/edumatrix/interlinked/services/gateway/ws"
 	"github.com/edumatrix/interlinked/shared/auth"
 	"github.com/edumatrix/interlinked/shared/client"
@@ -176,7 +176,7 @@ func begin(t testing.TB, o ws.Options, h hub.Options, change ...func(*setup)) *m
 		Known:        func(string) <-chan struct{} { return known }})
 	o.Access = &access.Access{Verifier: tokens{}, Origins: []string{"https://school.example"}, Log: log}
 	o.Log, o.Guard = log, guard.New(log, nil)
-	o.Mesh = &session.Mesh{Catalog: c, Access: o.Access, ConnectWithin: set.connectWithin, RestoreWithin: set.restoreWithin, Hub: m.hub, Rooms: members, Intake: m.intake, Lease: report, Guard: o.Guard,
+	o.Mesh = &protocol.Parts{Catalog: c, Access: o.Access, ConnectWithin: set.connectWithin, RestoreWithin: set.restoreWithin, Hub: m.hub, Rooms: members, Intake: m.intake, Lease: report, Guard: o.Guard,
 		Queries: query.New(c, peers, http.DefaultClient, tracer), Tracer: tracer, Log: log}
 	m.sockets = ws.New(o)
 	server := httptest.NewUnstartedServer(set.handler(m.sockets))

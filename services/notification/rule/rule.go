@@ -1,6 +1,6 @@
 // Package rule decides which events of other services raise which notifications. It does no I/O. The id of a
-// notification is derived from the event and the recipient, so that an event that is delivered twice raises the same
-// notifications.
+// notification is derived from the event and the recipient, so that raising a notification again, such as after events were
+// read again, does not change its id. The consumer's checkpoint keeps an event from raising notifications twice.
 package rule
 
 import (
@@ -23,7 +23,7 @@ type About struct {
 }
 
 // made is the UUID namespace of the ids of notifications.
-var made = uuid.MustParse("b0c3cf60-8a2e-5b43-9d0c-6d5a1c2e7f10")
+var idNamespace = uuid.MustParse("b0c3cf60-8a2e-5b43-9d0c-6d5a1c2e7f10")
 
 // Raise returns the notifications that an event raises: a user whom another user added to a conversation is notified.
 func Raise(a About) (raised []*notificationv1.Raised) {
@@ -39,7 +39,7 @@ func Raise(a About) (raised []*notificationv1.Raised) {
 			continue
 		}
 		raised = append(raised, &notificationv1.Raised{
-			NotificationId: uuid.NewSHA1(made, []byte(a.ID+"\x00"+user)).String(), RecipientId: user,
+			NotificationId: uuid.NewSHA1(idNamespace, []byte(a.ID+"\x00"+user)).String(), RecipientId: user,
 			Reason: notificationv1.Reason_REASON_ADDED_TO_CONVERSATION, By: a.Actor, AboutStream: a.Stream,
 			AboutVersion: int64(a.Version)})
 	}

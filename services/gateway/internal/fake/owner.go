@@ -42,7 +42,7 @@ type Owner struct {
 	open      map[string]*meshv1.MembershipInterval   // the last open interval, by "user room"
 	inRoom    map[string][]catalog.Position           // positions of events, ascending
 	records   map[catalog.Position]*meshv1.Record     // encoded records, by position
-	looked    map[string]bool                         // by "user room", whether the user may subscribe
+	allowed   map[string]bool                         // by "user room", whether the user may subscribe
 	snapshots map[string][]envelope.Event
 	asked     int
 	resumed   int
@@ -72,7 +72,7 @@ func NewOwner(c *catalog.Catalog, name string) *Owner {
 	return &Owner{Name: name, Catalog: c, versions: map[string]catalog.Version{}, counts: map[string]int32{},
 		epochs: map[string]int32{}, before: map[place]catalog.Position{}, spoiled: map[catalog.Position]bool{},
 		rooms: map[string]map[string]bool{}, stays: map[string][]*meshv1.MembershipInterval{}, open: map[string]*meshv1.MembershipInterval{},
-		inRoom: map[string][]catalog.Position{}, records: map[catalog.Position]*meshv1.Record{}, looked: map[string]bool{}, snapshots: map[string][]envelope.Event{},
+		inRoom: map[string][]catalog.Position{}, records: map[catalog.Position]*meshv1.Record{}, allowed: map[string]bool{}, snapshots: map[string][]envelope.Event{},
 		sessions: map[string]sessionRooms{}, gates: map[string]chan struct{}{}, held: make(chan struct{}, 100), release: make(chan struct{})}
 }
 
@@ -211,7 +211,7 @@ func (o *Owner) SetAway(away bool) {
 func (o *Owner) Allow(user, room string, allowed bool, snapshot ...envelope.Event) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.looked[user+" "+room], o.snapshots[room] = allowed, snapshot
+	o.allowed[user+" "+room], o.snapshots[room] = allowed, snapshot
 }
 
 // Asked returns the number of calls of Rooms and AuthorizeSubscriptions.
@@ -437,14 +437,14 @@ func (o *Owner) AuthorizeSubscriptions(ctx context.Context, r *connect.Request[m
 	o.asked++
 	answer := &meshv1.AuthorizeSubscriptionsResponse{Incarnation: o.history, Position: int64(len(o.log))}
 	for _, l := range r.Msg.Subscriptions {
-		looked := &meshv1.Authorization{Allowed: o.looked[l.User+" "+l.Room]}
-		if looked.Allowed && l.Snapshot {
+		authorization := &meshv1.Authorization{Allowed: o.allowed[l.User+" "+l.Room]}
+		if authorization.Allowed && l.Snapshot {
 			for _, e := range o.snapshots[l.Room] {
 				declared, _ := o.Catalog.Event(e.Type)
-				looked.Snapshot = append(looked.Snapshot, e.Record(declared.Topic))
+				authorization.Snapshot = append(authorization.Snapshot, e.Record(declared.Topic))
 			}
 		}
-		answer.Authorizations = append(answer.Authorizations, looked)
+		answer.Authorizations = append(answer.Authorizations, authorization)
 	}
 	for _, l := range r.Msg.Subscriptions {
 		if l.Snapshot { // Hold delays the answer to a new subscription, which is already decided, but not to a renewal

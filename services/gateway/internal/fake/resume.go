@@ -53,7 +53,7 @@ func (o *Owner) missed(one *meshv1.Resumer, limit int32, wanted map[catalog.Posi
 		}
 	}
 	for _, room := range one.Subscriptions {
-		if o.looked[one.User+" "+room] {
+		if o.allowed[one.User+" "+room] {
 			answer.Subscribed = append(answer.Subscribed, room)
 			during[room] = []*meshv1.MembershipInterval{{}}
 		}

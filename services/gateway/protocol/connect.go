@@ -1,4 +1,4 @@
-package session
+package protocol
 
 import (
 	"context"
@@ -157,7 +157,7 @@ func (c *connecting) reply() (rooms []string, refused []*gatewayv1.RefusedRoom, 
 
 // Open begins a session with its first frame, which must be connect. Start must be called once frames can be written
 // to the client. The error is a *RejectedError.
-func (m *Mesh) Open(ctx context.Context, o Opening) (_ *Session, err error) {
+func (m *Parts) Open(ctx context.Context, o Opening) (_ *Handler, err error) {
 	if o.Err != nil {
 		return nil, protocolError(access.Refusal(o.Err))
 	}
@@ -182,7 +182,7 @@ func (m *Mesh) Open(ctx context.Context, o Opening) (_ *Session, err error) {
 		}
 		return nil, &RejectedError{hub.Unauthorized, r}
 	}
-	s := &Session{mesh: m, user: user.ID, quota: m.Users.Enter(user.ID), frames: quota.NewBucket(frameRate, frameBurst)}
+	s := &Handler{parts: m, user: user.ID, quota: m.Users.Enter(user.ID), frames: quota.NewBucket(frameRate, frameBurst)}
 	opened := false
 	defer func() {
 		if !opened { // also after a panic
@@ -204,7 +204,7 @@ func (m *Mesh) Open(ctx context.Context, o Opening) (_ *Session, err error) {
 
 // user returns the user of the token in the first frame, or of the handshake. If both have a token, it must be of the
 // same user.
-func (m *Mesh) user(ctx context.Context, handshake *auth.User, token string) (auth.User, error) {
+func (m *Parts) user(ctx context.Context, handshake *auth.User, token string) (auth.User, error) {
 	if token == "" {
 		if handshake == nil {
 			return auth.User{}, refusal.New(refusal.Unauthorized,
@@ -221,7 +221,7 @@ func (m *Mesh) user(ctx context.Context, handshake *auth.User, token string) (au
 }
 
 // begin reports the connection, and prepares the reply to connect.
-func (s *Session) begin(o Opening, c *gatewayv1.Connect) {
+func (h *Handler) begin(o Opening, c *gatewayv1.Connect) {
 	// An invalid session id begins a new session. If it were an error, a client that stores it could never connect
 	// again.
 	session := c.SessionId
@@ -232,80 +232,80 @@ func (s *Session) begin(o Opening, c *gatewayv1.Connect) {
 	if device == "" {
 		device = deviceName(o.Device)
 	}
-	had, resumed := s.mesh.Hub.ReadResumeToken(s.user, c.ResumeToken)
-	s.connect = &connecting{replyTo: o.Request.ID, sessionID: session, had: had, resumed: resumed, requested: c.Rooms,
+	had, resumed := h.parts.Hub.ReadResumeToken(h.user, c.ResumeToken)
+	h.connect = &connecting{replyTo: o.Request.ID, sessionID: session, had: had, resumed: resumed, requested: c.Rooms,
 		restores: len(c.Rooms) == 0 && session == c.SessionId, changed: len(c.Rooms) > 0}
-	s.conn.DelayGreeting(1) // until Start has asked for the rooms
-	s.conn.Greet(s.greet)
-	within := s.mesh.ConnectWithin
+	h.conn.DelayGreeting(1) // until Start has asked for the rooms
+	h.conn.Greet(h.greet)
+	within := h.parts.ConnectWithin
 	if within == 0 {
 		within = 30 * time.Second
 	}
-	s.connect.late = s.after(within, func() { s.conn.Close(hub.ConnectTimeout) })
-	s.mesh.Lease.Open(lease.Connection{ID: s.conn.ID, User: s.user, Session: session, Device: device, Since: time.Now(),
-		Token: s.conn.Written, Rooms: s.rooms, End: func() { s.conn.Close(hub.SessionEnded) }})
+	h.connect.late = h.after(within, func() { h.conn.Close(hub.ConnectTimeout) })
+	h.parts.Lease.Open(lease.Connection{ID: h.conn.ID, User: h.user, Session: session, Device: device, Since: time.Now(),
+		Token: h.conn.Written, Rooms: h.rooms, End: func() { h.conn.Close(hub.SessionEnded) }})
 }
 
 // greet returns the reply to connect.
-func (s *Session) greet(g hub.Greeting) frame.Frame {
-	c := s.connect
+func (h *Handler) greet(g hub.Greeting) frame.Frame {
+	c := h.connect
 	c.stop()
-	s.connected.Store(true) // before c.reply, because later subscriptions are reported at once
+	h.connected.Store(true) // before c.reply, because later subscriptions are reported at once
 	rooms, refused, changed := c.reply()
 	if changed {
-		s.mesh.Lease.Subscribed(s.conn.ID)
+		h.parts.Lease.Subscribed(h.conn.ID)
 	}
-	return frame.Answer(c.replyTo, &gatewayv1.Connected{UserId: s.user, SessionId: c.sessionID,
+	return frame.Answer(c.replyTo, &gatewayv1.Connected{UserId: h.user, SessionId: c.sessionID,
 		ResumeToken: g.ResumeToken, Resumed: c.resumed, NotRecovered: g.NotRecovered, Rooms: rooms,
-		Refused: refused, Protocol: frame.Protocol, HeartbeatMs: s.mesh.Hub.HeartbeatEvery().Milliseconds(),
-		DenseStreams: s.mesh.Catalog.DenseStreams(), ServerTime: timestamppb.Now(),
+		Refused: refused, Protocol: frame.Protocol, HeartbeatMs: h.parts.Hub.HeartbeatEvery().Milliseconds(),
+		DenseStreams: h.parts.Catalog.DenseStreams(), ServerTime: timestamppb.Now(),
 		Limits: &gatewayv1.Limits{FrameBytes: frame.MaxMessage, PendingCommands: intake.MaxWaiting}})
 }
 
 // Start asks for the user's rooms. The client gets the reply to connect when all of them are open. Start waits for
 // the rooms of the client's session, up to RestoreWithin, so that later frames take effect after them.
-func (s *Session) Start(ctx context.Context) {
-	subscribed := s.connect.requested
-	if s.connect.restores {
-		subscribed = s.restore(ctx, s.connect.sessionID)
+func (h *Handler) Start(ctx context.Context) {
+	subscribed := h.connect.requested
+	if h.connect.restores {
+		subscribed = h.restore(ctx, h.connect.sessionID)
 	}
-	s.connect.expect(subscribed)
-	s.conn.DelayGreeting(len(subscribed))
-	defer s.conn.Release() // see DelayGreeting in begin
+	h.connect.expect(subscribed)
+	h.conn.DelayGreeting(len(subscribed))
+	defer h.conn.Release() // see DelayGreeting in begin
 	answer := func(room string, refused *refusal.Error) {
-		s.connect.answer(room, refused)
-		s.conn.Release()
+		h.connect.answer(room, refused)
+		h.conn.Release()
 	}
-	if len(subscribed) > 0 && !s.quota.Subscribe(len(subscribed)) {
+	if len(subscribed) > 0 && !h.quota.Subscribe(len(subscribed)) {
 		for _, room := range subscribed {
 			answer(room, subscribedTooFast)
 		}
 		subscribed = nil
 	}
-	if !s.connect.resumed {
-		s.mesh.Rooms.Attach(s.conn)
-		s.subscribeTo(subscribed, answer)
+	if !h.connect.resumed {
+		h.parts.Rooms.Attach(h.conn)
+		h.subscribeTo(subscribed, answer)
 		return
 	}
-	s.pending.Add(int64(len(subscribed)))
-	for _, room := range s.mesh.Rooms.Resume(s.conn, s.connect.had, subscribed, s.allowed(answer)) {
-		s.pending.Add(-1)
+	h.pending.Add(int64(len(subscribed)))
+	for _, room := range h.parts.Rooms.Resume(h.conn, h.connect.had, subscribed, h.allowed(answer)) {
+		h.pending.Add(-1)
 		answer(room, unknownRoom(room))
 	}
 }
 
 // restore returns the rooms that the session was subscribed to, or none if there is no answer in time. The reply to
 // connect lists the rooms that the client is subscribed to, so it can subscribe to the others again.
-func (s *Session) restore(ctx context.Context, session string) []string {
-	within := s.mesh.RestoreWithin
+func (h *Handler) restore(ctx context.Context, session string) []string {
+	within := h.parts.RestoreWithin
 	if within == 0 {
 		within = 2 * time.Second
 	}
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	rooms, err := s.mesh.Lease.Rooms(ctx, s.user, session)
+	rooms, err := h.parts.Lease.Rooms(ctx, h.user, session)
 	if err != nil {
-		s.mesh.Log.Debug("session: the rooms of a session are not restored", "user", s.user, "session", session, "error", err)
+		h.parts.Log.Debug("protocol: the rooms of a session are not restored", "user", h.user, "session", session, "error", err)
 		return nil
 	}
 	return rooms[:min(len(rooms), maxSubscriptions)]
@@ -313,11 +313,11 @@ func (s *Session) restore(ctx context.Context, session string) []string {
 
 // rooms returns the rooms that the client is subscribed to. It returns false before the reply to connect, because some
 // rooms may still be missing.
-func (s *Session) rooms() ([]string, bool) {
-	if !s.connected.Load() {
+func (h *Handler) rooms() ([]string, bool) {
+	if !h.connected.Load() {
 		return nil, false
 	}
-	return s.mesh.Rooms.SubscribedRooms(s.conn), true
+	return h.parts.Rooms.SubscribedRooms(h.conn), true
 }
 
 // maxDevice is the maximum length of the name of a device, in characters.

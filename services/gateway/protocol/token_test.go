@@ -1,4 +1,4 @@
-package session
+package protocol
 
 import (
 	"context"
@@ -41,8 +41,8 @@ func TestToken_ItsExpiryIsAnnouncedAgainAfterARenewal(t *testing.T) {
 		connections := hub.New(hub.Options{Catalog: c})
 		conn, err := connections.Add("alice", frame.JSON)
 		require.NoError(t, err)
-		mesh := &Mesh{Catalog: c, Access: &access.Access{Verifier: hourly{}, Log: log}, Hub: connections, Guard: guard.New(log, nil), Log: log}
-		s := &Session{mesh: mesh, user: "alice", conn: conn, quota: mesh.Users.Enter("alice"), frames: quota.NewBucket(frameRate, frameBurst)}
+		parts := &Parts{Catalog: c, Access: &access.Access{Verifier: hourly{}, Log: log}, Hub: connections, Guard: guard.New(log, nil), Log: log}
+		s := &Handler{parts: parts, user: "alice", conn: conn, quota: parts.Users.Enter("alice"), frames: quota.NewBucket(frameRate, frameBurst)}
 		type sent struct {
 			Type        string
 			ReplyTo     string `json:"reply_to"`

@@ -1,4 +1,4 @@
-package session
+package protocol
 
 import (
 	"github.com/edumatrix/interlinked/proto/catalog"
@@ -7,10 +7,10 @@ import (
 )
 
 // signal relays a signal to the other members of its room.
-func (s *Session) signal(r frame.Request, declared *catalog.Signal) {
-	if err := s.mesh.Signals.Send(s.conn, declared, r.Data); err != nil {
-		s.conn.Send(frame.Refused(r.ID, access.Refusal(err)))
+func (h *Handler) signal(r frame.Request, declared *catalog.Signal) {
+	if err := h.parts.Signals.Send(h.conn, declared, r.Data); err != nil {
+		h.conn.Send(frame.Refused(r.ID, access.Refusal(err)))
 		return
 	}
-	s.conn.Send(frame.Done(r.ID))
+	h.conn.Send(frame.Done(r.ID))
 }

@@ -1,6 +1,6 @@
-// Package session handles the frames of one client, independently of the transport and the encoding. A frame is a
+// Package protocol handles the frames of one client, independently of the transport and the encoding. A frame is a
 // command, a query, a signal, or a control frame that the gateway answers itself. Each frame gets one reply.
-package session
+package protocol
 
 import (
 	"context"
@@ -26,8 +26,8 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/signal"
 )
 
-// Mesh holds the parts of the gateway that sessions use.
-type Mesh struct {
+// Parts holds the parts of the gateway that handlers use.
+type Parts struct {
 	Catalog *catalog.Catalog
 	Access  *access.Access
 	Hub     *hub.Hub
@@ -47,7 +47,7 @@ type Mesh struct {
 	RestoreWithin time.Duration
 }
 
-// Limits of one session.
+// Limits of one client.
 const (
 	maxQueries       = 16
 	maxSubscriptions = 500
@@ -58,9 +58,9 @@ const (
 	maxWait               = 2 * time.Second
 )
 
-// Session is the connection of one authenticated client.
-type Session struct {
-	mesh   *Mesh
+// Handler handles the frames of one authenticated client.
+type Handler struct {
+	parts  *Parts
 	user   string
 	conn   *hub.Conn
 	sender *intake.Sender
@@ -82,101 +82,101 @@ type Session struct {
 }
 
 // Conn returns the connection in the hub, which queues the frames for the client.
-func (s *Session) Conn() *hub.Conn { return s.conn }
+func (h *Handler) Conn() *hub.Conn { return h.conn }
 
 // after calls f after the duration d. A panic in f closes the connection.
-func (s *Session) after(d time.Duration, f func()) *time.Timer {
+func (h *Handler) after(d time.Duration, f func()) *time.Timer {
 	return time.AfterFunc(d, func() {
-		defer s.mesh.Guard.Recover("timer", func() { s.conn.Close(hub.Internal) })
+		defer h.parts.Guard.Recover("timer", func() { h.conn.Close(hub.Internal) })
 		f()
 	})
 }
 
-// Close ends the session. Commands that it sent are still decided.
-func (s *Session) Close() {
+// Close ends the handling. Commands that the client sent are still decided.
+func (h *Handler) Close() {
 	// These calls are deferred so that all of them run even if one panics.
-	defer s.quota.Leave()
-	if s.conn == nil {
+	defer h.quota.Leave()
+	if h.conn == nil {
 		return
 	}
-	defer s.finishWork()
-	defer s.sender.Close()
-	defer s.mesh.Hub.Remove(s.conn)
-	defer s.mesh.Lease.Gone(s.conn.ID) // before the connection leaves its rooms
-	s.token.stop()
-	s.connect.stop()
+	defer h.finishWork()
+	defer h.sender.Close()
+	defer h.parts.Hub.Remove(h.conn)
+	defer h.parts.Lease.Gone(h.conn.ID) // before the connection leaves its rooms
+	h.token.stop()
+	h.connect.stop()
 }
 
 // finishWork waits for the queries in flight, and no longer counts those whose answers will not be written.
-func (s *Session) finishWork() {
-	s.work.Wait()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closed = true
-	s.quota.QueriesDone(s.asking)
+func (h *Handler) finishWork() {
+	h.work.Wait()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.closed = true
+	h.quota.QueriesDone(h.asking)
 }
 
 // Handle handles a message of a client, which contains one or more frames, in order. It does not wait for other
 // services, but it waits if the client sends too fast.
-func (s *Session) Handle(ctx context.Context, message []byte) {
-	for r, err := range frame.Decode(s.conn.Encoding(), message) {
-		s.HandleRequest(ctx, r, err)
+func (h *Handler) Handle(ctx context.Context, message []byte) {
+	for r, err := range frame.Decode(h.conn.Encoding(), message) {
+		h.HandleRequest(ctx, r, err)
 	}
 }
 
 // HandleRequest handles one frame. If err is not nil, the frame could not be read, and is refused with err.
-func (s *Session) HandleRequest(ctx context.Context, r frame.Request, err error) {
-	slowEnough := s.admit(len(r.Data.Bytes))
+func (h *Handler) HandleRequest(ctx context.Context, r frame.Request, err error) {
+	slowEnough := h.admit(len(r.Data.Bytes))
 	if err == nil && !slowEnough {
 		err = tooFast
 	}
-	s.quota.Turn(func() {
+	h.quota.Turn(func() {
 		if err != nil {
-			s.conn.Send(frame.Refused(r.ID, access.Refusal(err)))
+			h.conn.Send(frame.Refused(r.ID, access.Refusal(err)))
 			return
 		}
-		s.handle(ctx, r)
+		h.handle(ctx, r)
 	})
 }
 
-func (s *Session) handle(ctx context.Context, r frame.Request) {
+func (h *Handler) handle(ctx context.Context, r frame.Request) {
 	switch r.Type {
 	case "ping":
-		s.controls.begin(s.conn)(frame.Done(r.ID))
+		h.controls.begin(h.conn)(frame.Done(r.ID))
 		return
 	case "subscribe":
-		s.subscribe(r)
+		h.subscribe(r)
 		return
 	case "unsubscribe":
-		s.unsubscribe(r)
+		h.unsubscribe(r)
 		return
 	case "authenticate":
-		s.authenticate(ctx, r)
+		h.authenticate(ctx, r)
 		return
 	case "connect":
-		s.conn.Send(frame.Refused(r.ID, refusal.New(refusal.Malformed,
+		h.conn.Send(frame.Refused(r.ID, refusal.New(refusal.Malformed,
 			"connect is sent once, as the first frame; use authenticate to renew the token")))
 		return
 	}
-	if declared, ok := s.mesh.Catalog.Signal(r.Type); ok {
-		s.signal(r, declared)
+	if declared, ok := h.parts.Catalog.Signal(r.Type); ok {
+		h.signal(r, declared)
 		return
 	}
-	command, query := access.Public(s.mesh.Catalog, r.Type)
+	command, query := access.Public(h.parts.Catalog, r.Type)
 	switch {
 	case command != nil:
-		s.command(ctx, r, command)
+		h.command(ctx, r, command)
 	case query != nil:
-		s.query(ctx, r, query)
+		h.query(ctx, r, query)
 	default:
-		s.conn.Send(frame.Refused(r.ID, access.Unknown(s.mesh.Catalog, r.Type)))
+		h.conn.Send(frame.Refused(r.ID, access.Unknown(h.parts.Catalog, r.Type)))
 	}
 }
 
 // HandleOther refuses a WebSocket message of the type that the connection's encoding does not use.
-func (s *Session) HandleOther(bytes int) {
-	s.admit(bytes)
-	s.conn.Send(frame.Refused("", WrongKind(s.conn.Encoding())))
+func (h *Handler) HandleOther(bytes int) {
+	h.admit(bytes)
+	h.conn.Send(frame.Refused("", WrongKind(h.conn.Encoding())))
 }
 
 // WrongKind returns the refusal of a binary message on a connection whose frames are text, or of the reverse.
@@ -191,9 +191,9 @@ func WrongKind(e frame.Encoding) *refusal.Error {
 var tooFast = refusal.New(refusal.TooManyWaiting, "you have sent more than %d frames per second; send fewer", frameRate)
 
 // admit counts a frame, and waits if the client is too fast. It returns false if the wait would exceed maxWait.
-func (s *Session) admit(bytes int) bool {
-	wait, ok := s.frames.Reserve(time.Now(), quota.Cost(bytes), maxWait)
-	all, fair := s.quota.Frame(bytes, maxWait)
+func (h *Handler) admit(bytes int) bool {
+	wait, ok := h.frames.Reserve(time.Now(), quota.Cost(bytes), maxWait)
+	all, fair := h.quota.Frame(bytes, maxWait)
 	if wait = max(wait, all); wait > 0 {
 		time.Sleep(wait)
 	}

@@ -14,8 +14,8 @@ func TestAuthorize_AllowsEveryUserAndReturnsNoSnapshot(t *testing.T) {
 		{User: "bob", Room: "post:7", Snapshot: true}})
 	require.NoError(t, err)
 	require.Len(t, got, 2)
-	for _, looked := range got {
-		require.True(t, looked.GetAllowed())
-		require.Empty(t, looked.GetSnapshot())
+	for _, authorizations := range got {
+		require.True(t, authorizations.GetAllowed())
+		require.Empty(t, authorizations.GetSnapshot())
 	}
 }

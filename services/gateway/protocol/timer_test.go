@@ -1,4 +1,4 @@
-package session
+package protocol
 
 import (
 	"log/slog"
@@ -20,12 +20,12 @@ func TestTimer_APanicCostsOneConnection(t *testing.T) {
 	c, err := catalog.Load()
 	require.NoError(t, err)
 	connections := hub.New(hub.Options{Catalog: c})
-	mesh := &Mesh{Guard: guard.New(slog.New(slog.DiscardHandler), nil)}
+	parts := &Parts{Guard: guard.New(slog.New(slog.DiscardHandler), nil)}
 	eve, err := connections.Add("eve", frame.JSON)
 	require.NoError(t, err)
 	bob, err := connections.Add("bob", frame.JSON)
 	require.NoError(t, err)
-	s := &Session{mesh: mesh, conn: eve}
+	s := &Handler{parts: parts, conn: eve}
 	s.after(0, func() { panic("injected into a timer") })
 	select {
 	case <-eve.Done():

@@ -1,4 +1,4 @@
-package session
+package protocol
 
 import (
 	"context"
@@ -39,41 +39,41 @@ func (t *token) stopTimers() {
 
 // expires closes the connection when its token expires. Because clocks differ, a token is accepted for auth.Leeway
 // after its expiry, and the connection lasts as long. The zero time means that the token does not expire.
-func (s *Session) expires(at time.Time) {
-	s.token.mu.Lock()
-	defer s.token.mu.Unlock()
-	s.token.stopTimers()
-	s.token.notice, s.token.end = nil, nil
+func (h *Handler) expires(at time.Time) {
+	h.token.mu.Lock()
+	defer h.token.mu.Unlock()
+	h.token.stopTimers()
+	h.token.notice, h.token.end = nil, nil
 	if at.IsZero() {
 		return
 	}
 	left := time.Until(at.Add(auth.Leeway))
-	s.token.end = s.after(left, func() { s.conn.Close(hub.TokenExpired) })
-	s.token.notice = s.after(left-expiryNotice, func() {
-		s.conn.Send(frame.TokenExpiring(max(0, time.Until(at.Add(auth.Leeway)))))
+	h.token.end = h.after(left, func() { h.conn.Close(hub.TokenExpired) })
+	h.token.notice = h.after(left-expiryNotice, func() {
+		h.conn.Send(frame.TokenExpiring(max(0, time.Until(at.Add(auth.Leeway)))))
 	})
 }
 
 // authenticate renews the token. Checking it may wait for keys from the identity provider, so it does not delay later
 // frames. If the new token is refused, the old one remains valid until it expires.
-func (s *Session) authenticate(ctx context.Context, r frame.Request) {
-	reply := s.controls.begin(s.conn)
+func (h *Handler) authenticate(ctx context.Context, r frame.Request) {
+	reply := h.controls.begin(h.conn)
 	var a gatewayv1.Authenticate
 	if err := r.Data.Read(&a); err != nil {
 		reply(frame.Refused(r.ID, access.Refusal(err)))
 		return
 	}
-	s.work.Go(func() {
-		defer s.mesh.Guard.Recover("authenticate", func() { s.conn.Close(hub.Internal) })
-		user, err := s.mesh.Access.User(ctx, a.Token)
-		if err == nil && user.ID != s.user {
+	h.work.Go(func() {
+		defer h.parts.Guard.Recover("authenticate", func() { h.conn.Close(hub.Internal) })
+		user, err := h.parts.Access.User(ctx, a.Token)
+		if err == nil && user.ID != h.user {
 			err = refusal.New(refusal.Unauthorized, "the token is of another user than this connection; open a new connection for that user")
 		}
 		if err != nil {
 			reply(frame.Refused(r.ID, access.Refusal(err)))
 			return
 		}
-		s.expires(user.Expires)
+		h.expires(user.Expires)
 		answer := &gatewayv1.Authenticated{}
 		if !user.Expires.IsZero() {
 			left := time.Until(user.Expires.Add(auth.Leeway)).Milliseconds()

@@ -1,4 +1,4 @@
-package session
+package protocol
 
 import (
 	"slices"
@@ -66,13 +66,13 @@ var subscribedTooFast = refusal.New(refusal.TooManyWaiting, "you have subscribed
 
 // subscribe subscribes the client to rooms. The reply lists the rooms that it is subscribed to and those that were
 // refused. If all were refused, the reply is the error of the first one.
-func (s *Session) subscribe(r frame.Request) {
-	reply := s.controls.begin(s.conn)
+func (h *Handler) subscribe(r frame.Request) {
+	reply := h.controls.begin(h.conn)
 	rooms, problem := roomsOf(r, &gatewayv1.Subscribe{})
-	if problem == nil && s.mesh.Rooms.CountSubscriptions(s.conn)+int(s.pending.Load())+len(rooms) > maxSubscriptions {
+	if problem == nil && h.parts.Rooms.CountSubscriptions(h.conn)+int(h.pending.Load())+len(rooms) > maxSubscriptions {
 		problem = refusal.New(refusal.TooManyWaiting, "a connection can subscribe to at most %d rooms", maxSubscriptions)
 	}
-	if problem == nil && !s.quota.Subscribe(len(rooms)) {
+	if problem == nil && !h.quota.Subscribe(len(rooms)) {
 		problem = subscribedTooFast
 	}
 	if problem != nil {
@@ -80,21 +80,21 @@ func (s *Session) subscribe(r frame.Request) {
 		return
 	}
 	all := &subscribing{missing: len(rooms), done: func(a *subscribing) {
-		if len(a.rooms) > 0 && !s.connect.subscribed() {
-			s.mesh.Lease.Subscribed(s.conn.ID)
+		if len(a.rooms) > 0 && !h.connect.subscribed() {
+			h.parts.Lease.Subscribed(h.conn.ID)
 		}
 		reply(a.reply(r.ID))
 	}}
-	s.subscribeTo(rooms, all.answer)
+	h.subscribeTo(rooms, all.answer)
 }
 
 // subscribeTo subscribes the client to rooms. Answer is called for each of them, with a refusal or nil.
-func (s *Session) subscribeTo(rooms []string, answer func(room string, refused *refusal.Error)) {
-	s.pending.Add(int64(len(rooms)))
-	done := s.allowed(answer)
+func (h *Handler) subscribeTo(rooms []string, answer func(room string, refused *refusal.Error)) {
+	h.pending.Add(int64(len(rooms)))
+	done := h.allowed(answer)
 	for _, room := range rooms {
-		if known := s.mesh.Rooms.Subscribe(s.conn, room, func(refused bool) { done(room, refused) }); !known {
-			s.pending.Add(-1)
+		if known := h.parts.Rooms.Subscribe(h.conn, room, func(refused bool) { done(room, refused) }); !known {
+			h.pending.Add(-1)
 			answer(room, unknownRoom(room))
 		}
 	}
@@ -102,9 +102,9 @@ func (s *Session) subscribeTo(rooms []string, answer func(room string, refused *
 
 // allowed returns the callback for the owner's answer about one room, which was counted as pending. The callback
 // calls answer.
-func (s *Session) allowed(answer func(room string, refused *refusal.Error)) func(room string, refused bool) {
+func (h *Handler) allowed(answer func(room string, refused *refusal.Error)) func(room string, refused bool) {
 	return func(room string, refused bool) {
-		s.pending.Add(-1)
+		h.pending.Add(-1)
 		if refused {
 			answer(room, refusal.New(refusal.NotAMember, "you may not subscribe to %s", access.Clip(room)))
 			return
@@ -117,15 +117,15 @@ func unknownRoom(room string) *refusal.Error {
 	return refusal.New(refusal.NotFound, "there is no room %s to subscribe to", access.Clip(room))
 }
 
-func (s *Session) unsubscribe(r frame.Request) {
-	reply := s.controls.begin(s.conn)
+func (h *Handler) unsubscribe(r frame.Request) {
+	reply := h.controls.begin(h.conn)
 	rooms, problem := roomsOf(r, &gatewayv1.Unsubscribe{})
 	if problem != nil {
 		reply(frame.Refused(r.ID, problem))
 		return
 	}
 	for _, room := range rooms {
-		s.mesh.Rooms.Unsubscribe(s.conn, room)
+		h.parts.Rooms.Unsubscribe(h.conn, room)
 	}
-	s.connect.unsubscribe(rooms, func() { reply(frame.Done(r.ID)) })
+	h.connect.unsubscribe(rooms, func() { reply(frame.Done(r.ID)) })
 }
