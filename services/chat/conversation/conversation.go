@@ -4,8 +4,6 @@
 package conversation
 
 import (
-	"strings"
-
 	"google.golang.org/protobuf/proto"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
@@ -44,7 +42,8 @@ type message struct {
 
 // New returns the state of a stream ("conversation:7") without events.
 func New(stream string) *State {
-	return &State{id: strings.TrimPrefix(stream, "conversation:"), members: map[string]int{}, messages: map[string]*message{}}
+	_, id, _ := catalog.SplitAddress(stream)
+	return &State{id: id, members: map[string]int{}, messages: map[string]*message{}}
 }
 
 // begun reports whether the conversation was started. It remains true after all members have left.

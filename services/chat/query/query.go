@@ -110,12 +110,12 @@ func (s *Server) History(ctx context.Context, r *connect.Request[chatv1.HistoryR
 // errNotAMember does not reveal whether the conversation exists.
 var errNotAMember = refusal.New(refusal.NotAMember, "you are not a member of this conversation")
 
-// reading is a function that reads rows of a conversation and returns the conversation's version as of which it read.
-type reading[T any] func(ctx context.Context, id string) (row T, version catalog.Version, err error)
+// readFunc is a function that reads rows of a conversation and returns the conversation's version as of which it read.
+type readFunc[T any] func(ctx context.Context, id string) (row T, version catalog.Version, err error)
 
 // asMember calls read, and then checks that the calling user is a member now. Because it reads the memberships after
 // the rows, a user who was just removed gets nothing. A member may get rows that are slightly out of date.
-func asMember[T any](ctx context.Context, s *Server, id string, read reading[T]) (T, error) {
+func asMember[T any](ctx context.Context, s *Server, id string, read readFunc[T]) (T, error) {
 	row, _, _, err := readThenIntervals(ctx, s, id, rpc.Actor(ctx), true, read)
 	return row, err
 }
@@ -141,7 +141,7 @@ func (s *Server) access(ctx context.Context, id, user string) (access, error) {
 // never a member and, with memberNow, users who have left. If the user's last interval begins after the version that
 // read returned, the projection lags: readThenIntervals waits until the projection has reached that beginning, and
 // reads again.
-func readThenIntervals[T any](ctx context.Context, s *Server, id, user string, memberNow bool, read reading[T]) (
+func readThenIntervals[T any](ctx context.Context, s *Server, id, user string, memberNow bool, read readFunc[T]) (
 	row T, version catalog.Version, intervals []interval.Interval, err error) {
 	var none T
 	for {
@@ -149,7 +149,7 @@ func readThenIntervals[T any](ctx context.Context, s *Server, id, user string, m
 		if err != nil {
 			return none, 0, nil, eventlog.Unavailable(err)
 		}
-		intervals, err := membership.Intervals(ctx, s.log, "conversation:"+id, user)
+		intervals, err := membership.Intervals(ctx, s.log, catalog.Address("conversation", id), user)
 		if err != nil {
 			return none, 0, nil, err
 		}
@@ -174,10 +174,10 @@ func readThenIntervals[T any](ctx context.Context, s *Server, id, user string, m
 // intervals.
 func readableRanges(intervals []interval.Interval, fromJoining bool, version catalog.Version) access {
 	var a access
-	for _, s := range intervals {
-		r := store.Range{From: s.FromVersion, To: version}
-		if s.UntilVersion > 0 {
-			r.To = min(version, s.UntilVersion)
+	for _, i := range intervals {
+		r := store.Range{From: i.FromVersion, To: version}
+		if i.UntilVersion > 0 { // 0: the user is still a member
+			r.To = min(version, i.UntilVersion)
 		}
 		// The intervals ascend, so the end of the last one is the newest version that the user may read.
 		a.ranges, a.version = append(a.ranges, r), r.To

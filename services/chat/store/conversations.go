@@ -17,16 +17,20 @@ import (
 	"github.com/edumatrix/interlinked/shared/page"
 )
 
-// ProjectionName is the key under which the position of Conversations is stored.
+// ProjectionName is the name of the projection of DeclareConversations.
 const ProjectionName = "conversations"
 
-// A list of a user's conversations is sorted by their newest events, the newest first. It is read by an index over
-// conversation_members, which has one row per member and conversation. Storing the exact position of the newest event
-// in these rows would rewrite a row of every member with every message. So a row stores a period instead: the position
-// shifted right by smallShift in a small conversation, and by largeShift in a large one. A row is rewritten only when
-// its period changes: at most once in 256 positions of the log in a small conversation, and once in about a million in
-// a large one, which has up to 2,000 rows. Within a period, a list is sorted by the exact position. Therefore a page
-// reads all of the user's conversations in its first and its last period, of which at most 256 per period are small.
+// A user's list of conversations is sorted by the position of each conversation's newest event, the newest first.
+//
+// It is read through an index over conversation_members, which has one row for each member of each conversation. If these
+// rows contained the position, every message would rewrite the rows of all members. They contain a period instead: the
+// position without its lowest bits, smallShift bits in a small conversation and largeShift bits in a large one. For
+// example, messages at the positions 5,000 and 5,100 are both in period 19 of a small conversation, so the second message
+// rewrites no row of a member. A message at position 5,200 is in period 20 and rewrites all of them, which are at most
+// maxSmall. In a large conversation, with up to 2,000 members, all three messages are in period 0.
+//
+// Conversations with the same period are sorted by their positions, which are in the table conversations. So a page reads
+// all of the user's conversations in its first and its last period; at most 256 of one period are small.
 // (Before migration 00003_periods.sql, smallShift was 10.)
 const smallShift, largeShift = 8, 20
 
@@ -96,6 +100,9 @@ type conversationWriter struct{ start, leave, join, advance, send, edit, remove 
 func DeclareConversations() *projection.Projection {
 	p := projection.Declare(ProjectionName, projection.Options{Streams: []string{"conversation"},
 		Tables: []string{"conversations", "conversation_members", "messages", "edits"}})
+	// A batch executes its statements in the order of their declaration: a user who leaves and is added again within one
+	// batch has to leave first. The statement remove is an update without a key, which is safe because all its rows set
+	// the same values.
 	c := conversationWriter{start: p.Statement(everyRow, sqlStart), leave: p.Statement(byMember, sqlLeave),
 		join: p.Statement(byMember, sqlJoin), advance: p.Statement(byConversation, sqlAdvance),
 		send: p.Statement(everyRow, sqlSend), edit: p.Statement(everyRow, sqlEdit), remove: p.Statement(everyRow, sqlDelete)}
@@ -235,10 +242,10 @@ type Members struct {
 	Version catalog.Version // the version of the conversation as of which the page was read; 0 if the conversation is unknown
 	Count   int32           // the number of all members
 	Users   []string
-	Next    JoinOrder // the seat of the page's last member if there are more members; otherwise zero
+	Next    JoinOrder // the place of the page's last member if there are more members; otherwise zero
 }
 
-// Members returns the members of a conversation after a seat, in the order of joining.
+// Members returns the members of a conversation after a place in the order of joining, in that order.
 func (s *Store) Members(ctx context.Context, id string, after JoinOrder, limit int) (Members, error) {
 	var m Members
 	rows, err := s.pool.Query(ctx, sqlMembers, planned, id, after.Version, after.Index, limit+1)
@@ -248,17 +255,17 @@ func (s *Store) Members(ctx context.Context, id string, after JoinOrder, limit i
 	var user *string
 	var version *catalog.Version
 	var index *int32
-	var seats []JoinOrder
+	var places []JoinOrder
 	_, err = pgx.ForEachRow(rows, []any{&m.Version, &m.Count, &user, &version, &index}, func() error {
 		if user != nil { // null in the only row of an answer without members
-			m.Users, seats = append(m.Users, *user), append(seats, JoinOrder{*version, *index})
+			m.Users, places = append(m.Users, *user), append(places, JoinOrder{*version, *index})
 		}
 		return nil
 	})
 	if err != nil {
 		return m, fmt.Errorf("list members of %s: %w", id, err)
 	}
-	m.Users, m.Next = page.Cut(m.Users, limit, func(row int) JoinOrder { return seats[row] })
+	m.Users, m.Next = page.Cut(m.Users, limit, func(row int) JoinOrder { return places[row] })
 	return m, nil
 }
 

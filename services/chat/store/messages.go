@@ -17,9 +17,10 @@ import (
 // Range is a range of versions, both ends included.
 type Range struct{ From, To catalog.Version }
 
-// sqlMessages reads at most one page of messages from each range ($2, $3), and no row outside of the ranges. For each
-// message it looks up by index the newest edit within the readable ranges ($4, $5). It cuts the page where the texts
-// exceed a number of bytes ($7). The column count is the number of messages that the page would have without this cut.
+// sqlMessages reads messages of the conversation $1: at most one page ($6) from each range ($2, $3), and no row outside
+// of the ranges. For each message it looks up by index the newest edit within the readable ranges ($4, $5). It cuts the
+// page where the texts exceed a number of bytes ($7). The column count is the number of messages that the page would
+// have without this cut.
 const (
 	sqlMessages = `WITH found AS (
 			SELECT m.* FROM unnest($2::bigint[], $3::bigint[]) AS range (lower, upper), LATERAL (
@@ -29,12 +30,12 @@ const (
 		page AS (
 			SELECT m.message_id, m.version, m.author, coalesce(e.body, m.body) AS body, m.sent_at, e.edited_at, m.deleted
 			FROM found m LEFT JOIN LATERAL (
-				SELECT e.* FROM unnest($4::bigint[], $5::bigint[]) AS readable (lower, upper), LATERAL (
-					SELECT e.version, e.body, e.edited_at FROM chat.edits e
-					WHERE e.conversation_id = $1 AND e.message_id = m.message_id
-						AND e.version >= greatest(lower, m.version + 1) AND e.version <= upper
-					ORDER BY e.version DESC LIMIT 1) e
-				ORDER BY e.version DESC LIMIT 1) e ON NOT m.deleted),
+				SELECT newest.* FROM unnest($4::bigint[], $5::bigint[]) AS readable (lower, upper), LATERAL (
+					SELECT version, body, edited_at FROM chat.edits
+					WHERE conversation_id = $1 AND message_id = m.message_id
+						AND version >= greatest(lower, m.version + 1) AND version <= upper
+					ORDER BY version DESC LIMIT 1) newest
+				ORDER BY newest.version DESC LIMIT 1) e ON NOT m.deleted),
 		sized AS (
 			SELECT *, count(*) OVER () AS count, sum(octet_length(body)) OVER (
 				ORDER BY version %[1]s ROWS UNBOUNDED PRECEDING) AS bytes, row_number() OVER (ORDER BY version %[1]s) AS row
@@ -87,7 +88,7 @@ func (s *Store) Messages(ctx context.Context, id string, p Page) (all []*chatv1.
 	for ranges := range slices.Chunk(p.clamped(), maxRanges) {
 		lower, upper := bounds(ranges)
 		rows, err := s.pool.Query(ctx, statement, planned, id, lower, upper, readableLower, readableUpper,
-			p.Limit+1-len(all), MaxPageBytes-bytes)
+			p.Limit+1-len(all), MaxPageBytes-bytes) // one more than the limit, to see whether there are more
 		if err != nil {
 			return nil, false, fmt.Errorf("read messages of %s: %w", id, err)
 		}
@@ -112,8 +113,8 @@ func (s *Store) Messages(ctx context.Context, id string, p Page) (all []*chatv1.
 			found = nil
 		}
 		all = append(all, found...)
-		// There are more messages if MaxPageBytes cut some off, or if the statement found a message beyond the limit.
-		if had+count > min(len(all), p.Limit) {
+		cut := had+count > len(all) // MaxPageBytes excluded messages
+		if cut || len(all) > p.Limit {
 			all, more = all[:min(len(all), p.Limit)], true
 			break
 		}

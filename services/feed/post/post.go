@@ -2,8 +2,6 @@
 package post
 
 import (
-	"strings"
-
 	"google.golang.org/protobuf/proto"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
@@ -18,7 +16,10 @@ type State struct {
 }
 
 // New returns the state of a stream ("post:7") without events.
-func New(stream string) *State { return &State{id: strings.TrimPrefix(stream, "post:")} }
+func New(stream string) *State {
+	_, id, _ := catalog.SplitAddress(stream)
+	return &State{id: id}
+}
 
 // Decide returns the events to which a command leads, or a refusal.
 func (s *State) Decide(by catalog.Origin, command proto.Message) ([]proto.Message, error) {
