@@ -65,7 +65,7 @@ func TestReadRawEvent_ReturnsTheSameAsReadEvent(t *testing.T) {
 func TestReadRawResult_ReturnsTheSameAsReadResult(t *testing.T) {
 	t.Parallel()
 	want := envelope.Result{Actor: "alice", CommandID: "c", Type: "chat.leave", Source: "chat", Stream: "s:1",
-		Kind: envelope.Refused, Version: 2, Position: 3, Code: "no", Text: "why", TraceParent: "00-x-y-01"}
+		Kind: envelope.Refused, Version: 2, Position: 3, Code: "no", Text: "why", Field: "user_id", TraceParent: "00-x-y-01"}
 	m := want.Message()
 	got, err := envelope.ReadRawResult(raw(m.Metadata))
 	require.NoError(t, err)

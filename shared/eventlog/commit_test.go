@@ -272,7 +272,7 @@ func TestCommit_ARepeatedCommandGetsTheSameRefusal(t *testing.T) {
 	url := database(t)
 	l := running(t, url)
 	refused := Write{Stream: "conversation:1", Expected: 0, Commands: []Decided{{Actor: "bob", CommandID: "c",
-		Type: "chat.send_message", Kind: envelope.Refused, Code: refusal.NotAMember, Text: "you are not in it"}}}
+		Type: "chat.send_message", Kind: envelope.Refused, Code: refusal.InvalidField, Text: "user_id is your own", Field: "user_id"}}}
 	first := commit(t, l, refused).Results[0]
 	_, err := running(t, url).Commit(t.Context(), said("1", "other"))
 	if err != nil {
@@ -281,8 +281,11 @@ func TestCommit_ARepeatedCommandGetsTheSameRefusal(t *testing.T) {
 	later := said("1", "c")
 	later.Commands[0].Actor = "bob"
 	_, err = running(t, url).Commit(t.Context(), later)
-	if r := failsAs[*RepeatedError](t, err).Outcomes[0]; r != first {
+	if r := failsAs[*RepeatedError](t, err).Outcomes[0]; r != first || r.Field != "user_id" {
 		t.Fatalf("%+v, first %+v", r, first)
+	}
+	if r, found, err := l.Outcome(t.Context(), "bob", "c"); err != nil || !found || r.Field != "user_id" {
+		t.Fatalf("%+v %v", r, err)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"math"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -18,6 +19,7 @@ func requireInvalid(t *testing.T, err error, field string, what any) {
 	require.True(t, ok, "%v: %v", what, err)
 	require.Equal(t, refusal.InvalidField, refused.Code)
 	require.Contains(t, refused.Text, field)
+	require.Equal(t, strings.Fields(field)[0], refused.Field)
 }
 
 func TestLimit_IsRefusedOutsideOfItsBounds(t *testing.T) {
@@ -48,7 +50,7 @@ func TestRead_ReadsLimitAndCursor(t *testing.T) {
 	_, err = limits.Read(new(int32(201)), "", &after)
 	requireInvalid(t, err, "limit is from 1 to 200", "a limit above the maximum")
 	_, err = limits.Read(nil, "none", &after)
-	requireInvalid(t, err, "invalid cursor in after", "a cursor that no page returned")
+	requireInvalid(t, err, "after is not a valid cursor", "a cursor that no page returned")
 }
 
 // A client that follows the cursors gets every row once, and no empty page.

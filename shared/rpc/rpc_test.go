@@ -125,6 +125,7 @@ func TestCall_ReturnsRefusalsUnchangedAndOtherErrorsWithoutDetail(t *testing.T) 
 		want  refusal.Error
 	}{
 		{refusal.New("not_a_member", "you are no member"), refusal.Error{Code: "not_a_member", Text: "you are no member"}},
+		{refusal.NewField("limit", "is too large"), refusal.Error{Code: refusal.InvalidField, Text: "limit is too large", Field: "limit"}},
 		{refusal.New("direct_conversation", "no"), refusal.Error{Code: "direct_conversation", Text: "no"}},
 		{errors.New("password=secret"), refusal.Error{Code: refusal.Internal, Text: "something went wrong; it was logged"}},
 	} {

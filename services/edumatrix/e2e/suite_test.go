@@ -436,6 +436,20 @@ func testBadFrames(t *testing.T, m *mesh) {
 			t.Errorf("%v: got %v, want %s and a text with %q", test.frame, got, test.code, test.says)
 		}
 	}
+	// Owners refuse these, and the refusals name the field too: of a command, of a query, and of the same command again.
+	self := map[string]any{"type": "chat.start_direct", "command_id": "with-myself", "data": map[string]any{"user_id": p.id}}
+	for _, test := range []struct {
+		frame map[string]any
+		field string
+	}{
+		{self, "user_id"}, {self, "user_id"},
+		{map[string]any{"type": "chat.conversations", "data": map[string]any{"limit": 100_000}}, "limit"},
+		{map[string]any{"type": "chat.conversations", "data": map[string]any{"after": "none"}}, "after"},
+	} {
+		if got := ask(test.frame); got.Code != "invalid_field" || got.Field != test.field {
+			t.Errorf("%v: got %+v, want a refusal of the field %s", test.frame, got, test.field)
+		}
+	}
 	if m.protobuf {
 		for _, raw := range []string{"{", "\x05ab", "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "\x02\xff\xff", "\x00"} {
 			if err := p.Write([]byte(raw)); err != nil {
