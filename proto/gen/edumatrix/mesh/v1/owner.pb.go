@@ -161,7 +161,8 @@ type ReadLogRequest struct {
 	AfterVersion int64 `protobuf:"varint,6,opt,name=after_version,json=afterVersion,proto3" json:"after_version,omitempty"`
 	// Only events whose stream hashes to this partition. Used if partitions is not 0.
 	Partition int32 `protobuf:"varint,7,opt,name=partition,proto3" json:"partition,omitempty"`
-	// The number of partitions for partition, as in the header ce_partitions of a record; 0: events of all partitions.
+	// The number of partitions by which streams are hashed for the field partition, as in the header ce_partitions of a
+	// record; 0: events of all partitions.
 	Partitions    int32 `protobuf:"varint,8,opt,name=partitions,proto3" json:"partitions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -686,8 +687,8 @@ func (x *MembershipInterval) GetClosed() int64 {
 
 type Resumed struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The membership intervals that end above after. The room "user:<user>", in which a user always is, is not among
-	// them.
+	// The membership intervals that end above the position in the resumer's field after. The room "user:<user>", in which
+	// a user always is, is not among them.
 	Intervals []*MembershipInterval `protobuf:"bytes,1,rep,name=intervals,proto3" json:"intervals,omitempty"`
 	// The rooms of which some missed events are left out, because they are too many or too large.
 	NotRecovered []string `protobuf:"bytes,2,rep,name=not_recovered,json=notRecovered,proto3" json:"not_recovered,omitempty"`
