@@ -42,8 +42,8 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 	}
 }
 
-// full calls next. While there are more than max connections, it responds with 503 instead, unless refuse has already
-// responded.
+// full calls the handler next. While there are more than max connections, it responds with 503 instead, unless the
+// function refuse has already responded.
 func (l *boundedListener) full(next http.Handler, refuse func(http.ResponseWriter, *http.Request) bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if l.open.Load() <= l.max {

@@ -1,7 +1,7 @@
 // Package gateway is the service that clients connect to: they send commands and queries, and get the events of their
 // rooms. It contains no domain rules; the topics of commands and events are declared in proto/.
 //
-// A frame goes ws → session → intake → Kafka; an event comes Kafka → fanout → hub → the connection's queue → ws.
+// A frame goes ws → protocol → intake → Kafka; an event comes Kafka → fanout → hub → the connection's queue → ws.
 package gateway
 
 import (

@@ -109,8 +109,8 @@ func (w *watch) serveMetrics(ctx context.Context, listener net.Listener) error {
 	return nil
 }
 
-// run checks the health in the background. It calls ready once the fan-out knows its position in every partition,
-// tokens can be checked, and everything that /health checks is available.
+// run checks the health in the background. It calls the function ready once the fan-out knows its position in every
+// partition, tokens can be checked, and everything that /health checks is available.
 func (w *watch) run(ctx context.Context, keys <-chan struct{}, ready func()) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return w.health.Run(ctx) })

@@ -29,9 +29,9 @@ func Run(ctx context.Context, env process.Env) error {
 	return s.Run(ctx)
 }
 
-// newsWithin is the maximum age of the events that raise notifications when this service consumes a topic for the first
-// time. It is longer than a new installation takes to start. It is short enough that users of an installation that adds
-// this service later are not notified of old events.
+// maxEventAge is the maximum age of the events that raise notifications when this service consumes a topic for the
+// first time. It is longer than a new installation takes to start. It is short enough that users of an installation
+// that adds this service later are not notified of old events.
 const maxEventAge = time.Hour
 
 // raise returns the notifications that the rules raise for an event, as effects on the recipients' streams.

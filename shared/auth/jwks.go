@@ -55,7 +55,7 @@ type keySet struct {
 	mu      sync.Mutex
 	keys    []publicKey
 	begun   int           // fetches that have begun
-	done    int           // fetches that have ended: equal to begun, or one less
+	done    int           // fetches that have ended: equal to the field begun, or one less
 	failed  error         // error of the last fetch
 	wanted  bool          // a token names an unknown key, and no fetch has begun since
 	allowed time.Time     // when a fetch for an unknown key may begin
@@ -292,8 +292,8 @@ func (k *keySet) key(ctx context.Context, token *jwt.Token) (any, error) {
 }
 
 // find returns the keys with which a token of a method may be signed: the keys with the token's kid, which several
-// keys may share (RFC 7517, 4.5), or all keys if the token has no kid. other reports whether the kid also names keys
-// for other methods.
+// keys may share (RFC 7517, 4.5), or all keys if the token has no kid. The result other reports whether the kid also
+// names keys for other methods.
 func (k *keySet) find(method jwt.SigningMethod, id string, named bool) (found jwt.VerificationKeySet, other bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -309,8 +309,8 @@ func (k *keySet) find(method jwt.SigningMethod, id string, named bool) (found jw
 	return found, other
 }
 
-// renew waits until a fetch that began after the call of renew has succeeded, or until enough returns true after an
-// earlier fetch.
+// renew waits until a fetch that began after the call of renew has succeeded, or until the function enough returns true
+// after an earlier fetch.
 func (k *keySet) renew(ctx context.Context, enough func() bool) error {
 	awaited := k.want()
 	patience := time.NewTimer(k.pace.patience)

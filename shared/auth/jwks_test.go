@@ -105,7 +105,7 @@ func verifier(t *testing.T, s *signIn, p fetchIntervals) *Verifier {
 	return v
 }
 
-// eager is a pace without waiting times.
+// eager is a set of fetch intervals without waiting times.
 var eager = fetchIntervals{usual: time.Hour, retry: 10 * time.Millisecond, slowest: 10 * time.Millisecond, patience: 20 * time.Second}
 
 func refused(t *testing.T, v *Verifier, token, says string) {

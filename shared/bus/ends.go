@@ -78,8 +78,8 @@ func LastRecords(ctx context.Context, k backend.Kafka, topic string) ([]*Record,
 // fetchTimeout is how long a broker may take to return records that it has.
 const fetchTimeout = 15 * time.Second
 
-// readRanges reads a topic and passes its records to each. narrow gets the ranges of the partitions at the time of the
-// call, and returns the ranges that are read.
+// readRanges reads a topic and passes its records to the function each. The function narrow gets the ranges of the
+// partitions at the time of the call, and returns the ranges that are read.
 func readRanges(ctx context.Context, k backend.Kafka, topic string, narrow func([]Range) []Range, each func(Record)) error {
 	wrap := func(err error) error { return fmt.Errorf("read %s: %w", topic, err) }
 	name := k.Topic(topic)

@@ -137,7 +137,7 @@ type Client struct {
 	next    int
 	waiting map[string]call
 
-	// seen and before are used by the goroutine that reads and, after its end, by other goroutines.
+	// The fields seen and before are used by the goroutine that reads and, after its end, by other goroutines.
 	seen   map[string]int64 // newest version of each stream that this connection got
 	before map[string]int64 // newest version of each stream that the resumed connections got
 

@@ -15,7 +15,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// mesh answers one connection: it replies to connect, and then calls then.
+// mesh answers one connection: it replies to connect, and then calls the function then.
 func mesh(t *testing.T, then func(socket *websocket.Conn)) string {
 	t.Helper()
 	return meshOf(t, make(chan string, 100), then)

@@ -21,8 +21,8 @@ type codec interface {
 	subprotocol() string
 	messageKind() int
 	encode(frame map[string]any) ([]byte, error)
-	// decode passes the frames of one message to take, in order. The function kindOf returns the type of the request
-	// that a reply answers.
+	// decode passes the frames of one message to the function take, in order. The function kindOf returns the type of
+	// the request that a reply answers.
 	decode(message []byte, kindOf func(replyTo string) string, take func(*received) error) error
 }
 

@@ -31,9 +31,10 @@ func (l *Log) Commit(ctx context.Context, w Write) (Committed, error) {
 	return l.wait(ctx, &pendingWrite{ctx: ctx, prepared: p, outcome: make(chan writeOutcome, 1)})
 }
 
-// CommitDeciding loads a stream and calls decide inside the next transaction, under the log's lock, so that no other
-// write can be appended in between. It sets the Write's Stream, Expected and DecidedAt from the loaded stream. The
-// function decide must be quick and may be called several times. CommitDeciding returns an error of decide unchanged.
+// CommitDeciding loads a stream and calls the function decide inside the next transaction, under the log's lock, so
+// that no other write can be appended in between. It sets the Write's Stream, Expected and DecidedAt from the loaded
+// stream. The function decide must be quick and may be called several times. CommitDeciding returns an error of decide
+// unchanged.
 func (l *Log) CommitDeciding(ctx context.Context, s Selection,
 	decide func(context.Context, Loaded) (Write, error)) (Committed, error) {
 	return l.CommitDecidingAll(ctx, []Selection{s}, func(ctx context.Context, all []Loaded) (Write, error) {

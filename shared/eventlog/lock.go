@@ -46,9 +46,9 @@ func (l *Log) underLock(ctx context.Context, conn interface {
 	}
 }
 
-// HoldLock calls f while the session of conn holds the log's lock, so that nothing is appended meanwhile. The lock is
-// held for at most MaxHold. HoldLock continues even if ctx ends, because its duration is bounded. It returns how long
-// it held the lock.
+// HoldLock calls the function f while the session of conn holds the log's lock, so that nothing is appended meanwhile.
+// The lock is held for at most MaxHold. HoldLock continues even if ctx ends, because its duration is bounded. It
+// returns how long it held the lock.
 func (l *Log) HoldLock(ctx context.Context, conn *pgx.Conn, f func(context.Context) error) (held time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.times.lock+l.times.hold)
 	defer cancel()

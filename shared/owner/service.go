@@ -76,7 +76,7 @@ func Open(ctx context.Context, env process.Env, migrations fs.FS) (*Service, err
 	return s, nil
 }
 
-// Decide registers the aggregate that decides the commands for streams of a kind ("conversation").
+// HandleCommands registers the aggregate that decides the commands for streams of a kind ("conversation").
 func (s *Service) HandleCommands(kind string, aggregate NewState) { s.aggregates[kind] = aggregate }
 
 // Project registers projections that follow the log. Each table of the service's migrations must belong to one of them.
@@ -86,16 +86,16 @@ func (s *Service) Project(p ...*projection.Projection) { s.projections = append(
 // job queue.
 func (s *Service) Workers() *jobs.Workers { return &s.workers }
 
-// Effect registers an effect: jobs that are inserted with each event of a type ("chat.message_sent"), in the
-// transaction that commits it.
+// Jobs registers an effect: jobs that are inserted with each event of a type ("chat.message_sent"), in the transaction
+// that commits it.
 func (s *Service) Jobs(event string, effect eventlog.Effect) { s.effects[event] = effect }
 
 // AuthorizeSubscribe registers the function that decides which users may subscribe to rooms.
 func (s *Service) AuthorizeSubscribe(authorize SubscribeAuthorizer) { s.authorize = authorize }
 
 // React registers the reaction to a topic of another service. The reaction returns events, and commands that the
-// service's aggregates decide. since is the time from which events count if the topic has not been consumed before.
-// Each topic can have only one reaction.
+// service's aggregates decide. The parameter since is the time from which events count if the topic has not been
+// consumed before. Each topic can have only one reaction.
 func (s *Service) React(topic string, since consume.Since, react consume.Reaction) {
 	declared, _ := s.env.Catalog.Topic(topic)
 	declared.Name = topic
@@ -108,8 +108,8 @@ func (s *Service) Serve(path string, handler http.Handler) {
 	s.common.Handle(path, handler)
 }
 
-// Connect returns the options of the Connect handler of this service's queries. projections declares which projection
-// each query reads. An answer contains everything that was committed before its query was sent (see
+// QueryOptions returns the options of the Connect handler of this service's queries. projections declares which
+// projection each query reads. An answer contains everything that was committed before its query was sent (see
 // consistency.Interceptor).
 func (s *Service) QueryOptions(projections consistency.Projections) connect.HandlerOption {
 	maps.Copy(s.queries, projections)

@@ -19,8 +19,8 @@ type Limits struct {
 	Max     int
 }
 
-// Limit returns the number of rows that a request asks for, or Default if asked is nil. It refuses numbers below 1 or
-// above Max (refusal.InvalidField). The refusal names the request's field, which is passed as field.
+// Limit returns the number of rows that a request asks for, or Default if the parameter asked is nil. It refuses
+// numbers below 1 or above Max (refusal.InvalidField). The refusal names the request's field, which is passed as field.
 func (l Limits) Limit(field string, asked *int32) (int, error) {
 	switch {
 	case asked == nil:
@@ -31,8 +31,8 @@ func (l Limits) Limit(field string, asked *int32) (int, error) {
 	return int(*asked), nil
 }
 
-// Read returns the number of rows that a request asks for in its field limit, and decodes the cursor in its field
-// after (see Limit and ReadCursor).
+// Read returns the number of rows that a request asks for in its field "limit", and decodes the cursor in its field
+// "after" (see Limit and ReadCursor).
 func (l Limits) Read(limit *int32, after string, place ...any) (int, error) {
 	rows, err := l.Limit("limit", limit)
 	if err != nil {
@@ -42,8 +42,8 @@ func (l Limits) Read(limit *int32, after string, place ...any) (int, error) {
 }
 
 // Cut returns a page of at most limit rows. The rows must have been read with a limit of limit+1, so that one row more
-// shows that there are further pages. Then next is the place of the page's last row, for the cursor of the next page;
-// on the last page it is zero. The function place returns the place of the row with an index.
+// shows that there are further pages. Then the result next is the place of the page's last row, for the cursor of the
+// next page; on the last page it is zero. The function place returns the place of the row with an index.
 func Cut[T, P any](rows []T, limit int, place func(row int) P) (page []T, next P) {
 	if len(rows) > limit {
 		return rows[:limit], place(limit - 1)

@@ -40,15 +40,16 @@ func (h *history) append(actor string, m proto.Message) {
 	}
 }
 
-// load returns the state after the events of the stream itself and those of the given subjects, or after all events.
+// load returns the state after the events of the stream itself and those of the given subjects or, if all is true,
+// after every event.
 func (h *history) load(all bool, subjects ...string) *conversation.State {
 	s := conversation.New(stream)
 	h.into(s, 0, all, subjects...)
 	return s
 }
 
-// into applies to a state the events of the stream itself above a version, and all events of the given subjects. With
-// all, it applies every event.
+// into applies to a state the events of the stream itself above a version, and all events of the given subjects. If all
+// is true, it applies every event.
 func (h *history) into(s *conversation.State, after int, all bool, subjects ...string) {
 	for i, r := range h.records {
 		if all || r.subject == "" && i >= after || slices.Contains(subjects, r.subject) {

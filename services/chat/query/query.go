@@ -113,8 +113,9 @@ var errNotAMember = refusal.New(refusal.NotAMember, "you are not a member of thi
 // readFunc is a function that reads rows of a conversation and returns the conversation's version as of which it read.
 type readFunc[T any] func(ctx context.Context, id string) (row T, version catalog.Version, err error)
 
-// asMember calls read, and then checks that the calling user is a member now. Because it reads the memberships after
-// the rows, a user who was just removed gets nothing. A member may get rows that are slightly out of date.
+// asMember calls the function read, and then checks that the calling user is a member now. Because it reads the
+// memberships after the rows, a user who was just removed gets nothing. A member may get rows that are slightly out of
+// date.
 func asMember[T any](ctx context.Context, s *Server, id string, read readFunc[T]) (T, error) {
 	row, _, _, err := readThenIntervals(ctx, s, id, rpc.Actor(ctx), true, read)
 	return row, err
@@ -137,10 +138,10 @@ func (s *Server) access(ctx context.Context, id, user string) (access, error) {
 	return readableRanges(intervals, settings.FromJoining, version), nil
 }
 
-// readThenIntervals calls read, and then reads the intervals in which a user was a member. It refuses users who were
-// never a member and, with memberNow, users who have left. If the user's last interval begins after the version that
-// read returned, the projection lags: readThenIntervals waits until the projection has reached that beginning, and
-// reads again.
+// readThenIntervals calls the function read, and then reads the intervals in which a user was a member. It refuses
+// users who were never a member and, with memberNow, users who have left. If the user's last interval begins after the
+// version that the function returned, the projection lags: readThenIntervals waits until the projection has reached
+// that beginning, and reads again.
 func readThenIntervals[T any](ctx context.Context, s *Server, id, user string, memberNow bool, read readFunc[T]) (
 	row T, version catalog.Version, intervals []interval.Interval, err error) {
 	var none T

@@ -37,7 +37,7 @@ func TestTrace_IsReadBackFromJaeger(t *testing.T) {
 }
 
 // jaegerChains finds the newest trace with the given operation of the gateway. It returns every path from the root of
-// the trace to a span named last. Each element of a path is service/operation.
+// the trace to a span whose name is the parameter last. Each element of a path is service/operation.
 func jaegerChains(t *testing.T, query, operation, last string) (chains [][]string) {
 	t.Helper()
 	r, err := http.Get(query + "/api/traces?" + url.Values{"service": {"gateway"}, "operation": {operation}, "limit": {"1"}}.Encode())

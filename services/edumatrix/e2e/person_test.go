@@ -111,7 +111,8 @@ func (p *person) ask(name string, data, answer any) error {
 	return p.Query(ctx, name, data, answer)
 }
 
-// await returns the first event of the connection for which is returns true. It waits for the event if necessary.
+// await passes the events of the connection to the function is, and returns the first one for which that function
+// returns true. It waits for the event if necessary.
 func (p *person) await(what string, is func(client.Event) bool) client.Event {
 	p.t.Helper()
 	deadline := time.After(patience)
@@ -163,7 +164,7 @@ func (p *person) versions(stream string) (all []int64) {
 	return all
 }
 
-// dense fails the test unless the person received all versions of a stream between from and to, each once and in order.
+// dense fails the test unless the person received every version v of a stream with from <= v <= to, once and in order.
 func (p *person) dense(stream string, from, to int64) {
 	p.t.Helper()
 	got := p.versions(stream)

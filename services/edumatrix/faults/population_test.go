@@ -111,7 +111,7 @@ func (p *population) some(r *rand.Rand, n int) (users []string) {
 	return users
 }
 
-// lookers is the number of devices of which one subscribes to some authors.
+// lookers is the number of devices for each device that subscribes to some authors.
 const lookers = 4
 
 // workersEach is the maximum number of commands that a device has in flight.

@@ -80,7 +80,8 @@ func (m *mesh) applied(ctx context.Context, conn *pgx.Conn, owner string) error 
 	})
 }
 
-// poll calls missing until it returns an empty string, or returns an error with its last result when ctx ends.
+// poll calls the function missing until that returns an empty string. If ctx ends first, poll returns an error with the
+// last result of missing.
 func poll(ctx context.Context, what string, missing func() (string, error)) error {
 	for {
 		left, err := missing()

@@ -53,10 +53,10 @@ type Fanout struct {
 	options Options
 	topics  map[string]*topic
 	logs    map[string]*logProgress // by owner
-	unknown sync.Map            // types of events that this gateway does not know, and has logged
+	unknown sync.Map                // types of events that this gateway does not know, and has logged
 }
 
-// reading is the progress in the topics of one owner.
+// logProgress is the progress in the topics of one owner.
 type logProgress struct {
 	owner string
 	shard *hub.Shard

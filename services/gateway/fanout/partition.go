@@ -47,7 +47,7 @@ func newPartition(f *Fanout, t *topic, number int32) *partition {
 // heard returns when the last record was read.
 func (p *partition) heard() time.Time { return time.Unix(0, p.last.Load()) }
 
-// takeAll takes a record, and tries again until the gap before the record is filled or the context ends.
+// takeRetrying takes a record, and tries again until the gap before the record is filled or the context ends.
 func (p *partition) takeRetrying(ctx context.Context, f *Fanout, e *envelope.Event) {
 	owner := p.topic.log.owner
 	var backoff retry.Backoff

@@ -45,8 +45,8 @@ type Server struct {
 	Catalog *catalog.Catalog
 	Intake  *intake.Intake
 	Queries *query.Asker
-	// Users limits the requests in flight of each user. Sessions use the same Users, so that frames and requests count
-	// together.
+	// Users limits the requests in flight of each user. The handlers of connections use the same Users, so that
+	// frames and requests count together.
 	Users *quota.Users
 	// Hub counts the bytes of answers that clients have not read yet, together with the frames that wait for the
 	// connections of the same user.

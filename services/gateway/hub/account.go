@@ -80,9 +80,9 @@ func (c *Conn) settle() {
 	}
 }
 
-// mayHold reports whether more bytes may wait for the connection. They may if all connections of the user together stay
-// within Limits.UserBytes. Beyond that bound, each connection may hold an equal share of it. So a connection that the
-// client reads is not affected by other connections of the user that are not read.
+// mayHold reports whether the given number of further bytes may wait for the connection. They may if all connections of
+// the user together stay within Limits.UserBytes. Beyond that bound, each connection may hold an equal share of it. So
+// a connection that the client reads is not affected by other connections of the user that are not read.
 func (c *Conn) mayHold(more int) bool {
 	return c.affords(c.held.account.held.Load(), more)
 }

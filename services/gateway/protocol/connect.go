@@ -36,7 +36,7 @@ type Opening struct {
 	Err     error
 }
 
-// RejectedError is the error of a session that did not begin.
+// RejectedError is the error of a connection that is closed before it has a handler.
 type RejectedError struct {
 	Reason  hub.Reason     // the reason for closing the connection
 	Refusal *refusal.Error // the reply to the first frame, or nil for none
@@ -109,8 +109,8 @@ func (c *connecting) answer(room string, refused *refusal.Error) {
 	}
 }
 
-// unsubscribe records that the client has unsubscribed from rooms. It calls done once none of these rooms waits for an
-// answer, because the client may get events of a room until then.
+// unsubscribe records that the client has unsubscribed from rooms. It calls the function done once none of these rooms
+// waits for an answer, because the client may get events of a room until then.
 func (c *connecting) unsubscribe(rooms []string, done func()) {
 	c.mu.Lock()
 	left := new(atomic.Int64)
@@ -155,8 +155,8 @@ func (c *connecting) reply() (rooms []string, refused []*gatewayv1.RefusedRoom, 
 	return rooms, refused, c.changed
 }
 
-// Open begins a session with its first frame, which must be connect. Start must be called once frames can be written
-// to the client. The error is a *RejectedError.
+// Open returns the handler of a connection, given its first frame, which must be connect. Start must be called once
+// frames can be written to the client. The error is a *RejectedError.
 func (m *Parts) Open(ctx context.Context, o Opening) (_ *Handler, err error) {
 	if o.Err != nil {
 		return nil, protocolError(access.Refusal(o.Err))

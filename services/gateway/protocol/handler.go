@@ -42,8 +42,8 @@ type Parts struct {
 	Log     *slog.Logger
 	// ConnectWithin is how long the reply to connect may take; 30 s when 0.
 	ConnectWithin time.Duration
-	// RestoreWithin is how long connect waits for the rooms of its session; 2 s when 0. Later frames wait during that
-	// time, so that they take effect after connect.
+	// RestoreWithin is how long connect waits for the rooms of the client's session; 2 s when 0. Later frames wait
+	// during that time, so that they take effect after connect.
 	RestoreWithin time.Duration
 }
 

@@ -101,7 +101,7 @@ func (h *Handler) subscribeTo(rooms []string, answer func(room string, refused *
 }
 
 // allowed returns the callback for the owner's answer about one room, which was counted as pending. The callback
-// calls answer.
+// calls the function answer.
 func (h *Handler) allowed(answer func(room string, refused *refusal.Error)) func(room string, refused bool) {
 	return func(room string, refused bool) {
 		h.pending.Add(-1)

@@ -13,8 +13,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 )
 
-// A panic in a timer of a session, such as that of its token, closes that session's connection. The process
-// continues.
+// A panic in a timer of a handler, such as that of its token, closes that handler's connection. The process continues.
 func TestTimer_APanicCostsOneConnection(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()

@@ -16,7 +16,7 @@ import (
 // expiryNotice is how long before its token expires a client gets the frame "token_expiring".
 const expiryNotice = time.Minute
 
-// token holds the timers of a session's current token.
+// token holds the timers of the connection's current token.
 type token struct {
 	mu     sync.Mutex
 	notice *time.Timer

@@ -19,8 +19,8 @@ const (
 // ErrAsksTooMuch is returned for a query that waited too long for the other queries of its user.
 var ErrAsksTooMuch = errors.New("too many queries of one user in a short time")
 
-// Ask waits until an owner may be asked on behalf of the user. Call done with the size of the answer, in bytes, when
-// it has arrived.
+// Ask waits until an owner may be asked on behalf of the user. Call the function done with the size of the answer, in
+// bytes, when it has arrived.
 //
 // Owners serve all users from one pool of database connections, so each user has only a few queries there at a time,
 // and the others wait here. After large answers the user's next query waits for a moment, because reading and

@@ -18,7 +18,7 @@ import (
 type attaching struct {
 	conn          *hub.Conn
 	resumes       bool // the client has a resume token
-	hasProgress   bool // the resume token contains this log, at the point had
+	hasProgress   bool // the resume token contains this log, with the progress in the field point
 	point         hub.Point
 	subscriptions []*subscription // rooms to subscribe the connection to
 	since         time.Time       // when the connection began to wait

@@ -74,7 +74,7 @@ func (c *connection) finish(wait time.Duration) {
 	}
 }
 
-// reject sends the reason why the client has no session, and closes the connection.
+// reject sends the reason why the client's connect was refused, and closes the connection.
 func (c *connection) reject(replyTo string, rejected *protocol.RejectedError) {
 	if rejected.Refusal != nil {
 		c.sendFrame(frame.Refused(replyTo, rejected.Refusal))

@@ -121,7 +121,7 @@ func (c *connection) first() (message []byte, refused error, ok bool) {
 	return nil, nil, false
 }
 
-// start starts the session, and handles the frames that came in one message with connect.
+// start starts the connection's handler, and passes it the frames that came in one message with connect.
 func (c *connection) start(ctx context.Context, s *protocol.Handler, next func() (frame.Request, error, bool)) {
 	defer c.server.options.Guard.Recover("reader", func() { c.conn.Close(hub.Internal) })
 	s.Start(ctx)

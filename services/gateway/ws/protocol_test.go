@@ -220,7 +220,7 @@ func TestConnect_AFirstFrameThatIsTooLargeIsClosedWith1009(t *testing.T) {
 	require.Equal(t, "too_large", closing.Error.Code)
 	require.Equal(t, hub.TooLarge.Code, closed(t, socket))
 
-	// A frame that is just within the bound begins a session.
+	// A frame that is just within the bound is accepted.
 	socket = m.raw(t, "")
 	connect := `{"id":"connect","type":"connect","data":{"token":"alice","device":""}}`
 	write(t, socket, strings.Replace(connect, `""`, `"`+strings.Repeat("x", frame.MaxMessage-len(connect))+`"`, 1))

@@ -22,7 +22,7 @@ var (
 // messageKind is the kind of WebSocket message that contains the frames of an encoding.
 var messageKind = [frame.Encodings]int{frame.JSON: websocket.TextMessage, frame.Protobuf: websocket.BinaryMessage}
 
-// readAll passes the client's messages to the session, one by one, until the connection ends. Then it waits for the
+// readAll passes the client's messages to the handler, one by one, until the connection ends. Then it waits for the
 // client's close frame, within grace.
 func (c *connection) readAll(ctx context.Context, s *protocol.Handler) {
 	defer c.server.options.Guard.Recover("reader", func() { c.conn.Close(hub.Internal) })

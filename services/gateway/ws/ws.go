@@ -1,5 +1,5 @@
-// Package ws carries sessions over WebSocket. It handles the handshake, and runs a goroutine that reads, and another
-// that writes while frames wait.
+// Package ws carries the client protocol over WebSocket. It handles the handshake, and runs a goroutine that reads, and
+// another that writes while frames wait.
 package ws
 
 import (
@@ -216,8 +216,8 @@ func (s *Server) RefuseFull(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-// refuseUpgraded upgrades the request of a web page only to send the reason why it is refused. It calls done when the
-// connection is closed.
+// refuseUpgraded upgrades the request of a web page only to send the reason why it is refused. It calls the function
+// done when the connection is closed.
 func (s *Server) refuseUpgraded(w http.ResponseWriter, r *http.Request, rejected *protocol.RejectedError, done func()) {
 	encoding, _ := frame.Choose(websocket.Subprotocols(r))
 	c := s.accept(w, r, encoding)

@@ -22,7 +22,7 @@ type About struct {
 	Event   proto.Message
 }
 
-// made is the UUID namespace of the ids of notifications.
+// idNamespace is the UUID namespace of the ids of notifications.
 var idNamespace = uuid.MustParse("b0c3cf60-8a2e-5b43-9d0c-6d5a1c2e7f10")
 
 // Raise returns the notifications that an event raises: a user whom another user added to a conversation is notified.

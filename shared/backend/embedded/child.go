@@ -14,7 +14,7 @@ import (
 type child struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when the child has ended
-	err  error         // how the child ended; set before done is closed
+	err  error         // how the child ended; set before the channel done is closed
 }
 
 // startChild starts a process from an operating system thread of its own. On Linux the kernel signals the child when

@@ -10,8 +10,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// ReadConsistently calls read, which calls WaitFor and then reads rows of the projection from the pool. It calls read
-// again if the rows may be older than the position that WaitFor found. It returns the error of read.
+// ReadConsistently calls the function read, which calls WaitFor and then reads rows of the projection from the pool. It
+// calls read again if the rows may be older than the position that WaitFor found. It returns the error of read.
 //
 // A crash of the server ends all sessions and may undo the last transactions of a projection. A process that was frozen
 // during the crash still has the position from before it in memory, but reads the rows from after it, in a session that

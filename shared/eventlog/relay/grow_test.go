@@ -40,7 +40,7 @@ func (c *topicCounts) relay(l *eventlog.Log) func(*Relay) {
 }
 
 // epochReader reads all partitions of a topic as consumers do: it stores one position for each partition, drops
-// repeats, and fills holes by the partition count of the partition's epoch.
+// repeats, and fills gaps by the partition count of the partition's epoch.
 type epochReader struct {
 	t      *testing.T
 	log    map[string]map[catalog.Position]string // positions of each topic's events with their streams

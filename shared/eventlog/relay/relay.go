@@ -72,12 +72,12 @@ const (
 // Relay publishes a log to its topics, in order and at least once. Of all relays of one log, on all instances, one
 // works at a time. A relay publishes nothing to a partition while older records of that partition are unconfirmed. Each
 // record contains the position of the previous record in its partition, and the relay writes the log's position into
-// partitions that lag behind the log. So a reader that stores one position per partition detects repeats and holes.
+// partitions that lag behind the log. So a reader that stores one position per partition detects repeats and gaps.
 //
 // The relay chooses the partition of an event, by the partition count of the topic's current epoch. When a topic has
 // grown, the relay writes a fence into all its partitions before it uses the new count. A topic to which it cannot
 // publish, because the topic has vanished, shrunk or is forbidden, is paused with an alarm and does not delay the
-// others. Once publishing works again, readers of the topic see a hole and fill it from the log.
+// others. Once publishing works again, readers of the topic see a gap and fill it from the log.
 type Relay struct {
 	log       *eventlog.Log
 	owner     string
@@ -286,7 +286,7 @@ func (x *leading) prepare(ctx context.Context) (*shipment, error) {
 		to := topicPartition{e.Topic, envelope.Partition(e.Stream, of.Count)}
 		e.Before = s.append(to, e.Position, now)
 		if t.paused != nil {
-			continue // the topic's readers will detect the hole
+			continue // the topic's readers will detect the gap
 		}
 		e.Incarnation, e.Epoch, e.Partitions = x.incarnation, of.Epoch, of.Count
 		n.spans.event(&e, to)
@@ -371,8 +371,8 @@ func (x *leading) settle(ctx context.Context) error {
 	return nil
 }
 
-// save stores the confirmed sequence, at most once per saveEvery unless now is set. If a confirmation is not saved, its
-// events are merely published again.
+// save stores the confirmed sequence, at most once per saveEvery unless the parameter now is set. If a confirmation is
+// not saved, its events are merely published again.
 func (x *leading) save(ctx context.Context, now bool) error {
 	if !x.unsaved || !now && time.Since(x.saved) < x.saveEvery {
 		return nil

@@ -122,7 +122,7 @@ func (r *reader) fill(until catalog.Position, log map[catalog.Position]bool) {
 	}
 }
 
-// checkRead reads all partitions, asserts that each event is seen once and in order, and counts the holes.
+// checkRead reads all partitions, asserts that each event is seen once and in order, and counts the gaps.
 func checkRead(t *testing.T, l *eventlog.Log, b *broker) (holes int) {
 	t.Helper()
 	logs := map[topicPartition]map[catalog.Position]bool{}
@@ -192,7 +192,7 @@ func TestRelay_PublishesInOrderWithThePositionBefore(t *testing.T) {
 
 // Publishing fails at random: no message arrives, or some arrive, or all arrive but the call returns an error. The
 // relay also crashes between publishing and saving. A reader still sees every event once. If failed calls
-// publish their first messages, it also sees no hole.
+// publish their first messages, it also sees no gap.
 func TestRelay_DeliversEachEventOnceDespiteFailures(t *testing.T) {
 	t.Parallel()
 	for name, arrival := range map[string]func(n int) func(int) bool{

@@ -13,7 +13,7 @@ import (
 )
 
 // For any order of events, confirmations, crashes and position records, a reader that stores one position per partition
-// sees every event once, and no hole.
+// sees every event once, and no gap.
 func TestSequence_AReaderSeesNoHole(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

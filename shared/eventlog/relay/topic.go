@@ -377,7 +377,7 @@ func isPosition(m *message.Message) bool {
 }
 
 // standIn returns the position record that replaces a refused event in its partition. The record names the event's own
-// position as the previous one of the partition, so readers see a hole there and fill it from the log.
+// position as the previous one of the partition, so readers see a gap there and fill it from the log.
 func (x *leading) standIn(m *message.Message) (*message.Message, error) {
 	e, err := envelope.ReadEvent(m)
 	if err != nil {

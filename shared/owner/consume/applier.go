@@ -202,7 +202,7 @@ func (a *applier) handleRecords(records []*delivery) error {
 	return a.save()
 }
 
-// handleRecord determines the effects of one record of the topic. It fills a hole before the record, and drops a repeat.
+// handleRecord determines the effects of one record of the topic. It fills a gap before the record, and drops a repeat.
 func (a *applier) handleRecord(d *delivery) error {
 	e := d.event
 	if e.Fence || e.Epoch > a.saved.Epoch {
@@ -214,7 +214,7 @@ func (a *applier) handleRecord(d *delivery) error {
 	case e.Position <= a.readUpTo:
 		return nil
 	case !a.current(e):
-		return nil // if this leaves a hole, the next record's "before" shows it
+		return nil // if this leaves a gap, the next record's "before" shows it
 	case e.Before > a.readUpTo:
 		if err := a.fill(e.Before); err != nil {
 			return err
@@ -241,8 +241,8 @@ func (a *applier) current(e envelope.Event) bool {
 }
 
 // restored records the incarnation of the source's log. The positions of a new incarnation are above all positions that
-// were published before, so events above the checkpoint are read as in any other hole. Effects of events that the
-// source has lost are kept.
+// were published before, so events above the checkpoint are read as in any other gap. Effects of events that the source
+// has lost are kept.
 func (a *applier) restored(incarnation string) {
 	if incarnation == a.incarnation || incarnation == "" {
 		return

@@ -291,7 +291,7 @@ type batchWrite struct {
 	w        eventlog.Write
 }
 
-// add adds effects of an event. first is the index of the first of these effects.
+// add adds effects of an event. The parameter first is the index of the first of these effects.
 func (c *batchWrite) add(of *Consumer, e envelope.Event, trace context.Context, first int, effects []Effect) {
 	parent := ""
 	if trace != nil {

@@ -6,7 +6,7 @@
 // partition cannot both apply an event. Each record contains the position before it in its partition. A record whose
 // "before" is above the checkpoint proves that events are missing; only then is the owner's log read.
 //
-// One goroutine per partition, the applier, takes the records that have arrived, fills holes from the owner's log,
+// One goroutine per partition, the applier, takes the records that have arrived, fills gaps from the owner's log,
 // calls the reaction, writes the effects in as few transactions as the bounds allow, and acknowledges the records. If
 // effects are commands, the service's aggregates decide them in that transaction (Options.Commit). An event without
 // effects costs no transaction: progress is stored once a second. An event that fails parks its stream; the other
@@ -110,7 +110,7 @@ func (c *Consumer) Topic() string { return c.o.Topic }
 func (c *Consumer) Handle(m *message.Message) error {
 	e, err := envelope.ReadEvent(m)
 	if err != nil {
-		return retry.Permanent(err) // the next record's "before" reveals the hole, which is filled from the owner's log
+		return retry.Permanent(err) // the next record's "before" reveals the gap, which is filled from the owner's log
 	}
 	partition, ok := bus.PartitionOf(m.Context())
 	claim, claimed := bus.ClaimOf(m.Context())

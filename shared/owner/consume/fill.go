@@ -18,7 +18,8 @@ const (
 	pageLimit  = 500              // events in a page
 )
 
-// fill reads this partition's events from the owner's log, from a.at up to a position, and determines their effects.
+// fill reads this partition's events from the owner's log, from a.readUpTo up to a position, and determines their
+// effects.
 func (a *applier) fill(until catalog.Position) error {
 	a.logger.Info("events are missing from the topic, reading them from their owner's log",
 		"partition", a.of.Partition, "after", a.readUpTo, "until", until)

@@ -63,8 +63,8 @@ func TestConsume_TheSourceWasRestored(t *testing.T) {
 	require.EqualValues(t, 3, w.number("SELECT count(*) FROM notification.checkpoints WHERE incarnation = 'second'"))
 }
 
-// A source that does not answer stops only the partition that has a hole. The other partitions are consumed, with a
-// pool of 5 connections.
+// A source that does not answer stops only the partition that has a gap. The other partitions are consumed, with a pool
+// of 5 connections.
 func TestConsume_ASourceThatHangsStopsOnlyPartitionsWithAHole(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -89,8 +89,8 @@ func TestConsume_ASourceThatHangsStopsOnlyPartitionsWithAHole(t *testing.T) {
 	}
 }
 
-// While one source does not answer and all partitions of its topic have a hole, the topic of another source is
-// consumed. Both share a pool of 5 connections.
+// While one source does not answer and all partitions of its topic have a gap, the topic of another source is consumed.
+// Both share a pool of 5 connections.
 func TestConsume_AHangingSourceDoesNotStopAnother(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -14,7 +14,8 @@ import (
 // aboveAll is above every position. A page of the log that begins there contains no events, only the log's head.
 const aboveAll = int64(1) << 62
 
-// begin loads or creates the checkpoint of the partition. first is the first record that has arrived from it.
+// begin loads or creates the checkpoint of the partition. The parameter first is the first record that has arrived from
+// it.
 func (a *applier) begin(first envelope.Event) (err error) {
 	if a.consumer, err = a.beginConsumer(a.calls, a.claim.Done(), first); err != nil {
 		return a.failed("begin with", err)

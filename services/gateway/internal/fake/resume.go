@@ -41,7 +41,7 @@ func (o *Owner) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeRequ
 	return connect.NewResponse(answer), nil
 }
 
-// missed returns the answer for one resuming user, and adds the positions of the missed events to wanted.
+// missed returns the answer for one resuming user, and adds the positions of the missed events to the map wanted.
 func (o *Owner) missed(one *meshv1.Resumer, limit int32, wanted map[catalog.Position]bool) *meshv1.Resumed {
 	answer := &meshv1.Resumed{}
 	during := map[string][]*meshv1.MembershipInterval{catalog.UserRoom(one.User): {{}}}

@@ -16,7 +16,7 @@ const stopTime = 60 * time.Second
 type child struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when the child has ended
-	err  error         // the child's error; set before done is closed
+	err  error         // the child's error; set before the channel done is closed
 }
 
 // startChild starts a process from an operating system thread of its own. On Linux the kernel signals the child when
