@@ -26,12 +26,12 @@ import (
 
 // Command is a declared command.
 type Command struct {
-	Name   string
-	Owner  string        // the service that decides the command
-	Topic  string        // <owner>-commands
-	Public bool          // whether clients may send the command
-	Worth  time.Duration // the time after which the command expires; 0 if it does not expire
-	Type   protoreflect.MessageType
+	Name         string
+	Owner        string        // the service that decides the command
+	Topic        string        // <owner>-commands
+	Public       bool          // whether clients may send the command
+	ExpiresAfter time.Duration // the time after which the command expires; 0 if it does not expire
+	Type         protoreflect.MessageType
 
 	stream, subject, memberOf template
 }
@@ -241,7 +241,7 @@ func (c *Catalog) readMessage(owner string, d protoreflect.MessageDescriptor) er
 			}
 		}
 		cmd := &Command{Name: o.Name, Owner: owner, Topic: CommandTopic(owner), Public: o.Public,
-			Worth: time.Duration(o.WorthSeconds) * time.Second, Type: mt, stream: stream, subject: subject, memberOf: memberOf}
+			ExpiresAfter: time.Duration(o.ExpiresAfterSeconds) * time.Second, Type: mt, stream: stream, subject: subject, memberOf: memberOf}
 		c.commands[o.Name], c.byType[d.FullName()] = cmd, cmd
 	}
 	if o := proto.GetExtension(d.Options(), routingv1.E_Event).(*routingv1.Event); o != nil {

@@ -154,8 +154,8 @@ func (w *writer) commands() {
 		if o.MemberOf != "" {
 			about += fmt.Sprintf(" Only members of `%s` may send it.", inWords(o.MemberOf))
 		}
-		if c.Worth > 0 {
-			about += fmt.Sprintf(" It is refused as `expired` after %s.", c.Worth)
+		if c.ExpiresAfter > 0 {
+			about += fmt.Sprintf(" It is refused as `expired` after %s.", c.ExpiresAfter)
 		}
 		w.text("%s", about)
 		w.fieldTable(m, sent)

@@ -5,7 +5,7 @@ import "github.com/prometheus/client_golang/prometheus"
 // Metrics count the records that the fan-out handles, and measure its position in each partition.
 type Metrics struct {
 	Repeats    prometheus.Counter
-	Holes      prometheus.Counter
+	Gaps      prometheus.Counter
 	Unreadable prometheus.Counter
 	Position   *prometheus.GaugeVec
 	Behind     *prometheus.GaugeVec
@@ -17,8 +17,8 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		Repeats: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "gateway_repeats_total", Help: "Records that were read before and dropped."}),
-		Holes: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "gateway_holes_total", Help: "Gaps in partitions that were filled from an owner's log."}),
+		Gaps: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "gateway_gaps_total", Help: "Gaps in partitions that were filled from an owner's log."}),
 		Unreadable: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "gateway_unreadable_total", Help: "Records or bodies that cannot be decoded."}),
 		Position: prometheus.NewGaugeVec(prometheus.GaugeOpts{
@@ -27,7 +27,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "gateway_partition_behind_seconds", Help: "Age of a partition's last record when it was taken."}, place),
 	}
 	if r != nil {
-		r.MustRegister(m.Repeats, m.Holes, m.Unreadable, m.Position, m.Behind)
+		r.MustRegister(m.Repeats, m.Gaps, m.Unreadable, m.Position, m.Behind)
 	}
 	return m
 }

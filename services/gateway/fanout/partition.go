@@ -174,7 +174,7 @@ func (p *partition) fill(ctx context.Context, f *Fanout, until catalog.Position)
 	}
 	f.options.Log.Warn("fan-out: a gap is filled from the owner's log", "topic", p.topic.name, "partition", p.number,
 		"after", p.position, "until", until)
-	f.options.Metrics.Holes.Inc()
+	f.options.Metrics.Gaps.Inc()
 	count := p.topic.countOf(p.epoch.Load())
 	for after := p.position; after < until; {
 		page, err := p.page(ctx, owner, after, until, count)

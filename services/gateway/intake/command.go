@@ -22,9 +22,9 @@ type Command struct {
 }
 
 // Read decodes and checks the data of a command, and determines its stream. It generates a command id if the client has
-// not sent one. Worth is how long the client lets the command wait before it expires; 0 means the declared time. The
-// error is a refusal.
-func Read(declared *catalog.Command, actor, id string, data frame.Data, worth time.Duration) (Command, error) {
+// not sent one. The command expires after the duration maxWait, at most after the declared time; 0 stands for the
+// declared time. The error is a refusal.
+func Read(declared *catalog.Command, actor, id string, data frame.Data, maxWait time.Duration) (Command, error) {
 	if id == "" {
 		id = uuid.NewString()
 	} else if !catalog.ValidID(id) {
@@ -42,11 +42,11 @@ func Read(declared *catalog.Command, actor, id string, data frame.Data, worth ti
 	if c.Stream == "" {
 		return c, refusal.New(refusal.InvalidField, "%s: the command does not name its stream", declared.Name)
 	}
-	if declared.Worth > 0 && (worth == 0 || worth > declared.Worth) {
-		worth = declared.Worth
+	if declared.ExpiresAfter > 0 && (maxWait == 0 || maxWait > declared.ExpiresAfter) {
+		maxWait = declared.ExpiresAfter
 	}
-	if worth > 0 {
-		c.Expires = time.Now().Add(worth)
+	if maxWait > 0 {
+		c.Expires = time.Now().Add(maxWait)
 	}
 	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 	if err != nil {

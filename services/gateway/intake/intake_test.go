@@ -422,7 +422,7 @@ func TestSend_ACommandWithALimitedTimeContainsItsExpiry(t *testing.T) {
 	defer sender.Close()
 	declared, _ := s.catalog.Command("chat.send_message")
 	short := *declared
-	short.Worth = 30 * time.Second
+	short.ExpiresAfter = 30 * time.Second
 	before := time.Now()
 	c, err := intake.Read(&short, "alice", "c1", frame.Data{Bytes: []byte(`{"conversation_id":"g","body":"ring"}`)}, 0)
 	require.NoError(t, err)

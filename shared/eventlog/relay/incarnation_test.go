@@ -78,7 +78,7 @@ func TestIncarnation_ChangesWhereATopicIsAheadOfTheLog(t *testing.T) {
 			if e.Position <= number {
 				continue // a repeat
 			}
-			assert.LessOrEqual(t, e.Before, number, "no reader sees a hole where no event is missing: %+v", e)
+			assert.LessOrEqual(t, e.Before, number, "no reader sees a gap where no event is missing: %+v", e)
 			number = e.Position
 			if e.Position > 10 {
 				assert.Equal(t, l.Incarnation(), e.Incarnation)

@@ -89,7 +89,7 @@ func (b *broker) events() int {
 type reader struct {
 	number catalog.Position
 	seen   []catalog.Position
-	holes  int
+	gaps  int
 }
 
 func (r *reader) take(e envelope.Event, log map[catalog.Position]bool) error {
@@ -97,7 +97,7 @@ func (r *reader) take(e envelope.Event, log map[catalog.Position]bool) error {
 		return nil
 	}
 	if e.Before > r.number {
-		r.holes++
+		r.gaps++
 		r.fill(e.Before, log)
 	}
 	if !e.IsPosition() {
@@ -123,7 +123,7 @@ func (r *reader) fill(until catalog.Position, log map[catalog.Position]bool) {
 }
 
 // checkRead reads all partitions, asserts that each event is seen once and in order, and counts the gaps.
-func checkRead(t *testing.T, l *eventlog.Log, b *broker) (holes int) {
+func checkRead(t *testing.T, l *eventlog.Log, b *broker) (gaps int) {
 	t.Helper()
 	logs := map[topicPartition]map[catalog.Position]bool{}
 	for after, more := catalog.Position(0), true; more; {
@@ -152,9 +152,9 @@ func checkRead(t *testing.T, l *eventlog.Log, b *broker) (holes int) {
 		if want := slices.Sorted(maps.Keys(logs[p])); !slices.Equal(r.seen, want) {
 			t.Errorf("%v: saw %v, want %v", p, r.seen, want)
 		}
-		holes += r.holes
+		gaps += r.gaps
 	}
-	return holes
+	return gaps
 }
 
 func relaying(t testing.TB, l *eventlog.Log, b Publisher, change ...func(*Relay)) *Relay {
@@ -185,8 +185,8 @@ func TestRelay_PublishesInOrderWithThePositionBefore(t *testing.T) {
 		commit(t, l, said(fmt.Sprint(i%7), fmt.Sprint(i)))
 	}
 	meshtest.Eventually(t, "all is published", func() bool { return b.events() == 60 })
-	if holes := checkRead(t, l, b); holes != 0 {
-		t.Errorf("%d holes", holes)
+	if gaps := checkRead(t, l, b); gaps != 0 {
+		t.Errorf("%d gaps", gaps)
 	}
 }
 
@@ -229,10 +229,10 @@ func TestRelay_DeliversEachEventOnceDespiteFailures(t *testing.T) {
 				}
 			}
 			meshtest.Eventually(t, "all is published", func() bool { return b.events() == 300 })
-			holes := checkRead(t, l, b)
-			t.Logf("%d calls, %d crashes, %d holes", calls.Load(), crashes.Load(), holes)
-			if crashes.Load() == 0 || name == "from the front" && holes > 0 {
-				t.Errorf("%d crashes, %d holes", crashes.Load(), holes)
+			gaps := checkRead(t, l, b)
+			t.Logf("%d calls, %d crashes, %d gaps", calls.Load(), crashes.Load(), gaps)
+			if crashes.Load() == 0 || name == "from the front" && gaps > 0 {
+				t.Errorf("%d crashes, %d gaps", crashes.Load(), gaps)
 			}
 		})
 	}
@@ -282,8 +282,8 @@ func TestRelay_ContinuesWhenTheLeaderFreezes(t *testing.T) {
 		commit(t, l, said(fmt.Sprint(i%5), fmt.Sprint("thawed", i)))
 	}
 	meshtest.Eventually(t, "all is published", func() bool { return b.events() == 42 })
-	if holes := checkRead(t, l, b); holes != 0 {
-		t.Errorf("%d holes", holes)
+	if gaps := checkRead(t, l, b); gaps != 0 {
+		t.Errorf("%d gaps", gaps)
 	}
 }
 

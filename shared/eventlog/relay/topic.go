@@ -210,7 +210,7 @@ func (x *leading) change(ctx context.Context) error {
 
 func (x *leading) pause(ctx context.Context, t *topic, err error) {
 	if t.paused == nil {
-		x.logger.ErrorContext(ctx, "relay pauses a topic; the others continue, and readers will fill the hole from the log",
+		x.logger.ErrorContext(ctx, "relay pauses a topic; the others continue, and readers will fill the gap from the log",
 			"topic", t.name, "error", err)
 	}
 	t.paused, t.retry = err, time.Now().Add(x.o.CountEvery)

@@ -34,7 +34,7 @@ func (a *applier) fill(until catalog.Position) error {
 			return err
 		})
 		if err != nil {
-			return a.failed("fill a hole of", err)
+			return a.failed("fill a gap of", err)
 		}
 		if err := a.takePage(page); err != nil {
 			return err

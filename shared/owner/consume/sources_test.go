@@ -65,7 +65,7 @@ func TestConsume_TheSourceWasRestored(t *testing.T) {
 
 // A source that does not answer stops only the partition that has a gap. The other partitions are consumed, with a pool
 // of 5 connections.
-func TestConsume_ASourceThatHangsStopsOnlyPartitionsWithAHole(t *testing.T) {
+func TestConsume_ASourceThatHangsStopsOnlyPartitionsWithAGap(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	i := w.start()

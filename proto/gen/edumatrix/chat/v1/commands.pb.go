@@ -68,7 +68,8 @@ func (x *StartDirect) GetUserId() string {
 	return ""
 }
 
-// StartGroup begins a conversation of several users. The user who begins it is its owner.
+// StartGroup begins a conversation of several users. The user who begins it is its owner. It is refused as too_many if
+// one of the users is a member of as many conversations as the setting MAX_CONVERSATIONS allows.
 type StartGroup struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Title   string                 `protobuf:"bytes,1,opt,name=title,proto3" json:"title,omitempty"`
@@ -130,7 +131,8 @@ func (x *StartGroup) GetHistoryFromJoining() bool {
 	return false
 }
 
-// AddMember adds a user to a group. Every member may send it.
+// AddMember adds a user to a group. Every member may send it. It is refused as too_many if the user is a member of as
+// many conversations as the setting MAX_CONVERSATIONS allows.
 type AddMember struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`

@@ -176,7 +176,7 @@ func (x *Conversation) GetMemberCount() int32 {
 type ConversationsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Conversations []*Conversation        `protobuf:"bytes,1,rep,name=conversations,proto3" json:"conversations,omitempty"`
-	// The cursor for the field after of the next request; empty on the last page.
+	// The cursor that the next request has in its field after; empty on the last page.
 	Next          string `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -229,11 +229,11 @@ func (x *ConversationsResponse) GetNext() string {
 type HistoryRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
-	// Return the newest messages of those that were sent before this version. Without before and after, the newest
-	// messages of all are returned.
+	// Return the newest messages of those that were sent before this version. If the fields before and after are both
+	// absent, the newest messages of all are returned.
 	Before *int64 `protobuf:"varint,2,opt,name=before,proto3,oneof" json:"before,omitempty"`
-	// Return the oldest messages of those that were sent after this version; 0: the oldest messages of all. Not allowed
-	// together with before.
+	// Return the oldest messages of those that were sent after this version; 0: the oldest messages of all. It must be
+	// absent if the field before is present.
 	After *int64 `protobuf:"varint,3,opt,name=after,proto3,oneof" json:"after,omitempty"`
 	// The maximum number of messages, 1 to 200; absent: 50. A page has fewer messages, but at least one, if their texts
 	// are larger than 512 KiB together.
@@ -521,7 +521,7 @@ func (x *MembersRequest) GetAfter() string {
 type MembersResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	UserIds []string               `protobuf:"bytes,1,rep,name=user_ids,json=userIds,proto3" json:"user_ids,omitempty"`
-	// The cursor for the field after of the next request; empty on the last page.
+	// The cursor that the next request has in its field after; empty on the last page.
 	Next string `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`
 	// The number of all members.
 	MemberCount int32 `protobuf:"varint,3,opt,name=member_count,json=memberCount,proto3" json:"member_count,omitempty"`

@@ -491,7 +491,7 @@ type Resumer struct {
 	User  string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
 	// The client has all events up to this position.
 	After int64 `protobuf:"varint,2,opt,name=after,proto3" json:"after,omitempty"`
-	// Only events above this position are returned. It is at least after, because the gateway may have older events in
+	// Only events above this position are returned. It is at least the position in the field after, because the gateway may have older events in
 	// its event buffer.
 	EventsAfter int64 `protobuf:"varint,3,opt,name=events_after,json=eventsAfter,proto3" json:"events_after,omitempty"`
 	// The rooms to which the client was subscribed and subscribes again.

@@ -100,13 +100,14 @@ type Command struct {
 	// Whether clients may send the command.
 	Public bool `protobuf:"varint,3,opt,name=public,proto3" json:"public,omitempty"`
 	// The time in seconds after which the command is refused as expired if it was not decided yet; 0: it does not expire.
-	WorthSeconds uint32 `protobuf:"varint,4,opt,name=worth_seconds,json=worthSeconds,proto3" json:"worth_seconds,omitempty"`
+	ExpiresAfterSeconds uint32 `protobuf:"varint,4,opt,name=expires_after_seconds,json=expiresAfterSeconds,proto3" json:"expires_after_seconds,omitempty"`
 	// The part of the stream that the command is about, such as "{message_id}". A decision reads the events of the stream
 	// without a subject and those with this subject. Empty: only the events without a subject.
 	Subject string `protobuf:"bytes,5,opt,name=subject,proto3" json:"subject,omitempty"`
 	// The room of which the actor must be a member when the command is committed, such as
 	// "conversation:{conversation_id}". It must be a room that events of the same service open. A command of any other
-	// user is refused as not_a_member.
+	// user is refused as not_a_member. Use it for the room of another stream. The members of the command's own stream are
+	// part of its state, so a rule about them belongs in the aggregate.
 	MemberOf      string `protobuf:"bytes,6,opt,name=member_of,json=memberOf,proto3" json:"member_of,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -163,9 +164,9 @@ func (x *Command) GetPublic() bool {
 	return false
 }
 
-func (x *Command) GetWorthSeconds() uint32 {
+func (x *Command) GetExpiresAfterSeconds() uint32 {
 	if x != nil {
-		return x.WorthSeconds
+		return x.ExpiresAfterSeconds
 	}
 	return 0
 }
@@ -1037,12 +1038,12 @@ var File_edumatrix_routing_v1_routing_proto protoreflect.FileDescriptor
 
 const file_edumatrix_routing_v1_routing_proto_rawDesc = "" +
 	"\n" +
-	"\"edumatrix/routing/v1/routing.proto\x12\x14edumatrix.routing.v1\x1a google/protobuf/descriptor.proto\"\xa9\x01\n" +
+	"\"edumatrix/routing/v1/routing.proto\x12\x14edumatrix.routing.v1\x1a google/protobuf/descriptor.proto\"\xb8\x01\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x16\n" +
-	"\x06public\x18\x03 \x01(\bR\x06public\x12#\n" +
-	"\rworth_seconds\x18\x04 \x01(\rR\fworthSeconds\x12\x18\n" +
+	"\x06public\x18\x03 \x01(\bR\x06public\x122\n" +
+	"\x15expires_after_seconds\x18\x04 \x01(\rR\x13expiresAfterSeconds\x12\x18\n" +
 	"\asubject\x18\x05 \x01(\tR\asubject\x12\x1b\n" +
 	"\tmember_of\x18\x06 \x01(\tR\bmemberOf\"E\n" +
 	"\x05Timer\x12\x10\n" +
