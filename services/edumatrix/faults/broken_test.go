@@ -81,7 +81,7 @@ var mistakes = []mistake{
 `},
 			{"shared/eventlog/committer.go", `	b := t.guard()
 	deciding := t.queueLoads(b)
-`, `	var drawn int64
+`, `	var drawn catalog.Position
 	if err := t.conn.QueryRow(ctx, "SELECT nextval('"+t.log.o.Owner+".drawn')").Scan(&drawn); err != nil {
 		return nil, err
 	}
