@@ -160,9 +160,10 @@ func cpu(t testing.TB) time.Duration {
 	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
-// BenchmarkHostile measures other users beside each hostile one. Quiet and hostile rounds alternate in one run, because
-// the machine may be busy with other work. The hostile user runs on the same cores, so the benchmark also prints its
-// CPU time: the measured users wait for that time whatever the gateway does.
+// BenchmarkHostile measures, for each kind of hostile user, how long the actions of ordinary users take while one such
+// user is connected, and without it. Rounds of both kinds alternate in one run, because the machine may be busy with
+// other work. The hostile user runs on the same cores, so the benchmark also prints its CPU time: the measured users
+// wait for that time whatever the gateway does.
 func BenchmarkHostile(b *testing.B) {
 	for _, name := range slices.Sorted(maps.Keys(hostilities)) {
 		b.Run(name, func(b *testing.B) { benchmarkHostile(b, name) })

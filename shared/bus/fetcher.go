@@ -218,7 +218,8 @@ func (f *fetcher) interruptFetches() {
 		if offsets[at.topic] == nil {
 			offsets[at.topic] = map[int32]kgo.EpochOffset{}
 		}
-		// The client ignores an unchanged epoch, so -1 and -2 alternate. Both mean that the epoch is unknown.
+		// A client of a group ignores the call if neither the offset nor the leader epoch changes, so -1 and -2
+		// alternate. Both mean that the leader epoch is unknown.
 		t.interruptions++
 		offsets[at.topic][at.partition] = kgo.EpochOffset{Epoch: -1 - t.interruptions%2, Offset: t.next}
 	}

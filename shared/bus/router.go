@@ -19,8 +19,8 @@ type RouterOptions struct {
 	Publisher message.Publisher // publishes the dead letters; the router does not close it
 	// DeadLetterTopic receives the messages whose handling fails. Empty: such messages are logged and dropped.
 	DeadLetterTopic string
-	// OnDeadLetter is called before a message goes to the dead letters, and again if a step fails, so it must accept
-	// repeats. While its error wraps retry.ErrUnavailable, the router waits.
+	// OnDeadLetter is called before a message goes to the dead letters. It is called again if it fails, or if the message
+	// is delivered again, so it must accept repeats. While its error wraps retry.ErrUnavailable, the router waits.
 	OnDeadLetter func(ctx context.Context, m *message.Message, cause error) error
 	Retries      int           // of a failing handler; default 3, negative: none
 	Backoff      time.Duration // delay before the first retry; default 100 ms. It doubles up to 50 times the first delay.

@@ -17,8 +17,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// A write that fails because of its data is committed a hundred times a second. It is isolated, and the other writes
-// succeed.
+// A hundred times a second, Commit is called with a write that fails because of its data. Once it has failed, it gets
+// transactions of its own, and the other writes succeed.
 func TestCommit_IsolatesInvalidData(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

@@ -75,8 +75,7 @@ func TestPruneOutcomes_OfOneMoment(t *testing.T) {
 	assert.EqualValues(t, 12_000, removed)
 }
 
-// Loading a stream for one message reads the events about that message and the newest version, and not the newest
-// event.
+// Loading a stream for one message reads the events about that message, and only the version of the newest event.
 func TestPlans_LoadReadsSelectedRowsOnly(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

@@ -9,8 +9,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// slowed returns a log whose lock may be held for 400 ms. Its server takes the duration given by each to insert an
-// event whose stream matches the pattern given by streams.
+// slowed returns a log whose lock may be held for 400 ms. Inserting an event takes the duration each, if the event's
+// stream matches the pattern streams.
 func slowed(t *testing.T, each time.Duration, streams string) *Log {
 	t.Helper()
 	l := instance(t, database(t))

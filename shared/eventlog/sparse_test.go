@@ -10,8 +10,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// A log of 200,000 events has three events of one topic. Every page makes progress, and reads no more rows than its
-// span.
+// A log of 200,000 events has three events of one topic. Every page covers maxSpan positions, even if none of these
+// events is among them, and reads no more rows than that.
 func TestRead_ASparseTopicMakesProgressInEveryPage(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

@@ -111,7 +111,7 @@ SELECT count(*), coalesce(max(at), $2) FROM gone`
   opens, closes, subject, answers, traceparent, body`
 	afterPersonal = `, redacted, expires`
 
-	// sqlLoad reads the events that a decision needs, and the version of the newest event, which needs only an index.
+	// sqlLoad reads the events that a decision needs, and the version of the newest event, which it reads from an index.
 	// It is a single statement, so it sees a single state of the stream.
 	sqlLoad = `SELECT true AS wanted, ` + impersonal + ` FROM owner.events WHERE stream = $1 AND subject = '' AND version > $2
 UNION ALL
@@ -124,7 +124,8 @@ ORDER BY version, wanted`
 
 	sqlRead = `SELECT ` + columns + ` FROM owner.events
 WHERE position > $1 AND position <= $2 AND ($4::text = '' OR topic = $4) ORDER BY position LIMIT $3`
-	// sqlReadStream orders by version, because versions ascend with positions within a stream.
+	// sqlReadStream orders by version, and so can use the index on stream and version. Within a stream, this is also the
+	// order of positions.
 	sqlReadStream = `SELECT ` + columns + ` FROM owner.events
 WHERE stream = $5 AND version > $6 AND position > $1 AND position <= $2 AND ($4::text = '' OR topic = $4)
 ORDER BY version LIMIT $3`

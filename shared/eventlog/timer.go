@@ -138,7 +138,7 @@ func (l *Log) TimerEvents() (types []string) {
 }
 
 const (
-	// sqlTimerEvents reads the events of a span that set or cancel timers.
+	// sqlTimerEvents reads the events that set or cancel timers, in a range of positions.
 	sqlTimerEvents = `SELECT ` + impersonal + ` FROM owner.events
 WHERE position > $1 AND position <= $2 AND type = ANY ($3::text[]) ORDER BY position LIMIT $4`
 )

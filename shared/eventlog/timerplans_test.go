@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Reading a page of events with timers reads no more rows than the page has. If the span has no such events, it reads
-// no more rows than the span.
+// The statement that reads the events with timers in a range of positions reads no more rows than it returns. If there
+// are no such events, it reads no more rows than there are positions in the range.
 func TestPlans_APageOfEventsWithTimersIsBounded(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

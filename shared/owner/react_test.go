@@ -553,9 +553,9 @@ func TestReaction_RacesWithOtherCommands(t *testing.T) {
 	require.Zero(t, r.count(`SELECT count(*) FROM toy.parked_streams`))
 }
 
-// Partitions have no order among each other, and records that a topic lacks are read from the owner's log. The stored
-// result does not depend on how published records, filled records, repeats and restarts interleave: each marker
-// contains the highest position, and the notes of a conversation are in the order of its messages.
+// Partitions have no order among each other, and events that are missing on a topic are read from the owner's log. The
+// stored result does not depend on the order in which events arrive from either, nor on repeats and restarts: each
+// marker contains the highest position, and the notes of a conversation are in the order of its messages.
 func TestReaction_LiveAndFilledRecordsInterleave(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(6) {

@@ -117,13 +117,13 @@ func TestHistory_ShowsOnlyReadableMessages(t *testing.T) {
 	f.follow()
 	for _, fromJoining := range []bool{false, true} {
 		id := fmt.Sprint("c-", fromJoining)
-		f.AppendAll(started(id, fromJoining, "ann", "bob"), // 1
-			sent(id, "ann", "m1", "one"), sent(id, "ann", "m2", "two"), // 2 and 3
-			added(id, "cid"), left(id, "bob"), // 4 and 5
-			sent(id, "ann", "m3", "three"), edited(id, "ann", "m1", "ONE"), // 6 and 7
-			sent(id, "ann", "m4", "four"), deleted(id, "ann", "m2"), // 8 and 9
-			left(id, "cid"), sent(id, "ann", "m5", "five"), edited(id, "ann", "m3", "THREE"), // 10 to 12
-			added(id, "cid"), sent(id, "ann", "m6", "six")) // 13 and 14
+		f.AppendAll(started(id, fromJoining, "ann", "bob"), // version 1
+			sent(id, "ann", "m1", "one"), sent(id, "ann", "m2", "two"), // versions 2 and 3
+			added(id, "cid"), left(id, "bob"), // versions 4 and 5
+			sent(id, "ann", "m3", "three"), edited(id, "ann", "m1", "ONE"), // versions 6 and 7
+			sent(id, "ann", "m4", "four"), deleted(id, "ann", "m2"), // versions 8 and 9
+			left(id, "cid"), sent(id, "ann", "m5", "five"), edited(id, "ann", "m3", "THREE"), // versions 10 to 12
+			added(id, "cid"), sent(id, "ann", "m6", "six")) // versions 13 and 14
 	}
 	for _, test := range []struct {
 		user    string

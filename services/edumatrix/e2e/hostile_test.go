@@ -44,9 +44,9 @@ WHERE c.conversation_id = m.conversation_id AND NOT m.large AND 'conversation:' 
 	`UPDATE chat.relay SET position = (SELECT max(position) FROM chat.events)`,
 }
 
-// BenchmarkHostile measures ordinary users beside a hostile user, who has left a conversation of a million messages and
-// queries its history as fast as the gateway allows. It prints the same figures as the gateway's BenchmarkHostile, for
-// a whole mesh with its database.
+// BenchmarkHostile measures how long the actions of ordinary users take while a hostile user is connected, and without
+// it. The hostile user has left a conversation of a million messages and queries its history as fast as the gateway
+// allows. The benchmark prints the same figures as the gateway's BenchmarkHostile, for a whole mesh with its database.
 func BenchmarkHostile(b *testing.B) {
 	b.Run("history", func(b *testing.B) {
 		database := meshtest.NewPostgresServer(b).Database(b)

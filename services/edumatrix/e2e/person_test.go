@@ -111,8 +111,7 @@ func (p *person) ask(name string, data, answer any) error {
 	return p.Query(ctx, name, data, answer)
 }
 
-// await passes the events of the connection to the function is, and returns the first one for which that function
-// returns true. It waits for the event if necessary.
+// await returns the first event of the connection for which is(event) is true. It waits for the event if necessary.
 func (p *person) await(what string, is func(client.Event) bool) client.Event {
 	p.t.Helper()
 	deadline := time.After(patience)

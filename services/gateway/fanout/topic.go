@@ -77,14 +77,15 @@ func (t *topic) beginEpoch(p *partition, epoch, count int32) {
 	t.begun = make(chan struct{})
 }
 
-// countOf returns how many partitions an epoch had, or the current number if that is unknown.
+// countOf returns how many partitions an epoch had. It returns the current number if that is unknown.
 func (t *topic) countOf(epoch int32) int32 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if n := t.counts[epoch]; n > 0 {
 		return n
 	}
-	if epoch <= 1 { // from a relay without epochs
+	// Relays of earlier releases had no epochs. The topic then had as many partitions as when this gateway started.
+	if epoch <= 1 {
 		return t.counts[0]
 	}
 	return int32(len(t.all()))

@@ -249,8 +249,8 @@ func (i *Intake) room(w *waiter) *refusal.Error {
 }
 
 // fresh returns the waiters whose commands still have to be published. The other commands were answered with
-// "unavailable", or their senders were closed and Kafka has not accepted the commands within the patience. fresh takes
-// the lock once for all waiters: taking it a thousand times in competition with senders would take seconds.
+// "unavailable", or their senders were closed and Kafka has not accepted the commands within Options.Patience. fresh
+// takes the lock once for all waiters: taking it a thousand times in competition with senders would take seconds.
 func (i *Intake) fresh(waiters []*waiter) []*waiter {
 	fresh := make([]*waiter, 0, len(waiters))
 	i.mu.Lock()

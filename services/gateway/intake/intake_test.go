@@ -202,7 +202,8 @@ func TestSend_TheOutcomeWaitsUntilQueuedIsAnswered(t *testing.T) {
 	require.Equal(t, envelope.Committed, last.Kind)
 }
 
-// Outcomes arrive at the moment when the patience ends. Whichever answers a client gets, the outcome is the last one.
+// Outcomes arrive at the moment when Options.Patience has passed. Whichever answers a client gets, the outcome is the
+// last one.
 func TestSend_TheOutcomeIsTheLastAnswer(t *testing.T) {
 	t.Parallel()
 	const commands, patience = 3000, 2 * time.Millisecond
@@ -241,7 +242,7 @@ func TestSend_AnswersUnavailableWithoutKafkaAndDropsTheCommand(t *testing.T) {
 	s.broker.set(false)
 
 	n := 1
-	require.Eventually(t, func() bool { // the next attempt to publish c1 may take longer than the patience
+	require.Eventually(t, func() bool { // the next attempt to publish c1 may take longer than Patience
 		n++
 		again := s.send(sender, s.command(t, "alice", fmt.Sprint("c", n), "hi"))
 		return next(t, again).Refusal.Code == refusal.Queued

@@ -53,8 +53,8 @@ type waiter struct {
 }
 
 // Send publishes a command. The function answer may be called from any goroutine, and must not block. It is called with
-// the outcome, or with the refusal of a command that was not accepted. If there is no outcome within the patience, it
-// is called with "queued", and later with the outcome.
+// the outcome, or with the refusal of a command that was not accepted. If there is no outcome within Options.Patience,
+// it is called with "queued", and later with the outcome.
 func (s *Sender) Send(ctx context.Context, c Command, answer func(Answer)) {
 	w := &waiter{key: key{c.Declared.Owner, c.Actor, c.ID}, command: c, size: c.size(), sender: s, answer: answer,
 		born: time.Now(), ctx: context.WithoutCancel(ctx)}
@@ -135,8 +135,9 @@ func (w *waiter) disarm() {
 	}
 }
 
-// timeOut answers a client after the patience: with "queued" or, if Kafka does not have the command, with
-// "unavailable". In the latter case the command is removed, and the client sends it again with the same id.
+// timeOut answers a client that has no outcome after Options.Patience: with "queued" or, if Kafka does not have the
+// command, with "unavailable". In the latter case the command is removed, and the client sends it again with the same
+// id.
 func (w *waiter) timeOut() {
 	defer w.sender.intake.options.Guard.Recover("outcome", nil)
 	if w.taken.Load() {

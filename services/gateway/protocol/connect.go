@@ -80,7 +80,7 @@ func (c *connecting) stop() {
 	}
 }
 
-// expect adds rooms that the client is to be subscribed to.
+// expect sets the rooms to which the client is to be subscribed. The reply waits for an answer for each of them.
 func (c *connecting) expect(rooms []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -151,7 +151,7 @@ func TestBrowser_SeesTheCloseCodeAfterTheUpgrade(t *testing.T) {
 	require.Equal(t, hub.Shutdown.Code, closed(t, page("alice")))
 }
 
-// If a gateway has too many connections, a web page gets the close code, unless too many such pages are being refused.
+// If a gateway is full, a web page gets the close code, unless too many other web pages are being refused at that time.
 // A program, or a page of another origin, gets the HTTP status.
 func TestBrowser_SeesTheCloseCodeOfAFullGateway(t *testing.T) {
 	t.Parallel()

@@ -149,7 +149,8 @@ func TestSlowLink_AClientThatReadsNothingIsClosed(t *testing.T) {
 	require.Eventually(t, func() bool { return m.gone("alice") }, time.Minute, 10*time.Millisecond)
 }
 
-// cutting is a proxy to a gateway that cuts each connection after the given number of bytes for the client.
+// cutting starts a proxy to a gateway. The proxy cuts each connection once the client was sent the given number of
+// bytes.
 func cutting(t *testing.T, to string, after int64) (address string, cuts *atomic.Int64) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

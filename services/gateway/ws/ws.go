@@ -45,7 +45,7 @@ type Server struct {
 	upgrader websocket.Upgrader
 	wheel    wheel
 
-	refusing atomic.Int64 // web pages that are being refused because this gateway is full
+	refusing atomic.Int64 // number of open connections that RefuseFull has upgraded
 
 	mu     sync.Mutex
 	ending bool
@@ -198,12 +198,12 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request, e frame.Encoding
 	return c
 }
 
-// maxRefusing is the maximum number of web pages that are being refused at a time because this gateway is full. Each of
-// them occupies an open file until it closes, at most for grace.
+// maxRefusing is the maximum number of connections that a full gateway has upgraded at a time, only to tell web pages
+// why they are refused. Each of them occupies an open file until it closes, at most for the duration grace.
 const maxRefusing = 32
 
 // RefuseFull refuses the request of a web page because this gateway accepts no more connections. It returns false if
-// the caller has to respond: to a program, which sees the HTTP status, or beyond maxRefusing.
+// the caller has to respond: to a program, which sees the HTTP status, or if there are maxRefusing such connections.
 func (s *Server) RefuseFull(w http.ResponseWriter, r *http.Request) bool {
 	if !browser(r) || !s.options.Access.Origin(r) {
 		return false

@@ -11,13 +11,13 @@ const (
 
 // sized returns the settings that depend on the memory for the server's cache; 0 means PostgreSQL's default.
 //
-//   - shared_buffers is the cache. The log's indexes take new entries at random places, and each page that is not in the
-//     cache is read and written again for one entry.
-//   - max_wal_size is the size of the log between checkpoints under load. After each checkpoint the first change of a
-//     page logs the whole page, so checkpoints should be rare. Four times the cache is enough, since a checkpoint writes
-//     the cache at most once.
-//   - checkpoint_timeout makes checkpoints rare when there is little load. A start after a crash still reads no more of
-//     the log than max_wal_size.
+//   - shared_buffers is the cache. The indexes of event logs get new entries at random places, and each page that is
+//     not in the cache is read and written again for one entry.
+//   - max_wal_size is how much WAL is written, under load, from one checkpoint to the next. The first change of a page
+//     after a checkpoint writes the whole page to the WAL, so checkpoints should be rare. Four times the cache is
+//     enough: a checkpoint writes at most the whole cache, which is then a quarter of the WAL.
+//   - checkpoint_timeout makes checkpoints rare when there is little load. A start after a crash still reads no more
+//     WAL than max_wal_size.
 //
 // wal_compression stays off: it saves disk space but costs processor time, which is scarce where all services share a
 // machine.

@@ -13,10 +13,10 @@ import (
 // ReadConsistently calls the function read, which calls WaitFor and then reads rows of the projection from the pool. It
 // calls read again if the rows may be older than the position that WaitFor found. It returns the error of read.
 //
-// A crash of the server ends all sessions and may undo the last transactions of a projection. A process that was frozen
-// during the crash still has the position from before it in memory, but reads the rows from after it, in a session that
-// it has just opened. Rows match the known position if they are read in a session that was opened before the position
-// was read.
+// A crash of the server ends all its sessions and may undo the last transactions of a projection. After the crash, a
+// process may still have the earlier position in memory, while the rows that it reads lack those transactions. This
+// happens if the process was frozen during the crash, and then opened a new session to read the rows. In a session that
+// is older than the known position, rows are never older than that position.
 func ReadConsistently(ctx context.Context, l *eventlog.Log, read func() error) error {
 	pool := l.Options().Pool
 	for {

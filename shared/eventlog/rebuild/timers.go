@@ -17,7 +17,7 @@ import (
 const (
 	sqlNewTimers = `CREATE TABLE shadow.timers (LIKE owner.timers INCLUDING ALL);
 ALTER INDEX shadow.timers_due_idx RENAME TO timers_by_due`
-	// sqlTimerSpan returns the position at which a span of $2 events above $1 ends; null: there are no events.
+	// sqlTimerSpan returns the position of the last of the next $2 events above $1; null: there are no events.
 	sqlTimerSpan = `SELECT max(position) FROM
   (SELECT position FROM owner.events WHERE position > $1 ORDER BY position LIMIT $2) s`
 	sqlClearTimers = `DELETE FROM shadow.timers t USING unnest($1::text[], $2::text[]) AS n (stream, key)
@@ -133,8 +133,8 @@ func (s *timerShadow) follow(ctx context.Context, bound int) error {
 	}
 }
 
-// applyPage applies the next page of a span that ends at the position end. The transaction does not wait for the disk:
-// after a crash of the server the rebuild starts over.
+// applyPage applies the next page of events, up to the position end. The transaction does not wait for the disk: after
+// a crash of the server the rebuild starts over.
 func (s *timerShadow) applyPage(ctx context.Context, end catalog.Position) (applied int, err error) {
 	position := end
 	err = pgx.BeginFunc(ctx, s.keeper, func(tx pgx.Tx) error {

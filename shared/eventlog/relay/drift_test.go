@@ -118,7 +118,7 @@ ALTER TABLE chat.event_rooms SET (autovacuum_enabled = off)`)
 	// If all row versions were kept, each would take more than 100 bytes.
 	assert.Less(t, size, int64(10*batches), "bytes of the table")
 	for i, xmin := range oldest[samples/10:] {
-		// This value was measured in sample i + samples/10, and now[i] a tenth of the batches earlier.
+		// xmin belongs to sample i+samples/10, because the range skips the first tenth. now[i] is from sample i.
 		if xmin != 0 {
 			assert.Greater(t, xmin, now[i], "the standby keeps a snapshot for a tenth of the batches")
 		}

@@ -217,9 +217,9 @@ func (x *leading) pause(ctx context.Context, t *topic, err error) {
 	x.log.SetWaiting("relay "+t.name, "kafka", err)
 }
 
-// grow begins a new epoch once all events are published that were committed when the growth was noticed. So a relay
-// that has lost its lease without noticing has no events in flight above the fence. grow reports whether the epoch has
-// begun.
+// grow begins a new epoch once all events are published that were committed when the growth was noticed. If an earlier
+// relay does not know yet that it has lost the lease, it may still be publishing, but only events that were committed
+// before this relay took over, which are not above the fence. grow reports whether the epoch has begun.
 func (x *leading) grow(ctx context.Context, t *topic, n int32) (bool, error) {
 	s := x.sequence
 	if t.until == 0 {

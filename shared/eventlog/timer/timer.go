@@ -96,7 +96,7 @@ func Pause(ctx context.Context, l *eventlog.Log, f func(context.Context) error) 
 }
 
 // turn is Turn with a bound that the caller chooses: the server ends the turn if its session has sent no statement for
-// the duration given by silence, or never if that is 0.
+// the duration silence. If silence is 0, there is no bound.
 func turn(ctx context.Context, l *eventlog.Log, silence time.Duration, f func(context.Context) error) (got bool, err error) {
 	conn, err := l.Options().Pool.Acquire(ctx)
 	if err != nil {
