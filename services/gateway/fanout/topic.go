@@ -77,7 +77,7 @@ func (t *topic) beginEpoch(p *partition, epoch, count int32) {
 	t.begun = make(chan struct{})
 }
 
-// countOf returns how many partitions an epoch had. It returns the current number if that is unknown.
+// countOf returns how many partitions an epoch had, or the current number if that is unknown.
 func (t *topic) countOf(epoch int32) int32 {
 	t.mu.Lock()
 	defer t.mu.Unlock()

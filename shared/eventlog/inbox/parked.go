@@ -32,7 +32,7 @@ type Parked struct {
 	Error  string
 	At     time.Time
 	// HeldUntil is the time until which no further event of the stream may be passed over, because a retry is about to
-	// catch up. Zero: the stream is not held.
+	// catch up with the partition. Zero: the stream is not held.
 	HeldUntil time.Time
 }
 
