@@ -5,7 +5,7 @@ import "github.com/prometheus/client_golang/prometheus"
 // Metrics count the records that the fan-out handles, and measure its position in each partition.
 type Metrics struct {
 	Repeats    prometheus.Counter
-	Gaps      prometheus.Counter
+	Gaps       prometheus.Counter
 	Unreadable prometheus.Counter
 	Position   *prometheus.GaugeVec
 	Behind     *prometheus.GaugeVec

@@ -89,7 +89,7 @@ func (b *broker) events() int {
 type reader struct {
 	number catalog.Position
 	seen   []catalog.Position
-	gaps  int
+	gaps   int
 }
 
 func (r *reader) take(e envelope.Event, log map[catalog.Position]bool) error {
