@@ -24,7 +24,8 @@ func TestValidID_AcceptsTheSubjectsOfIdentityProviders(t *testing.T) {
 	}
 }
 
-// id draws texts of the characters of ids, in which separators are frequent. Some of them are not valid ids.
+// id generates texts from characters that ids may contain; separators are frequent. Some of the texts are not valid
+// ids.
 var id = rapid.Custom(func(t *rapid.T) string {
 	return string(rapid.SliceOfN(rapid.SampledFrom([]rune("ab3:|+.%@-_A")), 1, 8).Draw(t, "id"))
 })
@@ -39,7 +40,7 @@ func TestEscapeID_IsInjective(t *testing.T) {
 		if strings.Contains(catalog.EscapeID(a), ":") {
 			t.Fatalf("%q has a colon", catalog.EscapeID(a))
 		}
-		// The same holds for several ids in one address.
+		// An address with two ids must differ from the addresses with any other two ids.
 		c, d := id.Draw(t, "c"), id.Draw(t, "d")
 		same := catalog.Address("marker", a)+":"+catalog.EscapeID(b) == catalog.Address("marker", c)+":"+catalog.EscapeID(d)
 		if same != (a == c && b == d) {

@@ -73,7 +73,7 @@ func TestPlace_ReturnsWhenAnEventExpires(t *testing.T) {
 	require.Zero(t, e.Place(&toyv1.StoryShown{StoryId: "7"}, Origin{}).Expires)
 }
 
-// Load fails for a wrong declaration, with an error that names the declaration.
+// A declaration contradicts another one or lacks something. Load must fail with an error that names the declaration.
 func TestLoad_RefusesContradictoryDeclarations(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -128,7 +128,7 @@ func TestLoad_RefusesContradictoryDeclarations(t *testing.T) {
 	require.NoError(t, load(t).checkAll())
 }
 
-// An event must have a kind of stream of its own service, and each kind must be declared only once.
+// The stream kind of an event must be declared by the event's own service, and only one service may declare a kind.
 func TestLoad_RefusesAnUnknownOrSecondStreamKind(t *testing.T) {
 	c := load(t)
 	for kind, wrong := range map[string]string{
@@ -142,8 +142,8 @@ func TestLoad_RefusesAnUnknownOrSecondStreamKind(t *testing.T) {
 	require.ErrorContains(t, err, "feed: the stream kind conversation is declared by chat already")
 }
 
-// The catalog must link the packages of all services, so that every program has all declarations. The package toy is
-// excepted: only tests link it.
+// The package catalog must import the generated packages of all services, so that every program has all declarations.
+// It must not need the package toy, because only tests import toy.
 func TestLoad_LinksThePackageOfEveryService(t *testing.T) {
 	source, err := parser.ParseFile(token.NewFileSet(), "catalog.go", nil, parser.ImportsOnly)
 	require.NoError(t, err)
@@ -162,7 +162,8 @@ func TestLoad_LinksThePackageOfEveryService(t *testing.T) {
 	}
 }
 
-// An event has the stream, topic and class of its kind. Its own rooms come after the rooms of the kind.
+// An event has the stream, topic and class of its kind. Its rooms are those of the kind, followed by the rooms that the
+// event declares itself.
 func TestEvent_HasTheStreamTopicClassAndRoomsOfItsKind(t *testing.T) {
 	e, _ := load(t).Event("feed.post_created")
 	require.Equal(t, "post", e.Kind())

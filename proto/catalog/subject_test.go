@@ -22,7 +22,7 @@ func TestCheckSubjects_RefusesASubjectThatNoCommandNames(t *testing.T) {
 	problems := c.checkSubjects()
 	require.Len(t, problems, 1)
 	require.ErrorContains(t, problems[0], "feed.post_created")
-	// A command on another kind of stream does not make the event's subject valid.
+	// The command on a comment has the event's subject, but the event is on a post: the subject is still not valid.
 	other := &Command{}
 	other.stream, other.subject = about("comment:", "{post_id}")
 	c.commands["feed.edit_comment"] = other

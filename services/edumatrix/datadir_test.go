@@ -9,8 +9,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/filelock"
 )
 
-// openDataDir must wait for a subcommand, which holds the lock for a moment to find out whether a mesh is running. It
-// must fail while a mesh is running, which holds the lock until it ends.
+// A subcommand holds the lock of the data directory for a moment, to find out whether a mesh is running. openDataDir
+// must wait until the subcommand has released the lock. A running mesh holds the lock until it ends; openDataDir must
+// then fail.
 func TestDataDir_WaitsForASubcommandThatHoldsTheLock(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -14,7 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// Users can have any id that identity providers use as a subject. Some of these contain colons, bars and plus signs.
+// Users can have any id that identity providers use as a subject. Some of these ids contain colons, bars and plus
+// signs.
 func TestUsers_MayHaveAnyIDOfAnIdentityProvider(t *testing.T) {
 	t.Parallel()
 	c, _ := startTogether(t)
@@ -39,14 +40,14 @@ func TestUsers_MayHaveAnyIDOfAnIdentityProvider(t *testing.T) {
 			}
 		}
 
-		// The other user subscribes to presence.
+		// The other user subscribes to the presence of the first user.
 		room := catalog.Address("presence", one)
 		_, err := otherConn.Subscribe(t.Context(), room)
 		require.NoError(t, err)
 		oneConn := dial(t, c, one, nil)
 		await("presence", func(e client.Event) bool { return e.Type == "presence.came_online" && e.Stream == room })
 
-		// Both users start the direct conversation, which is the same for both.
+		// Each user starts a direct conversation with the other. Both must get the same conversation.
 		started, err := oneConn.Command(t.Context(), "chat.start_direct", map[string]string{"user_id": other})
 		require.NoError(t, err)
 		again, err := otherConn.Command(t.Context(), "chat.start_direct", map[string]string{"user_id": one})
@@ -65,7 +66,7 @@ func TestUsers_MayHaveAnyIDOfAnIdentityProvider(t *testing.T) {
 		require.Len(t, history.Messages, 1)
 		require.Equal(t, one, history.Messages[0].Author)
 
-		// The other user is notified of being added to a group.
+		// The other user is added to a group and must get a notification.
 		_, err = oneConn.Command(t.Context(), "chat.start_group", map[string]any{"title": "g", "user_ids": []string{other}})
 		require.NoError(t, err)
 		raised := await("a notification", func(e client.Event) bool { return e.Type == "notification.raised" })
@@ -74,7 +75,7 @@ func TestUsers_MayHaveAnyIDOfAnIdentityProvider(t *testing.T) {
 		require.NoError(t, json.Unmarshal(raised.Data, &data))
 		require.Equal(t, other, data["recipient_id"])
 
-		// The user queries their own sessions.
+		// The first user queries their own sessions.
 		var sessions struct{ Sessions []map[string]any }
 		require.NoError(t, oneConn.Query(t.Context(), "presence.sessions", map[string]any{}, &sessions))
 		require.Len(t, sessions.Sessions, 1)

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// listener is the address at which a service of this process listens for the others.
+// listener is the address at which a service of this process listens for calls of the other services.
 type listener struct {
 	host string
 	port int

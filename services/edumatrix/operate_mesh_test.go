@@ -72,7 +72,7 @@ func TestRebuild_WhileTheMeshIsTalking(t *testing.T) {
 	}
 	close(stop)
 	wait.Wait()
-	// The new tables contain the messages that were sent during the rebuild, and later ones.
+	// The new tables must contain the messages that were sent during the rebuild, and later ones.
 	for _, x := range talkers {
 		x.says("after")
 		var page struct {
@@ -215,8 +215,9 @@ func TestDeadLetters_OfACommandAreShownAndDropped(t *testing.T) {
 	o.fails("no dead letter", "dead-letters", "show", "chat/0/99")
 }
 
-// When a consumer gets an event that it cannot read, the later events of the stream wait, and other streams continue. A
-// retry reads the event from the log, where it is intact, and applies it and the waiting events.
+// A consumer gets a damaged record of an event, which it cannot read. The later events of the stream must wait, and
+// other streams must continue. A retry must read the event from the log, where it is intact, and apply it and the
+// waiting events.
 func TestDeadLetters_OfAnEventAreRetriedAndDropped(t *testing.T) {
 	t.Parallel()
 	c, _ := startTogether(t)
@@ -226,8 +227,9 @@ func TestDeadLetters_OfAnEventAreRetriedAndDropped(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer publisher.Close()
-	// The id of a direct conversation is derived from its users. So a damaged record of its first event can be
-	// published before the event exists. That event will be the next one of chat's log.
+	// The id of a direct conversation is derived from its users, so its stream is known before it exists. Its first
+	// event will be the next event of chat's log, so the position of this event is known too. The test can therefore
+	// publish a damaged record of this event before the event exists.
 	alice, bob := "alice-"+uuid.NewString()[:8], "bob-"+uuid.NewString()[:8]
 	poison := func(stream string, position catalog.Position) {
 		t.Helper()
@@ -241,7 +243,8 @@ func TestDeadLetters_OfAnEventAreRetriedAndDropped(t *testing.T) {
 	poison(stream, 1)
 	meshtest.Eventually(t, "the stream is parked", func() bool { all := o.letters(); return len(all) == 1 && all[0].State == stateParked })
 	connection := dial(t, c, alice, nil)
-	// The gateway has already accepted the damaged record as this event, so it delivers no outcome. Ignore the error.
+	// The gateway has already taken the damaged record for the first event of the conversation. It ignores the intact
+	// record as a repeat, and delivers no outcome to the client. Ignore the error.
 	_, _ = connection.Command(t.Context(), "chat.start_direct", map[string]string{"user_id": bob})
 	for range 3 {
 		if _, err := connection.Command(t.Context(), "chat.send_message", map[string]string{
@@ -257,7 +260,7 @@ func TestDeadLetters_OfAnEventAreRetriedAndDropped(t *testing.T) {
 	if out := o.does("dead-letters", "list"); !strings.Contains(out, "parked, 3 wait") {
 		t.Errorf("%s", out)
 	}
-	// Another conversation is not delayed.
+	// Another conversation must not be delayed.
 	carol := "carol-" + uuid.NewString()[:8]
 	if _, err := connection.Command(t.Context(), "chat.start_direct", map[string]string{"user_id": carol}); err != nil {
 		t.Fatal(err)
@@ -291,8 +294,8 @@ func TestDeadLetters_OfAnEventAreRetriedAndDropped(t *testing.T) {
 	o.fails("resolved already", "dead-letters", "retry", l.ID)
 }
 
-// consumed returns the number of records of a topic that a group has consumed, and the number of records in the
-// topic.
+// consumed returns the number of records of a topic that the consumer group of a service has consumed, and the number
+// of records in the topic.
 func consumed(t *testing.T, c config.Config, service, topic string) (taken, there int64) {
 	t.Helper()
 	admin, name := meshtest.KafkaAdmin(t, c.Kafka), c.Kafka.Topic(topic)
@@ -357,7 +360,7 @@ func TestReplay_ReachesOneConsumerAndChangesNothing(t *testing.T) {
 	if left := o.letters(); len(left) > 0 {
 		t.Errorf("%+v", left)
 	}
-	// The topic of the replay is not in the catalog, so no gateway reads it.
+	// The gateways read only topics of the catalog. The topic of the replay must not be one of them.
 	declared, err := catalog.Load()
 	if err != nil {
 		t.Fatal(err)

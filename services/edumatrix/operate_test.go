@@ -76,7 +76,7 @@ func (o operator) does(args ...string) string {
 	return out
 }
 
-// talks is a direct conversation of two users, and its stream.
+// talks is a direct conversation of alice and bob, with alice's connection.
 type talks struct {
 	t      *testing.T
 	alice  *client.Client
@@ -182,7 +182,7 @@ func TestEventsTail_ShowsNewEvents(t *testing.T) {
 	everything, stopEverything := start("tail", "--from-start", "--json")
 	newest, stopNewest := start("tail", "chat-events", "--all")
 	meshtest.Eventually(t, "the tail from the start shows earlier messages", func() bool { return strings.Contains(everything.String(), "before") })
-	// The tail begins at the ends that the topics have when it starts, so send messages until it shows one.
+	// The second tail begins at the ends of the topics. When it starts is unknown, so send messages until it shows one.
 	for n := 0; !strings.Contains(newest.String(), `"body":"after`); n++ {
 		x.says(fmt.Sprint("after ", n))
 		time.Sleep(20 * time.Millisecond)

@@ -18,7 +18,7 @@ import (
 type rebuilding struct {
 	meshv1connect.UnimplementedOperatorServiceHandler
 	asked  []string
-	differ int64 // timers that differed from the log
+	differ int64 // the number of timers that differed from the log
 }
 
 func (r *rebuilding) Rebuild(_ context.Context, q *connect.Request[meshv1.RebuildRequest],

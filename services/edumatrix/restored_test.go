@@ -12,7 +12,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// TestRestored_ClientsReconnectAndContinue begins a new incarnation of chat's log while two users talk.
+// TestRestored_ClientsReconnectAndContinue begins a new incarnation of chat's log while a client is connected. The
+// connection must be closed with a code after which clients reconnect. On a new connection, the user must be able to
+// continue the conversation.
 func TestRestored_ClientsReconnectAndContinue(t *testing.T) {
 	t.Parallel()
 	c, _ := startTogether(t)

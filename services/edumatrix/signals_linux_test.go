@@ -18,8 +18,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// processOfUp starts `edumatrix up` as a separate program with embedded stores, for the first time in its data
-// directory.
+// processOfUp starts `edumatrix up` as a separate program, with embedded stores and a new data directory.
 func processOfUp(t *testing.T, programs meshrun.Binaries, env ...string) (up *meshrun.Process, dir, gateway string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -46,7 +45,7 @@ func awaitPrinted(t *testing.T, p *meshrun.Process, text string) {
 	})
 }
 
-// requireOrderlyEnd waits until the program ends. It must print that it is stopping, and no error.
+// requireOrderlyEnd waits until the program ends. The program must have printed that it is stopping, and no error.
 func requireOrderlyEnd(t *testing.T, p *meshrun.Process, signal string) {
 	t.Helper()
 	require.Zero(t, p.Wait(t), "%s", p.Tail())
@@ -80,7 +79,7 @@ func descendants(t *testing.T, of int) (all []int) {
 	return all
 }
 
-// signalAll sends SIGTERM to all processes of a service, as systemd does. The program itself gets it last.
+// signalAll sends SIGTERM to all processes of a service, as systemd does. The program itself gets the signal last.
 func signalAll(t *testing.T, p *meshrun.Process) {
 	t.Helper()
 	for _, pid := range descendants(t, p.PID()) {

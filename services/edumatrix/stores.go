@@ -85,7 +85,7 @@ func (e *embeddedStores) startPostgres(ctx context.Context, c *config.Config, di
 		case <-stopping:
 		case <-postgres.Done():
 			// PostgreSQL may have been stopped on purpose: a supervisor such as systemd sends the signal to all
-			// processes of a service at once. So wait whether this process gets the signal too.
+			// processes of a service at once. So wait for lostAfter, because this process may get the signal too.
 			select {
 			case <-ctx.Done():
 				return

@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// unreadScreen is a terminal whose output is not read at first.
+// unreadScreen is a terminal that blocks when it is to show "message 0", until the channel read is closed.
 type unreadScreen struct {
 	screen
 	read chan struct{}
@@ -27,7 +27,8 @@ func (s *unreadScreen) Write(p []byte) (int, error) {
 	return s.screen.Write(p)
 }
 
-// TestTalk_ATerminalThatIsNotReadMissesNothing stops reading a terminal for a while, as Ctrl-S does.
+// TestTalk_ATerminalThatIsNotReadMissesNothing stops reading a terminal for a while, as Ctrl-S does. Afterwards the
+// terminal must show every message once and in order.
 func TestTalk_ATerminalThatIsNotReadMissesNothing(t *testing.T) {
 	t.Parallel()
 	c, _ := startTogether(t)
@@ -76,7 +77,7 @@ func TestTalk_ATerminalThatIsNotReadMissesNothing(t *testing.T) {
 	for n := range messages {
 		say(fmt.Sprintf("message %d.", n))
 	}
-	<-arrived // at another connection of bob, so the terminal's connection has probably got the messages too
+	<-arrived // another connection of bob has the messages, so the terminal's connection probably has them too
 	close(out.read)
 	await("the messages that were not read", func() bool { return strings.Contains(out.String(), fmt.Sprintf("message %d.", messages-1)) })
 	say("the last")

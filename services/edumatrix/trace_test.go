@@ -22,7 +22,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/process"
 )
 
-// startTogether runs all five services in this process on embedded stores, with their spans in memory.
+// startTogether runs all five services in this process on embedded stores, and keeps their trace spans in memory.
 func startTogether(t *testing.T) (config.Config, *tracetest.InMemoryExporter) {
 	t.Helper()
 	environment := map[string]string{"JWT_SECRET": "a secret of this test, long enough", "PORT": fmt.Sprint(meshtest.FreePort(t))}

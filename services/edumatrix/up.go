@@ -105,7 +105,7 @@ func up(ctx context.Context, t Terminal, args []string) (err error) {
 
 // instanceOf returns the static member id of this process in the consumer groups of its services, or "" for none. On an
 // embedded broker this process is the only member, and with a static id it gets its partitions back at once after a
-// restart. On shared brokers two processes with the same id would fence each other endlessly.
+// restart. On shared brokers, two processes with the same id would endlessly remove each other from the group.
 func instanceOf(c config.Config) string {
 	if embedsKafka(c) {
 		return "edumatrix-up"
@@ -148,7 +148,7 @@ type together struct {
 	instance string       // see instanceOf
 	lost     <-chan error // receives an error when an embedded store has ended unexpectedly
 	ready    func()
-	exporter sdktrace.SpanExporter // receives all spans in tests; if nil, spans are exported as configured
+	exporter sdktrace.SpanExporter // receives all trace spans in tests; if nil, they are exported as configured
 }
 
 // run serves until ctx ends or a service fails. It stops the gateway first and then the owners, so that the gateway can

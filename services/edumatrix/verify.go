@@ -11,7 +11,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/process"
 )
 
-// verify checks the connections to the stores that the environment names, and to the running mesh's for all others.
+// verify checks the connections to the stores that the environment names. Stores that it does not name are those of the
+// running mesh.
 func verify(ctx context.Context, t Terminal, args []string) error {
 	if err := parse(flags("verify", t), args); err != nil {
 		return err

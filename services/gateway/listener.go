@@ -11,8 +11,8 @@ import (
 )
 
 // boundedListener limits the number of client connections, with and without a WebSocket, to less than the number of
-// files that this process may open. Otherwise calls to the owners and to Kafka would fail first, which would affect all
-// users.
+// files that this process may open. Otherwise, clients could use up all files of the process. Calls to the owners and
+// to Kafka would then fail, which would affect all users.
 type boundedListener struct {
 	net.Listener
 	max  int64
@@ -42,8 +42,8 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 	}
 }
 
-// full calls the handler next. While there are more than max connections, it responds with 503 instead, unless the
-// function refuse has already responded.
+// full returns a handler that passes requests on to the handler that is given as next. While there are more than max
+// connections, the returned handler responds with 503 instead, unless the function refuse has already responded.
 func (l *boundedListener) full(next http.Handler, refuse func(http.ResponseWriter, *http.Request) bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if l.open.Load() <= l.max {

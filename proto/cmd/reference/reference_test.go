@@ -38,8 +38,8 @@ func TestGenerated_FilesAreUpToDate(t *testing.T) {
 	}
 }
 
-// Everything that developers of clients use must have a comment, because the comments are its only documentation. The
-// test also checks that the generator finds the comments.
+// Every declaration that developers of clients use must have a comment, because the generated reference is made of
+// these comments. The last check compares one comment with its text, to show that the generator finds comments.
 func TestReference_EverythingHasAComment(t *testing.T) {
 	t.Parallel()
 	d := load(t)
@@ -65,8 +65,8 @@ func TestReference_EverythingHasAComment(t *testing.T) {
 		d.comments[(&gatewayv1.ClientFrame{}).ProtoReflect().Descriptor().Fields().ByName("id").FullName()])
 }
 
-// The reference must contain every name that clients use, every field and every code. All its links must lead to a
-// heading.
+// The reference must contain every name that clients use, every field and every code. Each link in it must lead to one
+// of its headings.
 func TestReference_LeavesNothingOut(t *testing.T) {
 	t.Parallel()
 	d := load(t)
@@ -145,8 +145,8 @@ func TestOpenAPI_IsValid(t *testing.T) {
 	require.NotNil(t, doc.Paths.Value("/health").Get)
 }
 
-// The AsyncAPI document must match the schema that the AsyncAPI initiative publishes, and the target of every reference
-// in it must exist.
+// The AsyncAPI document must match the schema that the AsyncAPI initiative publishes, and every $ref in the document
+// must lead to something that the document contains.
 func TestAsyncAPI_IsValid(t *testing.T) {
 	t.Parallel()
 	document := decode(t, generated(t)["proto/reference/asyncapi.json"])
@@ -168,7 +168,7 @@ func decode(t *testing.T, text []byte) any {
 	return v
 }
 
-// leads checks that the target of every reference in a value exists.
+// leads checks that every $ref in value leads to something that document contains.
 func leads(t *testing.T, document, value any) {
 	t.Helper()
 	switch v := value.(type) {
@@ -190,7 +190,7 @@ func leads(t *testing.T, document, value any) {
 	}
 }
 
-// A message must have the same schema in both documents.
+// A message that is in both the AsyncAPI and the OpenAPI document must have the same schema in both.
 func TestSchemas_AreTheSameInBothDocuments(t *testing.T) {
 	t.Parallel()
 	schemasOf := func(path string) map[string]json.RawMessage {

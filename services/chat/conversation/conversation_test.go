@@ -156,7 +156,8 @@ func TestDecide(t *testing.T) {
 	})
 }
 
-// A stranger cannot find out whether a conversation exists: the refusal has the same text in both cases.
+// A stranger sends commands to a conversation that exists. The refusals must have the same text as for a conversation
+// that does not exist, because a stranger must not find out which conversations exist.
 func TestDecide_HidesFromStrangersWhetherAConversationExists(t *testing.T) {
 	t.Parallel()
 	for _, command := range []proto.Message{
@@ -175,8 +176,8 @@ func TestDecide_HidesFromStrangersWhetherAConversationExists(t *testing.T) {
 	}
 }
 
-// The id of a message depends only on the actor and the command id. Deciding a command again gives the same id, and no
-// other command gives it.
+// The id of a message depends only on the actor and the command id. Deciding a command again must give the same id, and
+// two different commands must give two different ids.
 func TestDecide_GivesAMessageOneID(t *testing.T) {
 	t.Parallel()
 	s := conversation.New(stream)

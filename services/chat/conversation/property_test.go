@@ -40,16 +40,16 @@ func (h *history) append(actor string, m proto.Message) {
 	}
 }
 
-// load returns the state after the events of the stream itself and those of the given subjects or, if all is true,
-// after every event.
+// load returns a state to which events of the history were applied: if the parameter all is true, every event;
+// otherwise the events without a subject and the events of the given subjects.
 func (h *history) load(all bool, subjects ...string) *conversation.State {
 	s := conversation.New(stream)
 	h.into(s, 0, all, subjects...)
 	return s
 }
 
-// into applies to a state the events of the stream itself above a version, and all events of the given subjects. If all
-// is true, it applies every event.
+// into applies events of the history to a state. If the parameter all is true, these are all events. Otherwise they are
+// all events of the given subjects, and the events without a subject whose version is greater than after.
 func (h *history) into(s *conversation.State, after int, all bool, subjects ...string) {
 	for i, r := range h.records {
 		if all || r.subject == "" && i >= after || slices.Contains(subjects, r.subject) {
@@ -112,9 +112,9 @@ func command(t *rapid.T, h *history) proto.Message {
 	}).Draw(t, "command")
 }
 
-// In any sequence of commands, no event breaks a rule. A decision does not change the state, and is the same on three
-// states: one that is kept from command to command, as the service does, one that is loaded with the events of the
-// command's subjects only, and one that is folded from the whole stream.
+// Users send a random sequence of commands. No event may break a rule. A decision must not change the state. The
+// decision must be the same on three states: one that is kept from command to command, as in the service; one that is
+// loaded with only the events of the command's subject; and one to which the whole stream was applied.
 func TestDecide_IsTheSameOnEveryWayToTheState(t *testing.T) {
 	t.Parallel()
 	declared, err := catalog.Load()
@@ -146,8 +146,8 @@ func TestDecide_IsTheSameOnEveryWayToTheState(t *testing.T) {
 			}
 			for _, e := range got.Events {
 				r.check(t, o.Actor, e)
-				kept.Evolve(catalog.Fact{Actor: o.Actor}, e) // with the texts, as decided
-				h.append(o.Actor, e)                         // without the texts, as loaded from the log
+				kept.Evolve(catalog.Fact{Actor: o.Actor}, e) // with the texts of messages, as decided
+				h.append(o.Actor, e)                         // without the texts of messages, as loaded from the log
 			}
 			version = len(h.records)
 			if rapid.Bool().Draw(t, "the run ends") {
@@ -157,7 +157,7 @@ func TestDecide_IsTheSameOnEveryWayToTheState(t *testing.T) {
 	})
 }
 
-// Both users address the same stream when they begin a direct conversation.
+// Each of two users starts a direct conversation with the other user. Both must address the same stream.
 func TestStartDirect_BothAddressOneConversation(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

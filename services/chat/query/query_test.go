@@ -28,7 +28,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// fixture is chat's log with its projection, and the queries over them.
+// fixture is chat's log and its projection, with a client for the queries.
 type fixture struct {
 	*eventlogtest.Log
 	t    *testing.T
@@ -63,7 +63,7 @@ func (f *fixture) conversations(user, after string, limit int32) (ids []string, 
 	return ids, answer.GetNext()
 }
 
-// asked returns the limit of a request; 0 means no limit, for which the server has a default.
+// asked returns the value of the field limit of a request. For 0 it returns nil, and the server then uses its default.
 func asked(limit int32) *int32 {
 	if limit == 0 {
 		return nil
@@ -133,11 +133,12 @@ func TestHistory_ShowsOnlyReadableMessages(t *testing.T) {
 	}{
 		{"ann", "c-false", 14, []string{"ONE", "", "THREE", "four", "five", "six"}},
 		{"ann", "c-true", 14, []string{"ONE", "", "THREE", "four", "five", "six"}},
-		// Bob reads the old text of a message that was edited after he left. Nobody reads a deleted message.
+		// Bob reads the old text of a message that was edited after he left. Nobody reads the text of a deleted
+		// message.
 		{"bob", "c-false", 5, []string{"one", ""}},
 		{"bob", "c-true", 5, []string{"one", ""}},
 		{"cid", "c-false", 14, []string{"ONE", "", "THREE", "four", "five", "six"}},
-		{"cid", "c-true", 14, []string{"three", "four", "six"}}, // no message that was sent while cid was not a member
+		{"cid", "c-true", 14, []string{"three", "four", "six"}}, // no messages or edits from while cid was not a member
 	} {
 		got, err := f.history(test.user, &chatv1.HistoryRequest{ConversationId: test.id})
 		if err != nil || catalog.Version(got.GetVersion()) != test.version || got.GetMore() ||
@@ -182,7 +183,7 @@ func TestHistory_Pages(t *testing.T) {
 		{nil, nil, 0, "202", "251", true}, {nil, nil, 200, "52", "251", true}, {nil, nil, 1, "251", "251", true},
 		{new(int64(52)), nil, 50, "2", "51", false}, {new(int64(53)), nil, 50, "3", "52", true},
 		{new(int64(3)), nil, 50, "2", "2", false}, {new(int64(1000)), nil, 2, "250", "251", true},
-		// after = 0 is not the same as no after: it selects the oldest messages.
+		// If the field after is 0, it selects the oldest messages. This is not the same as a request without the field.
 		{nil, new(int64(0)), 50, "2", "51", true}, {nil, new(int64(1)), 50, "2", "51", true},
 		{nil, new(int64(201)), 50, "202", "251", false}, {nil, new(int64(200)), 50, "201", "250", true},
 		{new(int64(math.MaxInt64)), nil, 1, "251", "251", true},
@@ -298,8 +299,8 @@ func TestMembers_PagesForMembersAlone(t *testing.T) {
 	}
 }
 
-// Users read their own writes: a query waits until the projection has applied them. If that takes too long, it fails as
-// unavailable.
+// A user queries what they have just written, but the projection has not applied it yet. The query must wait until the
+// projection has applied it. If that takes too long, the query must fail as unavailable.
 func TestQuery_WaitsForEarlierWrites(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -339,10 +340,10 @@ func TestQuery_WaitsForEarlierWrites(t *testing.T) {
 	}
 }
 
-// model computes with simple code which texts a user may read, whether the user is a member at the end, and whether
-// they ever were. A text is the version of the event that wrote it.
+// model computes with simple code which texts a user may read, whether the user is a member after the last event, and
+// whether they ever were a member. The text of a message is the version of the event that wrote it.
 func model(all []decidetest.Event, fromJoining bool, user string) (want []string, member, ever bool) {
-	in := make([]bool, len(all)+1) // by version; the events that add and remove the user are included
+	in := make([]bool, len(all)+1) // in[v]: a member at version v, or added or removed by it
 	for i, h := range all {
 		version := i + 1
 		switch e := h.Message.(type) {
@@ -469,8 +470,8 @@ func TestQuery_AgreesWithTheLog(t *testing.T) {
 	}
 }
 
-// A user reads in a loop while they are removed and added again. They must never see a text written while they were not
-// a member, even while the projection lags behind the log.
+// A user reads the history in a loop while they are removed and added again. They must never see a text that was
+// written while they were not a member, even while the projection lags behind the log.
 func TestHistory_ReadWhileMembershipChanges(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -480,7 +481,7 @@ func TestHistory_ReadWhileMembershipChanges(t *testing.T) {
 	f.AppendAll(all...)
 	done := make(chan struct{})
 	var reads sync.WaitGroup
-	seen := make([]map[string]int64, 2) // the conversation's version when a text was read, by text
+	seen := make([]map[string]int64, 2) // maps a text to the version of the newest answer with it
 	for i := range seen {
 		seen[i] = map[string]int64{}
 		reads.Go(func() {

@@ -82,7 +82,7 @@ func (s size) place(position int) (id string, version int) {
 	return "c" + strconv.Itoa(k%s.conversations), k/s.conversations + 1
 }
 
-// second returns the second member of conversation c. The first one is user c (modulo the number of users).
+// second returns the second member of conversation c. The first member is user number c, modulo the number of users.
 func (s size) second(c int) string {
 	switch {
 	case c < s.ann:
@@ -217,8 +217,9 @@ func (s *sized) measure(b *testing.B) (all []meshtest.Measured) {
 	repeat("resume of a user with many rooms, after weeks", func(context.Context) (int, error) {
 		return resume("heavy", s.events/10)
 	})
-	// A reader that is slightly behind reads the newest events, which the server has in memory; read them once so that
-	// it does. Random pages of the large log are mostly outside the server's cache.
+	// A reader that is slightly behind reads the newest events, which the database server usually has in memory. Read
+	// these events once before the measurement, so that the database server has them in memory here too. Pages from
+	// random positions of the large log are mostly not in memory.
 	for after := s.events - s.recent; after < s.events; after += 1_000 {
 		_, err := s.log.Read(b.Context(), eventlog.Query{After: catalog.Position(after), Limit: 1_000})
 		must(b, err)

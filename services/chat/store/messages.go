@@ -109,7 +109,7 @@ func (s *Store) Messages(ctx context.Context, id string, p Page) (all []*chatv1.
 		}
 		if had > 0 && bytes > MaxPageBytes {
 			// The statement returns its first row even if that is too long. Only the first message of the whole page
-			// may be, so drop it; the next page begins with it.
+			// may be too long. So drop this one; the next page begins with it.
 			found = nil
 		}
 		all = append(all, found...)

@@ -93,7 +93,7 @@ ANALYZE chat.conversations, chat.conversation_members, chat.messages, chat.edits
 		args      []any
 		most      int
 	}{
-		// 201 messages, and the newest text of each.
+		// These statements read 201 messages, and the newest text of each message.
 		"the newest messages":         {store.SQLNewest, history(one(1, messages+1), one(1, messages+1)), 402},
 		"the oldest messages":         {store.SQLOldest, history(one(1, messages+1), one(1, messages+1)), 402},
 		"messages in the middle":      {store.SQLNewest, history(one(1, messages/2), one(1, messages+1)), 402},
@@ -102,8 +102,8 @@ ANALYZE chat.conversations, chat.conversation_members, chat.messages, chat.edits
 		"a message with 30,000 edits": {store.SQLNewest, history(one(1, 10), one(1, 10)), 402},
 		"a user who joined late":      {store.SQLOldest, history(one(messages, messages+1), one(messages, messages+1)), 402},
 		"a user with two long ranges": {store.SQLNewest, history([]any{[]int64{1, 900}, []int64{500, 2000}}, one(1, messages+1)), 804},
-		// 51 small and 51 large conversations, and the others in the same periods. Each costs two rows: the member's
-		// row and the conversation's row.
+		// These statements read 51 small and 51 large conversations, and the other conversations in the same periods.
+		// For each conversation they read two rows: the member's row and the conversation's row.
 		"a user's newest conversations":     {store.SQLConversations, []any{"ann", int64(math.MaxInt64), 51}, 800},
 		"a later page of conversations":     {store.SQLConversations, []any{"ann", int64(conversations * 350), 51}, 800},
 		"conversations that are all active": {store.SQLConversations, []any{"zoe", int64(math.MaxInt64), 51}, 2 * (2*256 + 51)},
@@ -115,7 +115,7 @@ ANALYZE chat.conversations, chat.conversation_members, chat.messages, chat.edits
 		assert.LessOrEqual(t, rows, test.most, name)
 		assert.Empty(t, scanned, name)
 	}
-	// All pages together contain the whole list, the newest conversation first.
+	// All pages together must contain the whole list, with the newest conversation first.
 	for user, newest := range map[string]catalog.Position{"ann": conversations * 700, "zoe": 3_000_000 + conversations} {
 		count, last := 0, newest+1
 		for below, more := catalog.Position(0), true; more; more = below != 0 {
@@ -150,7 +150,8 @@ func TestMigration_OfEarlierRowsEqualsARebuild(t *testing.T) {
 		many = append(many, fmt.Sprint("user", n))
 	}
 	f.happens("user0", group("large", many...))
-	// Enough messages that positions lie beyond the first period.
+	// Send so many messages that some positions are beyond the first period. A period of small conversations has 256
+	// positions.
 	f.happens("user0", group("talk", "user0", "user1"))
 	for range 5 {
 		f.happens("user0", slices.Repeat([]proto.Message{&chatv1.MessageSent{ConversationId: "talk",

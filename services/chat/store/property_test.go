@@ -57,7 +57,8 @@ func (r *reading) apply(actor string, event proto.Message) {
 // wish draws a random command about a conversation.
 func wish(t *rapid.T, id string, r *reading) proto.Message {
 	user := rapid.SampledFrom(people).Draw(t, "user")
-	// Without U+0000: commands that contain it are refused before an aggregate decides them.
+	// The text must not contain U+0000, because commands with U+0000 are refused before an aggregate decides about
+	// them.
 	text := strings.ReplaceAll(rapid.StringN(0, 8, 64).Draw(t, "text"), "\x00", "")
 	message := "none"
 	if len(r.messages) > 0 {
@@ -72,8 +73,8 @@ func wish(t *rapid.T, id string, r *reading) proto.Message {
 	}).Draw(t, "command")
 }
 
-// After any sequence of commands, the aggregate's state, the log, and the rows of the projection must agree. A rebuild
-// from the log, in batches of other sizes, must lead to the same rows.
+// After a random sequence of commands, the aggregate's state, the log, and the rows of the projection must agree. A
+// rebuild of the projection from the log, in batches of other sizes, must lead to the same rows.
 func TestConversations_AnySequenceOfCommandsLeavesLogStateAndRowsInAgreement(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

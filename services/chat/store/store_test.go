@@ -133,7 +133,8 @@ func leave(id, user string) proto.Message {
 	return &chatv1.MemberLeft{ConversationId: id, UserId: user}
 }
 
-// While a conversation becomes large and small again, lists must stay in order, and members in the order of joining.
+// A conversation becomes large, small, and large again. The list of a user's conversations must stay in order, and the
+// members must stay in the order in which they joined.
 func TestStore_LargeConversations(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -182,8 +183,8 @@ func TestStore_LargeConversations(t *testing.T) {
 	for n, user := range users {
 		require.Equal(t, fmt.Sprintf("user%d", n), user)
 	}
-	// Make the conversation small, and large again, first within one batch and then over several. A rebuild must lead
-	// to the same rows.
+	// Make the conversation small. Then make it large, small and large within one batch of events, and small and large
+	// in one batch each. A rebuild must lead to the same rows.
 	var parting []proto.Message
 	for n := 2000; n > store.MaxSmall; n-- {
 		parting = append(parting, leave("large", fmt.Sprintf("user%d", n-1)))
@@ -198,8 +199,8 @@ func TestStore_LargeConversations(t *testing.T) {
 	require.Equal(t, "ann", f.members("large", store.JoinOrder{}, 200).Users[64])
 }
 
-// A page ends where its texts exceed MaxPageBytes, and reports that there is more. A single message is returned however
-// long it is.
+// A page of messages must end before its texts exceed MaxPageBytes, and report that there are more messages. A page
+// must contain at least one message, however long the message is.
 func TestStore_PagesAreBoundedByBytes(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -241,7 +242,8 @@ func TestStore_PagesAreBoundedByBytes(t *testing.T) {
 	}
 }
 
-// single returns a range for each version, as for a user who joined and left all the time.
+// single returns one range for each version from 1 up to the parameter to. A user who joins and leaves all the time has
+// such ranges.
 func single(to catalog.Version) (all []store.Range) {
 	for v := range to {
 		all = append(all, store.Range{From: v + 1, To: v + 1})

@@ -28,10 +28,10 @@ const (
 // per message, and the highest rate of messages that the mesh sustains (see measured.held). Clients and servers share
 // the machine.
 //
-// BENCH_BEFORE names another checkout of the project, which is built too. Every figure is then measured for both builds
-// in turns (before, after, before, after). BENCH_ROUNDS is the number of rounds; the default is 2, or 1 without
-// BENCH_BEFORE. BENCH_SECONDS is the duration of each rate; the default is 4. BENCH_ONLY=embedded and
-// BENCH_ONLY=separate measure only one kind of mesh.
+// BENCH_BEFORE names another checkout of the project, which the benchmark builds too. The benchmark then measures every
+// figure for both builds in turns (before, after, before, after). BENCH_ROUNDS is the number of rounds; the default is
+// 2, or 1 without BENCH_BEFORE. BENCH_SECONDS is the time for which each rate is measured; the default is 4.
+// BENCH_ONLY=embedded and BENCH_ONLY=separate measure only one kind of mesh.
 func BenchmarkMesh(b *testing.B) {
 	r := &benchmark{seconds: setting(b, "BENCH_SECONDS", 4), rounds: 1, held: map[string]int{}}
 	r.variants = []variant{{"after", binaries}}
@@ -81,7 +81,7 @@ type benchmark struct {
 	held     map[string]int // the highest rate of the previous round, by variant and workload
 }
 
-// inTurns measures each variant in each round.
+// inTurns calls measure for each variant in each round. The argument first is true in the first round.
 func (r *benchmark) inTurns(b *testing.B, measure func(b *testing.B, v variant, first bool)) {
 	for round := range r.rounds {
 		for _, v := range r.variants {
@@ -109,7 +109,7 @@ func (r *benchmark) separate(b *testing.B) {
 	s := stores{"kafka": kafka.PID(), "redis": redis.PID(), "postgres": postgres.PID()}
 	warm := false
 	r.inTurns(b, func(b *testing.B, v variant, _ bool) {
-		database := postgres.Database(b) // a new one for each build, because their schemas may differ
+		database := postgres.Database(b) // a new database for each build, because the schemas may differ
 		m := separateOf(b, v.bin, database, redisURL(rs.Host, rs.Port, rs.Password, rs.URL),
 			strings.Join(kafka.Settings().Brokers, ","), "TOPIC_PREFIX="+someone(v.name)+".")
 		if !warm { // the JIT compiler of Kafka does most of its work in the first half minute under load
@@ -187,7 +187,7 @@ func search(start int, try func(rate int) measured) (highest measured) {
 	return highest
 }
 
-// costs adds the CPU time for each message, in total and by process.
+// costs adds two kinds of figures: the CPU time per message of all processes, and of each process.
 func (r *benchmark) costs(b *testing.B, stores string, v variant, at string, m measured) {
 	r.add(b, stores, v, at+", µs CPU/msg", each(total(m.cpu), m.seen))
 	for _, name := range slices.Sorted(maps.Keys(m.cpu)) {
@@ -244,7 +244,7 @@ func (r *benchmark) table() string {
 		}
 		fmt.Fprintln(w)
 	}
-	_ = w.Flush() // into memory
+	_ = w.Flush() // never fails, because it writes to memory
 	return text.String()
 }
 

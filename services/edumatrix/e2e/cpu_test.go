@@ -19,7 +19,7 @@ type stores map[string]int
 // clients is the name for the CPU time of this process, which runs the clients.
 const clients = "clients"
 
-// cpu returns the processor time that each process has used so far.
+// cpu returns the CPU time that each process has used so far, by the name of the process.
 func (m *mesh) cpu(s stores) map[string]time.Duration {
 	all := map[string]time.Duration{clients: times(os.Getpid()).own}
 	gateways := 0

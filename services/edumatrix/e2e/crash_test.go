@@ -19,7 +19,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// eventually waits for a condition.
+// eventually waits until the function is returns true. It fails the test after a minute.
 func eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
 	for end := time.Now().Add(60 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
@@ -30,9 +30,9 @@ func eventually(t testing.TB, what string, is func() bool) {
 	t.Fatalf("timed out waiting until %s", what)
 }
 
-// TestKill_EmbeddedLosesNothingAcknowledged kills the process while users send messages. Afterwards the history must
-// contain every acknowledged message once. Messages without an outcome are sent again with the same command ids, and
-// the history must contain each of them once too.
+// TestKill_EmbeddedLosesNothingAcknowledged kills the process of `edumatrix up` while users send messages. Afterwards
+// the history must contain every acknowledged message once. Users send messages that got no outcome again, with the
+// same command ids; the history must contain each of these messages once too.
 func TestKill_EmbeddedLosesNothingAcknowledged(t *testing.T) {
 	t.Parallel()
 	m := embedded(t)
@@ -43,7 +43,8 @@ func TestKill_EmbeddedLosesNothingAcknowledged(t *testing.T) {
 	})
 }
 
-// TestKill_SeparateServicesLoseNothingAcknowledged kills each of the separate services in turn, with the same requirements.
+// TestKill_SeparateServicesLoseNothingAcknowledged kills each of the separate services in turn. It requires the same as
+// TestKill_EmbeddedLosesNothingAcknowledged.
 func TestKill_SeparateServicesLoseNothingAcknowledged(t *testing.T) {
 	t.Parallel()
 	m := separate(t)
@@ -105,8 +106,8 @@ func sentSoFar(t *testing.T, m *mesh, user, conversation string) int64 {
 	return page.Version
 }
 
-// sendUntil sends messages until stop. A message without an outcome is sent again with the same id, on a new
-// connection if necessary, until its outcome is known.
+// sendUntil sends messages until stop is true, and returns the bodies of the acknowledged ones. It sends a message that
+// got no outcome again with the same command id, on a new connection if necessary, until the outcome is known.
 func sendUntil(t *testing.T, m *mesh, user, conversation string, gateway int, stop *atomic.Bool) (acked []string) {
 	var c *client.Client
 	defer func() {
@@ -186,7 +187,9 @@ func TestOutage_StoresComeBackWithoutARestart(t *testing.T) {
 			return strings.Contains(get(t, m.gateways[0]+"/health"), `"`+name+`":false`)
 		})
 		id, body := uuid.NewString(), "while "+name+" is unavailable"
-		// Requests that need the store must be refused as unavailable. All other requests must be answered.
+		// While Kafka is down, a command must be refused as unavailable. While PostgreSQL is down, the outcome of a
+		// command must be "queued". While Redis is down, a command must be committed. A query that needs the store must
+		// be refused as unavailable; every other query must be answered.
 		if name == "redis" {
 			say(alice, id, body)
 			bob.awaitVersion(started.Stream, version)

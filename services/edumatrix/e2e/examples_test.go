@@ -150,7 +150,8 @@ func (p *page) later(task func()) {
 	}
 }
 
-// webSocket is the constructor of WebSocket.
+// webSocket is the constructor WebSocket of JavaScript. Its sockets also have the method drop, with which a test breaks
+// the connection.
 func (p *page) webSocket(call goja.ConstructorCall) *goja.Object {
 	socket := call.This
 	var protocols []string

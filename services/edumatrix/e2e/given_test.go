@@ -11,8 +11,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// TestUp_UsesTheStoresThatAreNamed checks that a store named in the environment replaces the embedded store. It does so
-// for each store alone and for all stores together.
+// TestUp_UsesTheStoresThatAreNamed names stores in the environment: each store alone, and all stores together. The mesh
+// must use a named store instead of the embedded one.
 func TestUp_UsesTheStoresThatAreNamed(t *testing.T) {
 	t.Parallel()
 	for _, named := range []string{"postgres", "redis", "kafka", "postgres redis kafka"} {
@@ -37,8 +37,8 @@ func TestUp_UsesTheStoresThatAreNamed(t *testing.T) {
 	}
 }
 
-// TestUp_TwoProcessesShareTheStores runs two processes on the same stores, which share the work as two machines
-// would.
+// TestUp_TwoProcessesShareTheStores runs `edumatrix up` twice on the same stores. The two processes must share the
+// work, as processes on two machines do.
 func TestUp_TwoProcessesShareTheStores(t *testing.T) {
 	t.Parallel()
 	r, k := meshtest.Redis(t), meshtest.Kafka(t)

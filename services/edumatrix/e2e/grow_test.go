@@ -34,8 +34,9 @@ func TestGrow_ATopicGetsAPartitionUnderTraffic(t *testing.T) {
 	g.ends()
 }
 
-// TestGrow_AReleaseDeclaresMorePartitionsThanTheBrokerHas checks that a release uses the partitions that the broker
-// has, and also uses partitions that are added while it runs.
+// TestGrow_AReleaseDeclaresMorePartitionsThanTheBrokerHas creates topics with fewer partitions than the release
+// declares. The mesh must use the partitions that the broker has, and also the partitions that are added while the mesh
+// runs.
 func TestGrow_AReleaseDeclaresMorePartitionsThanTheBrokerHas(t *testing.T) {
 	t.Parallel()
 	kafka := meshtest.Kafka(t)
@@ -117,7 +118,8 @@ func (m *mesh) gathering(t *testing.T) *gathering {
 	return g
 }
 
-// beginGroup starts a group with a user. It sends the command again until it has an outcome.
+// beginGroup starts a group as the person by, with the user whose id is the parameter with. It returns the stream of
+// the group. It repeats the command until the command has an outcome.
 func (g *gathering) beginGroup(by *person, with string) (stream string) {
 	id := uuid.NewString()
 	for range 50 {
@@ -144,7 +146,7 @@ func (g *gathering) awaitMore(what string, more int64) {
 	}
 }
 
-// ends stops the messages, and checks that every receiver saw all events once and in order.
+// ends stops the senders, and checks that every receiver saw all events once and in order.
 func (g *gathering) ends() {
 	g.t.Helper()
 	g.stop.Store(true)

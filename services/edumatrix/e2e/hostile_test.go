@@ -21,8 +21,8 @@ import (
 
 const millionMessages = 1_000_000
 
-// sqlMillion adds messages to the log and the projection of the stream $1, after its newest event. The messages are
-// marked as relayed, because no connection waits for them.
+// sqlMillion adds $2 messages to the stream $1 after its newest event, both to the log and to the projection. It marks
+// the messages as relayed, because no connection waits for them.
 var sqlMillion = []string{
 	`INSERT INTO chat.events (position, stream, version, id, type, topic, actor, cause, command_type, correlation, time,
   class, rooms, subject, answers, traceparent, body, personal)
@@ -44,9 +44,10 @@ WHERE c.conversation_id = m.conversation_id AND NOT m.large AND 'conversation:' 
 	`UPDATE chat.relay SET position = (SELECT max(position) FROM chat.events)`,
 }
 
-// BenchmarkHostile measures how long the actions of ordinary users take while a hostile user is connected, and without
-// it. The hostile user has left a conversation of a million messages and queries its history as fast as the gateway
-// allows. The benchmark prints the same figures as the gateway's BenchmarkHostile, for a whole mesh with its database.
+// BenchmarkHostile measures how long the actions of ordinary users take, with and without a hostile user. The hostile
+// user has left a conversation of a million messages, and queries the history of this conversation as fast as the
+// gateway allows. The benchmark prints the same figures as the gateway's BenchmarkHostile, but for a whole mesh with
+// its database.
 func BenchmarkHostile(b *testing.B) {
 	b.Run("history", func(b *testing.B) {
 		database := meshtest.NewPostgresServer(b).Database(b)
@@ -165,7 +166,7 @@ func (m *mesh) ordinary(b *testing.B, n int) (l meshtest.Latencies) {
 }
 
 // beHostile starts a process that acts as the hostile user. The returned function ends the process, and returns the
-// number of pages that it got.
+// number of pages that the hostile user got.
 func (m *mesh) beHostile(b *testing.B, conversation string) (end func() int) {
 	b.Helper()
 	c := exec.Command(os.Args[0])
@@ -191,7 +192,7 @@ func (m *mesh) beHostile(b *testing.B, conversation string) (end func() int) {
 }
 
 // hostile queries pages of a conversation's history over eight connections until its standard input is closed. It keeps
-// as many queries in flight as one user may have. At the end it prints the number of pages that it got.
+// as many queries in flight as one user may have. Then it prints the number of pages that it got.
 func hostile(conversation string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {

@@ -20,7 +20,8 @@ import (
 )
 
 // crowd consists of pairs of users. The sender of each pair is connected to one gateway, and the receiver to the other.
-// The clients share the machine with the mesh, so they search the bytes of frames instead of decoding JSON.
+// The clients share the machine with the mesh. To use little CPU time, they search the bytes of frames instead of
+// decoding JSON.
 type crowd struct {
 	pairs []pair
 	load  atomic.Pointer[load] // the current load
@@ -151,7 +152,8 @@ type load struct {
 	refusal              string // the first refusal
 }
 
-// take counts a message. Its parameter is the body without the leading "load ".
+// take counts a message that has arrived. The parameter rest is the part of the frame after "load ", which begins with
+// the numbers of the load and of the message.
 func (l *load) take(rest []byte) {
 	digits, ours := bytes.CutPrefix(rest, l.name)
 	end := bytes.IndexByte(digits, '"')
@@ -216,9 +218,10 @@ func (m measured) String() string {
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// send sends messages at a constant rate in a random third of the first conversations. It does not wait for outcomes.
-// At the end it waits until all messages have arrived or no more messages arrive. The delay of a message counts from
-// the time at which it was due, not from the time at which it was sent.
+// send sends messages at a constant rate. It uses a random third of the first conversations; the parameter
+// conversations is the number of these first conversations. It does not wait for outcomes. At the end it waits until
+// all messages have arrived or no more messages arrive. The delay of a message counts from the time at which it was
+// due, not from the time at which it was sent.
 func (c *crowd) send(b *testing.B, cpu func() map[string]time.Duration, conversations, rate int, lasting time.Duration) measured {
 	b.Helper()
 	c.loads++
@@ -258,7 +261,7 @@ func (c *crowd) send(b *testing.B, cpu func() map[string]time.Duration, conversa
 	return m
 }
 
-// settle waits until all messages have arrived, or until none has arrived for 5 s.
+// settle waits until every message has arrived or was refused, or until no message has arrived for 5 s.
 func (l *load) settle(sent int) {
 	seen, since := int64(-1), time.Now()
 	for time.Since(since) < 5*time.Second {

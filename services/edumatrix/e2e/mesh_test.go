@@ -53,7 +53,7 @@ type mesh struct {
 	protobuf  bool // whether clients use the binary subprotocol
 }
 
-// embedded starts `edumatrix up` with only its ports and secrets set.
+// embedded starts `edumatrix up`. Only its ports, its data folder, JWT_SECRET and the extra settings are set.
 func embedded(t testing.TB, extra ...string) *mesh {
 	t.Helper()
 	return embeddedOf(t, binaries, extra...)

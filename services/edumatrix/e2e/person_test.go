@@ -19,7 +19,7 @@ import (
 
 const patience = 20 * time.Second
 
-// person is one connection of a user, with all events that it received.
+// person is one connection of a user, with all events that the connection received.
 type person struct {
 	*client.Client
 	t  testing.TB

@@ -13,9 +13,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// TestHistory_HasMessagesAcknowledgedBeforeTheConnection blocks updates of chat's projection. The answer to a query on a
-// new connection, or over HTTP, must contain a message that was acknowledged before. While updates are blocked, the
-// query must therefore fail as unavailable.
+// TestHistory_HasMessagesAcknowledgedBeforeTheConnection blocks updates of chat's projection. Then a message is
+// acknowledged on one connection. The answer to a later query, on a new connection or over HTTP, must contain this
+// message. While updates are blocked, the query must therefore fail as unavailable.
 func TestHistory_HasMessagesAcknowledgedBeforeTheConnection(t *testing.T) {
 	t.Parallel()
 	database := meshtest.Postgres(t)

@@ -54,7 +54,7 @@ func resumeSuite(t *testing.T, m *mesh) {
 	})
 }
 
-// drop drops the connection without closing it.
+// drop breaks the connection without a WebSocket close frame.
 func (p *person) drop() { p.Abort() }
 
 // tryResume resumes the person's session at a gateway. The person keeps the events received so far.
@@ -255,7 +255,7 @@ func testPresenceContinues(t *testing.T, m *mesh) {
 	defer c.Close()
 	for {
 		select {
-		case e := <-online: // first alice's presence when bob subscribed, then its changes
+		case e := <-online: // first alice's presence at the time of bob's subscription, then each change
 			if e.Stream != "presence:"+alice.id {
 				t.Fatalf("bob saw %+v", e)
 			}
@@ -268,8 +268,8 @@ func testPresenceContinues(t *testing.T, m *mesh) {
 	}
 }
 
-// testNoPostIsMissed checks that each post of an author arrives at a subscriber, whether it was posted while the client
-// was disconnected or afterwards.
+// testNoPostIsMissed disconnects a subscriber of an author. The subscriber must get each post of the author, whether it
+// was posted while the subscriber was disconnected or afterwards.
 func testNoPostIsMissed(t *testing.T, m *mesh) {
 	alice, bob := m.connect(t, someone("alice"), 0), m.connect(t, someone("bob"), 1)
 	room := "author:" + alice.id
@@ -301,7 +301,7 @@ func testNoPostIsMissed(t *testing.T, m *mesh) {
 		select {
 		case got := <-posts:
 			if got == "seen" && len(want) == 4 {
-				continue // created after the resume token, so it may be sent again; clients recognize it by its version
+				continue // the post is newer than the resume token, so the gateway may send it again; clients ignore a version they have
 			}
 			if got != want[0] {
 				t.Fatalf("bob saw %q, not %q", got, want[0])
@@ -313,8 +313,8 @@ func testNoPostIsMissed(t *testing.T, m *mesh) {
 	}
 }
 
-// testAbsences checks that a client which drops its connection and resumes, any number of times and at any gateway,
-// gets each event of its membership intervals once and in order.
+// testAbsences lets clients drop their connections and resume, many times and at any gateway. Each client must get each
+// event of its user's membership intervals once and in order.
 func testAbsences(t *testing.T, m *mesh) {
 	seed := uint64(time.Now().UnixNano())
 	if s := os.Getenv("RESUME_SEED"); s != "" {
@@ -396,8 +396,8 @@ func (p *person) of(stream string) (events []client.Event) {
 	return events
 }
 
-// within returns the versions of a conversation that a user must get: those of the user's membership intervals,
-// including the events that open and close them.
+// within returns the versions of a conversation that a user must get: the versions in the user's membership intervals,
+// including the events that open and close the intervals.
 func within(log []client.Event, user string) (versions []int64) {
 	in := false
 	for _, e := range log {
@@ -410,9 +410,10 @@ func within(log []client.Event, user string) (versions []int64) {
 	return versions
 }
 
-// testStorm kills a gateway with 200 clients. They resume at the other gateway, which has the missed events in its
-// event buffer. When that gateway is killed too, they resume at the first one, which was started again with an empty
-// buffer. Each time, the gateway must need only few calls to the owners for all clients.
+// testStorm connects 200 clients to the first gateway and kills this gateway. The clients resume at the second gateway,
+// which has the missed events in its event buffer. Then the second gateway is killed too. The clients resume at the
+// first gateway, which was started again with an empty event buffer. Each time, the gateway must need only few calls to
+// the owners for all clients together.
 func testStorm(t *testing.T, m *mesh) {
 	const clients = 200
 	var gateways []*meshrun.Process
@@ -468,7 +469,8 @@ func testStorm(t *testing.T, m *mesh) {
 	last = owner.say(stream, "missed")
 	storm(1, "recent")
 
-	// Now restart both gateways after the events were sent, so that only the log has the missed events.
+	// Now restart both gateways. The first gateway starts only after the messages were sent, so its event buffer is
+	// empty and only the log has the missed events.
 	for _, p := range gateways {
 		p.Kill()
 	}

@@ -105,7 +105,7 @@ func testSessions(t *testing.T, m *mesh) {
 	}
 	old, err := client.Dial(ctx, client.Options{URL: m.socket(0), Token: mint(t, bob.id, time.Hour), Protobuf: m.protobuf,
 		SessionID: phone.Connected().SessionID})
-	if err == nil { // the connection is closed when the gateway gets the answer that the session has ended
+	if err == nil { // the gateway closes the connection when presence has answered that the session has ended
 		t.Cleanup(old.Close)
 		sessionEnded(t, old)
 	}
@@ -143,7 +143,7 @@ func testSessionRooms(t *testing.T, m *mesh) {
 		return m.connect(t, bob.id, gateway, func(o *client.Options) { o.SessionID = session })
 	}
 	var back *person
-	eventually(t, "the rooms of the session", func() bool { // presence stores the rooms with the gateway's next report
+	eventually(t, "the rooms of the session", func() bool { // presence stores the rooms only with the gateway's next report
 		if back != nil {
 			back.Abort()
 			time.Sleep(100 * time.Millisecond) // a user may connect at most ten times per second
@@ -167,7 +167,7 @@ func testSessionRooms(t *testing.T, m *mesh) {
 	sessionEnded(t, back.Client)
 	ended, err := client.Dial(ctx, client.Options{URL: m.socket(0), Protobuf: m.protobuf, Token: mint(t, bob.id, time.Hour), SessionID: session})
 	if err != nil {
-		return // the session was ended before the reply
+		return // the gateway closed the connection before its reply to connect
 	}
 	t.Cleanup(ended.Close)
 	if rooms := ended.Connected().Rooms; len(rooms) > 0 {

@@ -36,11 +36,12 @@ func TestStart_TwoOnOneDataDirectory(t *testing.T) {
 	if status != 1 || !strings.Contains(printed, "data directory") || !strings.Contains(printed, "in use") {
 		t.Fatalf("status %d: %s", status, printed)
 	}
-	// The first process must not be disturbed.
+	// The mesh of the first process must still work.
 	testTwoPeopleTalk(t, m)
 }
 
-// TestStart_PortInUse checks that the error names a port that is in use, and the variable that sets it.
+// TestStart_PortInUse starts programs on a port that is in use. The error must name this port, and the variable that
+// sets it.
 func TestStart_PortInUse(t *testing.T) {
 	t.Parallel()
 	taken, err := net.Listen("tcp", ":0")
@@ -135,7 +136,7 @@ func TestTerminal_TwoPeopleTalk(t *testing.T) {
 	alice.type_("hello bob")
 	bob.until("alice: hello bob")
 	bob.type_("hello \x1b[31malice")
-	alice.until("bob: hello ·[31malice") // control characters are replaced, so no user can steer another's terminal
+	alice.until("bob: hello ·[31malice") // control characters are replaced, so that no user can control another user's terminal
 	status, printed := run(t, "edumatrix", []string{"verify"}, env...)
 	if status != 0 || !strings.Contains(printed, "chat-events") && !strings.Contains(strings.ToLower(printed), "topics") {
 		t.Errorf("verify: status %d\n%s", status, printed)
@@ -177,7 +178,7 @@ func startTerminal(t *testing.T, env []string, user, to string) *terminal {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = in.Close() // Ctrl-D ends it
+		_ = in.Close() // ends the terminal, like Ctrl-D
 		if err := cmd.Wait(); err != nil {
 			t.Errorf("the terminal of %s: %v\n%s", user, err, out)
 		}

@@ -436,7 +436,8 @@ func testBadFrames(t *testing.T, m *mesh) {
 			t.Errorf("%v: got %v, want %s and a text with %q", test.frame, got, test.code, test.says)
 		}
 	}
-	// Owners refuse these, and the refusals name the field too: of a command, of a query, and of the same command again.
+	// Owners refuse these commands and queries. The refusal must name the field, also when a refused command is sent
+	// again.
 	self := map[string]any{"type": "chat.start_direct", "command_id": "with-myself", "data": map[string]any{"user_id": p.id}}
 	for _, test := range []struct {
 		frame map[string]any

@@ -45,8 +45,8 @@ var mistakes = []mistake{
 		breaks: []string{topicsHave, kept},
 	},
 	{
-		// To save the checkpoint too late would break nothing: a repeated reaction derives the same ids, and the log
-		// drops its effects. So the mistake is to save the checkpoint too early.
+		// Saving the checkpoint too late would break no promise: a reaction that runs again derives the same ids, so
+		// the log drops the repeated effects. The mistake is therefore to save the checkpoint too early.
 		name: "checkpoint saved before the transaction",
 		changes: []change{{"shared/owner/consume/batch.go", `			_, err := a.o.Commit(a.ctx, commands, w)
 			return err
@@ -100,7 +100,7 @@ var mistakes = []mistake{
 	},
 }
 
-// TestBroken_IsCaught builds the mesh with each mistake and checks that the suite finds it.
+// TestBroken_IsCaught builds the mesh with each mistake, and checks that the suite finds the mistake.
 func TestBroken_IsCaught(t *testing.T) {
 	var s *stand
 	if os.Getenv(variableBroken) != "" {
@@ -127,7 +127,8 @@ func TestBroken_IsCaught(t *testing.T) {
 	}
 }
 
-// caught runs the mistake's faults until the judge reports its promise as broken. It fails the test after three runs.
+// caught runs the faults of the mistake until the judge reports one of the promises in m.breaks as broken. It fails the
+// test after three runs.
 func (m mistake) caught(t *testing.T, s *stand, broken meshrun.Binaries) {
 	const tries = 3
 	size := size{clients: 20, commands: 2200, faults: len(m.faults), rate: 220}

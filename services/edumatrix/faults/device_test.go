@@ -14,8 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// device is a client program of a user. It stays connected, to one gateway after the other, and records the events that
-// it receives.
+// device is a client program of a user. It connects to one gateway after the other, and records the events that it
+// receives.
 type device struct {
 	p       *population
 	user    string
@@ -33,14 +33,14 @@ type device struct {
 
 type sentMessage struct{ conversation, id string }
 
-// connection is a connection whose reply to connect has arrived, with its session.
+// connection is a connection for which the reply to connect has arrived, and the session to which it belongs.
 type connection struct {
 	*client.Client
 	session *Session
 }
 
-// stay keeps the device connected until the run ends. Sometimes it begins a new session instead of resuming, like a
-// program that was restarted.
+// stay keeps the device connected until the run ends. Sometimes the device begins a new session instead of resuming the
+// last one, like a program that was restarted.
 func (d *device) stay() {
 	var last *connection
 	for d.p.ctx.Err() == nil {
@@ -73,7 +73,7 @@ const dialTime = 8 * time.Second
 
 func (d *device) url() string { return d.p.sockets[d.gateway%len(d.p.sockets)] }
 
-// dial begins a session. It returns nil if it cannot connect.
+// dial begins a session. It returns nil if the device cannot connect.
 func (d *device) dial() *connection {
 	ctx, cancel := context.WithTimeout(d.p.ctx, dialTime)
 	defer cancel()
@@ -96,7 +96,8 @@ func (d *device) dial() *connection {
 	return &connection{c, s}
 }
 
-// resume resumes the session of an earlier connection. It returns nil if it cannot connect.
+// resume resumes the session of an earlier connection. It returns nil if the device cannot connect, or if the gateway
+// does not resume the session.
 func (d *device) resume(last *connection) *connection {
 	ctx, cancel := context.WithTimeout(d.p.ctx, dialTime)
 	defer cancel()
@@ -184,7 +185,7 @@ func (d *device) slowDown(while time.Duration) {
 	d.slow = time.Now().Add(while)
 }
 
-// own returns a random one of the user's own newest messages.
+// own returns a random message among the newest messages of the user, and false if there is no message.
 func (d *device) own(r *rand.Rand) (sentMessage, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

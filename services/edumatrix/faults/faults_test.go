@@ -23,7 +23,7 @@ const (
 	variableList  = "FAULTS_LIST"  // the file to which verdicts are added
 )
 
-// Every run must have at least this many clients, commands and faults.
+// whole is the size of the runs of `make faults`, and short is the size of the runs of quickPlans.
 var (
 	whole = size{clients: 30, commands: 3000, faults: 3, rate: 220}
 	short = size{clients: 10, commands: 500, rate: 100}
@@ -145,7 +145,7 @@ func run(t *testing.T, s *stand, programs meshrun.Binaries, plan Plan, size size
 	return r
 }
 
-// report prints the verdict, adds it to the list, and fails the test if a promise was broken.
+// report prints the verdict, adds it to the list of verdicts, and fails the test if a promise was broken.
 func (r *result) report(t *testing.T) {
 	t.Helper()
 	inFlight, verdict := 0, "held"
@@ -181,7 +181,8 @@ func (r *result) report(t *testing.T) {
 	}
 }
 
-// commit returns the commit under test. Changes of the list of verdicts are ignored, because the runs append to it.
+// commit returns the id of the commit under test, with the suffix "-dirty" if there are changes that are not committed.
+// Changes of the list of verdicts do not count, because the runs append to this list.
 func commit() string {
 	head, err := exec.Command("git", "rev-parse", "--short=10", "HEAD").Output()
 	if err != nil {

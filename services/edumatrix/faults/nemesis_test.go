@@ -18,7 +18,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend"
 )
 
-// nemesis begins the faults of a plan and undoes them. It must be used by the test's goroutine only.
+// nemesis begins and ends the faults of a plan. It must be used by the test's goroutine only.
 type nemesis struct {
 	t        testing.TB
 	m        *mesh
@@ -35,10 +35,10 @@ type action struct {
 	do func()
 }
 
-// hit is a fault that has begun, with the number of commands sent before.
+// hit is a fault that has begun, with the numbers of commands at that time.
 type hit struct {
 	Fault
-	sent, open int // the number of commands sent, and of those without an outcome
+	sent, open int // the number of commands sent so far, and how many of them had no outcome yet
 }
 
 func newNemesis(t testing.TB, m *mesh, p *population) *nemesis {
@@ -61,7 +61,7 @@ func (n *nemesis) run(plan Plan, commands int) {
 				n.t.Logf("%s: %v, for %v", time.Now().Format(clock), f, f.For)
 				n.hits = append(n.hits, hit{f, sent, open})
 				pending = pending[1:]
-			} else { // another fault has already stopped the target
+			} else { // the target is unavailable now, so try again later
 				again = time.Now().Add(200 * time.Millisecond)
 			}
 		}
@@ -169,7 +169,7 @@ func (n *nemesis) service(f Fault) bool {
 		n.m.kill(x)
 		n.after(f.For, func() {
 			if !n.forget() {
-				n.after(time.Second, func() { n.forget() }) // Kafka was unavailable
+				n.after(time.Second, func() { n.forget() }) // try again, because Kafka was unavailable
 			}
 			start()
 		})
@@ -277,7 +277,7 @@ func (n *nemesis) link(f Fault) {
 	n.after(f.For, func() { n.mend(l) })
 }
 
-// appendLock returns the key of the advisory lock of an owner's log, which every commit takes.
+// appendLock returns the key of the advisory lock that every commit on the owner's log takes.
 func appendLock(owner string) int64 {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte("eventlog/" + owner + "/append"))
@@ -344,7 +344,7 @@ func (n *nemesis) poison() bool {
 				n.t.Logf("poison: Kafka is unavailable: %v", err)
 				return false
 			}
-			p.Dead = err == nil && slices.Contains(consumed, topic) // after an error, it may or may not have been published
+			p.Dead = err == nil && slices.Contains(consumed, topic) // after an error, the record may or may not have been published
 			if err == nil {
 				taken++
 			}

@@ -10,8 +10,9 @@ import (
 	"strings"
 )
 
-// change replaces a text that occurs once in one of the mesh's source files. The change is made in a copy, which a
-// build uses instead of the original. So the mesh itself contains no code for these tests.
+// change replaces a text that occurs once in one of the mesh's source files. The function overlay makes the change in a
+// copy of the file, and the build uses the copy instead of the original. So the original contains no code for these
+// tests.
 type change struct{ file, old, new string }
 
 // variableClock is the environment variable with the offset of a process's clock. Only programs that are built with the

@@ -115,8 +115,8 @@ func NewPlan(seed uint64, faults, commands int) Plan {
 	return p
 }
 
-// draw draws the target, the time, the duration and the repetitions of a fault. It begins when 10 % to 70 % of the
-// commands have been sent.
+// draw draws the target, the time, the duration and the repetitions of a fault. The fault begins when 10 % to 70 % of
+// the commands have been sent.
 func (k kind) draw(r *rand.Rand, commands int) Fault {
 	f := Fault{Kind: k.name, After: commands/10 + r.IntN(max(1, commands*6/10)), Times: 1, For: k.shortest}
 	if len(k.on) > 0 {

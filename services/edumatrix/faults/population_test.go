@@ -77,8 +77,8 @@ func newPopulation(t testing.TB, m *mesh, seed uint64, s size) *population {
 	return p
 }
 
-// random returns a separate source of random numbers for each caller. So the numbers do not depend on the order in
-// which goroutines run.
+// random returns a source of random numbers for one caller, which the parameter who identifies. Each caller has its own
+// source, so the numbers do not depend on the order in which goroutines run.
 func (p *population) random(who int) *rand.Rand { return rand.New(rand.NewPCG(p.seed, uint64(who))) }
 
 // begin starts conversations: groups of several users, and pairs.
@@ -111,7 +111,7 @@ func (p *population) some(r *rand.Rand, n int) (users []string) {
 	return users
 }
 
-// lookers is the number of devices for each device that subscribes to some authors.
+// One device in every lookers devices subscribes to some authors.
 const lookers = 4
 
 // workersEach is the maximum number of commands that a device has in flight.
@@ -175,7 +175,7 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// directory contains the conversations and their members, as far as the clients know. It may be out of date.
+// directory contains the conversations and their members, as far as the clients know. Its members may be out of date.
 type directory struct {
 	mu    sync.Mutex
 	all   []*talk
@@ -207,7 +207,8 @@ func (d *directory) count() int {
 	return len(d.all)
 }
 
-// pick returns a conversation of which a user is probably a member, and sometimes a random one.
+// pick returns a random conversation. In most cases it is one of which the user is a member, as far as the directory
+// knows.
 func (d *directory) pick(r *rand.Rand, user string) (t talk, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -16,7 +16,7 @@ import (
 )
 
 // presenceTime is the maximum time for which presence may be wrong after all services and stores are back, as promised
-// in docs/guarantees.md. It also applies after Redis was emptied or has lost its newest writes.
+// in docs/guarantees.md. The same maximum applies after Redis was emptied or has lost its newest writes.
 const presenceTime = 10 * time.Second
 
 // watcher is a client that subscribes to the presence of all users.

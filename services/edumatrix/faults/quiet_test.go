@@ -52,8 +52,8 @@ func (m *mesh) quiet(p *population, poisoned []Poison) (*Stored, error) {
 		}
 		stored.Logs = append(stored.Logs, l)
 	}
-	// A fault may have killed a consumer. It reads the poison only after its group has assigned it the partitions
-	// again. So read the topics until all poison is among the dead letters.
+	// If a fault has killed a consumer, the consumer reads the poison only after its consumer group has assigned the
+	// partitions to it again. So read the topics repeatedly, until all poison is among the dead letters.
 	for tries := 0; ; tries++ {
 		stored.Records, stored.Dead, err = m.readTopics(ctx)
 		if (err == nil && len(stored.unburied(poisoned)) == 0) || tries >= 15 || ctx.Err() != nil {
@@ -69,8 +69,8 @@ func (m *mesh) quiet(p *population, poisoned []Poison) (*Stored, error) {
 	return stored, err
 }
 
-// mark sends a message to every conversation. So every member must get at least one event that was certainly written
-// during its membership.
+// mark sends a message to every conversation, so that every member has at least one event that was certainly written
+// during their membership.
 func (m *mesh) mark(ctx context.Context, conn *pgx.Conn, p *population) error {
 	rows, err := conn.Query(ctx, `SELECT room, min(member) FROM chat.memberships
 		WHERE closed_position IS NULL GROUP BY room`)

@@ -22,7 +22,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// owners are the owners to whose logs the commands of the population lead.
+// owners are the owners that write events to their logs because of the population's commands.
 var owners = []string{"chat", "feed", "notification"}
 
 // readLog reads an owner's log from the database.
@@ -47,7 +47,7 @@ func readLog(ctx context.Context, conn *pgx.Conn, c *catalog.Catalog, owner stri
 			return e, err
 		}
 		if len(personal) > 0 {
-			body = append(body, personal[1:]...) // after the format byte; Protobuf merges concatenated messages
+			body = append(body, personal[1:]...) // personal[0] is the format; Protobuf merges concatenated messages
 		}
 		m, err := c.Decode(e.Type, body)
 		if err != nil {

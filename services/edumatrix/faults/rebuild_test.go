@@ -16,7 +16,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/projection"
 )
 
-// rebuild makes a running owner rebuild its projections, and returns the rows that differ from before.
+// rebuild makes a running owner rebuild its projections, and returns the rows that differ from those before the
+// rebuild.
 func (m *mesh) rebuild(ctx context.Context, conn *pgx.Conn, owner string) (differences []string, err error) {
 	tables, err := column(ctx, conn, `SELECT tablename FROM pg_tables WHERE schemaname = $1 AND tablename <> ALL ($2)`,
 		owner, eventlog.LogTables)

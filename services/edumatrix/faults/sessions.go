@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// sessions compares the events that each session received, over all its resumptions, with the log. It must have
+// sessions compares the events that each session received, over all its resumptions, with the log. A session must have
 // received every event of its rooms once and in order, from the first one that was due, and no other events.
 func (j *judge) sessions() {
 	logs := map[string]*seenLog{}

@@ -16,8 +16,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 )
 
-// forget deletes all records on the topics of events, like the end of their retention. It remembers the records for the
-// judge. It returns false if the broker is unavailable; some records may then be left.
+// forget deletes all records on the topics of events, as Kafka does at the end of their retention. It keeps the records
+// in n.m.kept for the judge. It returns false if the broker is unavailable; some records may then be left.
 func (n *nemesis) forget() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
@@ -56,16 +56,16 @@ func (m *mesh) forget(ctx context.Context) error {
 	return errors.Join(err, deleted.Error())
 }
 
-// lost marks the poison on topics that have lost records: it need not become a dead letter any more, because it may be
-// lost before a consumer has read it.
+// lost marks the poison on topics that have lost records, which are the topics for which the function is returns true.
+// Such poison need not become a dead letter, because it may be lost before a consumer has read it.
 func (n *nemesis) lost(is func(topic string) bool) {
 	for i, p := range n.poisoned {
 		n.poisoned[i].Dead = p.Dead && !is(p.Topic)
 	}
 }
 
-// withKept returns the records on the topics together with those that forget deleted. Each record is contained once, in
-// the order of its partition.
+// withKept returns the records on the topics together with the records that forget deleted. It returns each record
+// once, and the records of each partition in order.
 func (m *mesh) withKept(records []Record) []Record {
 	all := slices.Concat(m.kept, records)
 	slices.SortStableFunc(all, func(a, b Record) int {

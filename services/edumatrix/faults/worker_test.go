@@ -127,7 +127,7 @@ func (w *worker) do(owner, name, text string, data map[string]any) Answer {
 	return a
 }
 
-// seeded is an io.Reader of random bytes that follow from the seed. Ids are made of them.
+// seeded is an io.Reader of random bytes that follow from the seed. The ids of commands are made of these bytes.
 type seeded struct{ *rand.Rand }
 
 func (s seeded) Read(p []byte) (int, error) {
@@ -152,11 +152,12 @@ func (p *population) sibling(d *device, r *rand.Rand) *device {
 // causes.
 const answerTime = 25 * time.Second
 
-// queuedTime is the maximum time until an outcome arrives after the answer "queued". It is longer than several faults
-// in a row on a machine on which a store starts slowly.
+// queuedTime is the maximum time until an outcome arrives after the answer "queued". Several faults in a row take less
+// than this time, even on a machine on which a store starts slowly.
 const queuedTime = 2 * time.Minute
 
-// deliver sends a command until it has an outcome, and returns the outcome, or an empty answer if the run ends first.
+// deliver sends a command again and again until it has an outcome. It returns the outcome, or an empty answer if the
+// run ends first.
 func (d *device) deliver(c *Command, data map[string]any) Answer {
 	for d.p.ctx.Err() == nil {
 		at := d.await(d.p.ctx)

@@ -62,7 +62,7 @@ func (a *Access) Origin(r *http.Request) bool {
 	return false
 }
 
-// refusedOrigins are the origins that were logged within the last minute.
+// refusedOrigins are the origins that were logged in the minute that began at since.
 type refusedOrigins struct {
 	mu     sync.Mutex
 	since  time.Time
@@ -137,7 +137,8 @@ func (a *Access) User(ctx context.Context, token string) (auth.User, error) {
 	return a.Verifier.Verify(ctx, token)
 }
 
-// Refusal returns the refusal in an error, or one with the code "internal" if the error contains none.
+// Refusal returns the refusal in an error. If the error contains none, Refusal returns one with the code "unavailable"
+// if the error is that of an ended context, and with the code "internal" otherwise.
 func Refusal(err error) *refusal.Error {
 	if r, ok := refusal.Of(err); ok {
 		return r

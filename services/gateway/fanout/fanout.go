@@ -1,6 +1,6 @@
 // Package fanout reads every partition of every event topic and delivers each event to the hub, once and in order. It
-// drops events that it read before, and fills gaps in a partition from its owner's log. It passes outcomes to the
-// intake.
+// drops events that it read before. If events are missing in a partition (a gap), it reads them from the log of the
+// topic's owner. It passes outcomes to the intake.
 package fanout
 
 import (
@@ -32,7 +32,8 @@ import (
 type Options struct {
 	Catalog *catalog.Catalog
 	Hub     *hub.Hub
-	// Owners are the clients of the owners' inner listeners, by owner. Gaps are filled from their logs.
+	// Owners are the clients of the owners' inner listeners, by owner. Events that are missing in a partition are read
+	// from the owners' logs.
 	Owners map[string]meshv1connect.OwnerServiceClient
 	// Partitions asks the broker for the number of partitions of a topic, which is 0 if the topic does not exist.
 	Partitions func(ctx context.Context, topic string) (int32, error)
@@ -147,7 +148,7 @@ func (f *Fanout) count(ctx context.Context) error {
 func (f *Fanout) begin(counts map[string]int32) {
 	for _, log := range f.logs {
 		log.mu.Lock()
-		log.unknown = 1 // one too many, so that it cannot reach 0 before all partitions are counted below
+		log.unknown = 1 // one too many, so that unknown cannot reach 0 before all partitions are counted below
 		log.mu.Unlock()
 	}
 	for name, t := range f.topics {
@@ -267,7 +268,8 @@ func (f *Fanout) take(ctx context.Context, r *bus.Record) {
 	e, err := envelope.ReadRawEvent(r.Headers, r.Value)
 	switch {
 	case err != nil:
-		// If the topic belongs to a log, the next record shows the gap, which is then filled from the owner's log.
+		// If the topic belongs to a log, the next record shows that an event is missing, and the event is then read
+		// from the owner's log.
 		f.unreadable(r, err)
 	case !e.IsPosition() && e.Class == routingv1.Class_CLASS_EPHEMERAL:
 		f.deliver(t.log, &e)
@@ -310,7 +312,7 @@ func (f *Fanout) unreadable(r *bus.Record, err error) {
 	f.options.Metrics.Unreadable.Inc()
 }
 
-// span starts the span of an event if its trace is recorded. Otherwise it returns nil.
+// span starts a trace span for an event if the event's trace is recorded. Otherwise, span returns nil.
 func (f *Fanout) span(e *envelope.Event) trace.Span {
 	if e.TraceParent == "" {
 		return nil

@@ -15,8 +15,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// A topic grows under traffic. In whichever order its partitions are read, every conversation stays in order, and no
-// event is lost or delivered twice.
+// A topic gets more partitions under traffic, and its partitions are read at different speeds. Every conversation must
+// stay in order, and no event may be lost or delivered twice.
 func TestGrow_StreamsStayInOrderWhicheverPartitionIsReadFirst(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(30) {
@@ -79,8 +79,9 @@ func TestGrow_StreamsStayInOrderWhicheverPartitionIsReadFirst(t *testing.T) {
 	}
 }
 
-// The new partition is found after the other partitions have passed the fence. Until it is read, no position above
-// the fence counts as complete, or a client that resumes would miss its events.
+// A gateway reads the fence in the old partitions before it finds the new partition. Until it reads the new partition,
+// no position above the fence may count as complete. Otherwise a client that resumes from such a position would miss
+// events of the new partition.
 func TestGrow_NoPositionIsCompleteBeforeTheNewPartitionIsRead(t *testing.T) {
 	t.Parallel()
 	w := begin(t)
@@ -112,8 +113,8 @@ func TestGrow_NoPositionIsCompleteBeforeTheNewPartitionIsRead(t *testing.T) {
 	require.Equal(t, []string{"chat.conversation_started"}, w.seen(t))
 }
 
-// A relay that has lost its lease publishes with the old number of partitions. The next epoch has the same events in
-// other partitions.
+// A relay that has lost its lease publishes an event with the old number of partitions, after the fence. The gateway
+// must drop this record as a repeat, because the next epoch contains the same event in another partition.
 func TestGrow_RecordsOfAnEpochThatIsOverAreRepeats(t *testing.T) {
 	t.Parallel()
 	w := begin(t)
@@ -132,8 +133,8 @@ func TestGrow_RecordsOfAnEpochThatIsOverAreRepeats(t *testing.T) {
 	require.Empty(t, w.seen(t))
 }
 
-// The broker has deleted the fence along with other records, so it is unknown which events were in which partition.
-// The connections have to resume.
+// The broker has deleted the fence of one partition along with other records. It is then unknown which events were in
+// this partition, so all connections must be closed, and the clients must resume.
 func TestGrow_WithoutAFenceConnectionsAreClosedToResume(t *testing.T) {
 	t.Parallel()
 	w := begin(t)

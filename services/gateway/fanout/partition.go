@@ -18,11 +18,12 @@ import (
 )
 
 // partition is the progress in one partition of a logged topic. Positions ascend, except for repeats, and each record
-// contains the position of the record before it. So one position is enough to find repeats and gaps.
+// contains the position of the record before it. So the position of the partition is enough to find repeats and missing
+// events.
 //
-// When a topic has grown, later events of a stream may be in another partition than earlier ones. Between these events,
-// the relay has written a fence into all partitions, which begins an epoch. A partition continues after its fence only
-// when the other partitions have reached theirs, so that the events of a stream stay in order.
+// When a topic has grown, later events of a stream may be in another partition than earlier ones. Before these later
+// events, the relay writes a fence into all partitions. The fence begins an epoch of the topic. A partition continues
+// after its fence only when the other partitions have reached theirs, so that the events of a stream stay in order.
 type partition struct {
 	topic  *topic
 	number int32
@@ -70,13 +71,13 @@ func (p *partition) takeRetrying(ctx context.Context, f *Fanout, e *envelope.Eve
 }
 
 // take fills the gap before a record from the owner's log, and then delivers the record, unless it is a repeat. If the
-// owner cannot be asked, take returns the error, and the same record must be taken again.
+// owner cannot be asked, take returns the error, and the caller must take the same record again.
 func (p *partition) take(ctx context.Context, f *Fanout, e *envelope.Event) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if e.Epoch > 0 && e.Epoch < p.epoch.Load() {
-		// The record comes from a relay that had lost its lease without noticing. The next epoch contains the same
-		// event, possibly in another partition.
+		// The record comes from a relay that had lost its lease without noticing. The relay that got the lease has
+		// published the same event in a later epoch, possibly in another partition.
 		p.repeat(f)
 		return nil
 	}
@@ -125,7 +126,7 @@ func (p *partition) repeat(f *Fanout) {
 	f.options.Metrics.Repeats.Inc()
 }
 
-// begin begins the epoch of a record in its partition, which has delivered all earlier records. It waits until the
+// begin begins the epoch of a record in the partition p, which has delivered all earlier records. It waits until the
 // other partitions have reached the same epoch.
 func (p *partition) begin(ctx context.Context, f *Fanout, e *envelope.Event) error {
 	switch before := p.epoch.Load(); {
@@ -140,8 +141,8 @@ func (p *partition) begin(ctx context.Context, f *Fanout, e *envelope.Event) err
 			p.moveTo(e.Position)
 		}
 	case before > 0:
-		// The topic has lost the fence, so it is unknown which events of the gap were in which partition. Clients get
-		// them when they resume.
+		// The topic has lost the fence. So it is unknown to which partition each of the missing events belongs, and
+		// this partition cannot deliver its part of them. Clients get the missing events when they resume.
 		f.options.Log.Error("fan-out: a partition has lost the fence of its epoch; all connections are closed and resume",
 			"topic", p.topic.name, "partition", p.number, "epoch", e.Epoch, "position", p.position, "before", e.Before)
 		p.topic.grow(f, e.Partitions, -1)

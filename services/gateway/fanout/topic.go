@@ -41,8 +41,8 @@ func (t *topic) partition(f *Fanout, number int32) *partition {
 }
 
 // grow adds partitions up to the given number. Partitions added by a fence begin at its position, because earlier
-// events were in the other partitions. Without a fence, position is -1, and the first record of a new partition
-// contains its position.
+// events were in the other partitions. Without a fence, the parameter position is -1, and a new partition begins at the
+// position in its first record.
 func (t *topic) grow(f *Fanout, count int32, position catalog.Position) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -91,8 +91,8 @@ func (t *topic) countOf(epoch int32) int32 {
 	return int32(len(t.all()))
 }
 
-// await waits until the partitions of the previous epoch have delivered all its events, because later events of a
-// stream may be in another partition.
+// await waits until every partition that the previous epoch had has delivered all events of that epoch, because later
+// events of a stream may be in another partition.
 func (t *topic) await(ctx context.Context, epoch int32) error {
 	n := t.countOf(epoch - 1)
 	for {

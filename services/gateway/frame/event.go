@@ -25,8 +25,8 @@ type Event struct {
 	Redacted  bool
 }
 
-// Encode encodes an event frame. Body is the encoded message of the event. Typed is an empty message of its type, or
-// nil if this gateway does not know the type; the frame then has no data in JSON.
+// Encode encodes an event frame. The parameter body is the encoded message of the event. The parameter typed is an
+// empty message of the event's type, or nil if this gateway does not know the type. A JSON frame then has no data.
 //
 // Most frames are events, so their JSON is written by hand around the data, which is copied once.
 func (v *Event) Encode(e Encoding, body []byte, typed proto.Message) ([]byte, error) {

@@ -17,8 +17,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
-// MaxMessage bounds a WebSocket message of a client, and the body of an HTTP request, in bytes. The limits of
-// commands are in characters, and JSON can take up to twelve bytes for each (an emoji as two \u escapes): the maximum
+// MaxMessage bounds a WebSocket message of a client, and the body of an HTTP request, in bytes. The limits of commands
+// are in characters, and JSON can take up to twelve bytes for a character (an emoji as two \u escapes). So the maximum
 // of 20,000 characters takes 240,000 bytes.
 const MaxMessage = 256 << 10
 
@@ -60,7 +60,7 @@ func (d Data) read(m proto.Message, fromJSON func([]byte, proto.Message) error) 
 	return check(m.ProtoReflect())
 }
 
-// check refuses texts with the character U+0000, which cannot be stored, like the JSON decoder.
+// check refuses texts with the character U+0000, which cannot be stored. The JSON decoder refuses them too.
 func check(m protoreflect.Message) (err error) {
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		each := func(v protoreflect.Value) {
@@ -83,8 +83,8 @@ func check(m protoreflect.Message) (err error) {
 	return err
 }
 
-// Decode decodes the frames of one WebSocket message, in order. It yields each frame with nil or with a refusal; a
-// refused frame has its id if that can be read. Decode stops after a frame whose end cannot be found.
+// Decode decodes the frames of one WebSocket message, in order. It yields each frame with nil or with a refusal. A
+// refused frame contains its id, if the id can be read. Decode stops after a frame whose end cannot be found.
 func Decode(e Encoding, message []byte) iter.Seq2[Request, error] {
 	return func(yield func(Request, error) bool) {
 		if e == JSON {

@@ -163,7 +163,7 @@ func (c call) name() string {
 	return c.query.Name
 }
 
-// find returns the command or query of a request, and checks its headers.
+// find returns the command or query of a request, and checks the headers of the request.
 func (s *Server) find(r *http.Request, name string) (call, error) {
 	if r.URL.RawQuery != "" {
 		return call{}, refusal.New(refusal.InvalidField, "parameters in the URL are not supported; put the fields in the body")
@@ -214,14 +214,15 @@ func (s *Server) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	return nil, refusal.New(refusal.Malformed, "the body ended early")
 }
 
-// response limits how long a client may take to read an answer. Each part must be accepted within wait.
+// response limits how long a client may take to read an answer. The client must accept each part (see the constant
+// part) within the duration wait.
 type response struct {
 	http.ResponseWriter
 	wait  time.Duration
 	begun bool
 }
 
-// part is the size of the part of an answer that a client must accept within one wait, in bytes.
+// part is the size of the part of an answer that a client must accept within response.wait, in bytes.
 const part = 16 << 10
 
 // Unwrap returns the underlying writer, for http.ResponseController.

@@ -45,8 +45,8 @@ func (sh *Shard) Attach(c *Conn, a Attachment) bool {
 	return false
 }
 
-// AllRooms returns the given rooms of a user and the user's own room. If it is unknown which events of a log a client
-// has, none of these rooms is recovered.
+// AllRooms returns the given rooms of a user and the user's own room. None of these rooms is recovered if it is unknown
+// which events of a log the client has.
 func AllRooms(user string, rooms []string) []string {
 	return append([]string{catalog.UserRoom(user)}, rooms...)
 }

@@ -40,7 +40,7 @@ func (r *eventBuffer) add(e *Event) {
 func (r *eventBuffer) next() uint64 { return r.first + uint64(len(r.entries)) }
 
 // after returns the events of the log above a position, in the order in which they were delivered. Events that a later
-// one redacts are returned without their personal fields. It returns false if some of the events are no longer in the
+// event redacts are returned without their personal fields. It returns false if some of the events are no longer in the
 // buffer.
 func (r *eventBuffer) after(position catalog.Position) ([]*Event, bool) {
 	if r.dropped > position {

@@ -23,7 +23,7 @@ type Conn struct {
 	mu       sync.Mutex
 	queue    queue
 	flush    func()
-	flushing bool     // whether a flush runs: it ends when Next returns false
+	flushing bool     // whether a flush runs; Next tells it when to end
 	kicked   bool     // whether the transport has frames of its own to write, such as pings
 	left     []func() // functions of frames that have left the queue; unlock calls them
 	reason   *Reason
@@ -71,8 +71,8 @@ func (c *Conn) ring() {
 	}
 }
 
-// Next appends waiting frames to frames, in order: about maxBytes of them, and at least one if any wait. Ending is not
-// nil once the connection is to end. If more is false, the flush is over and must not use the transport any more,
+// Next appends waiting frames to frames, in order: about maxBytes of them, and at least one if any wait. Once the
+// connection is to end, ending is not nil. If more is false, the flush is over and must not use the transport any more,
 // because the next frame starts another flush. No flush starts after one to which Next has returned an ending reason.
 func (c *Conn) Next(frames [][]byte, maxBytes int) (_ [][]byte, ending *Reason, more bool) {
 	c.mu.Lock()

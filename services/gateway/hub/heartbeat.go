@@ -86,7 +86,7 @@ func (c *Conn) beatLast(shared *sharedProgress) {
 }
 
 // cover queues a heartbeat with the newest resume token. All events up to the positions in the token were queued before
-// it. Most connections use the shared progress.
+// it. Most connections use the shared progress. A connection with a higher position in some log uses its own.
 func (c *Conn) cover(shared *sharedProgress) {
 	if c.reason != nil {
 		return

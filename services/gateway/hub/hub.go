@@ -30,7 +30,7 @@ type Options struct {
 	// Buffer bounds the event buffers of all owners together, in bytes. The default is 64 MiB.
 	Buffer int
 	// Missed bounds the missed events that are queued for all connections together, in bytes. The default is 256 MiB.
-	// If a client resumes beyond that, none of its rooms is recovered.
+	// If a client resumes while this bound is reached, none of its rooms is recovered.
 	Missed int
 	// Limits bound the frames that wait for one connection or one user.
 	Limits Limits
@@ -41,7 +41,7 @@ type Options struct {
 	CoverEvery time.Duration
 	// TokenKey authenticates resume tokens. All gateways of an installation have the same key.
 	TokenKey []byte
-	// Now returns the time by which events expire. The default is time.Now.
+	// Now returns the current time, which determines whether an event has expired. The default is time.Now.
 	Now     func() time.Time
 	Metrics *Metrics
 }
@@ -160,7 +160,7 @@ func (h *Hub) Remove(c *Conn) {
 	c.mu.Lock()
 	defer c.unlock()
 	c.held.writing = 0
-	c.drop() // the queue is not empty yet if the connection was closed for another reason before
+	c.drop() // if the connection was closed before for another reason, its queue may not be empty yet
 }
 
 // of returns the connections of a user. The list is never changed: Add and Remove replace it.

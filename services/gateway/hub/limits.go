@@ -39,8 +39,9 @@ func (l Limits) orDefault() Limits {
 // counts reports whether the item counts against the limits.
 func (it *item) counts() bool { return it.missed == 0 && (it.own == nil || !it.own.reply) }
 
-// full reports whether the limits do not allow another item with the given number of bytes. Afforded reports whether
-// the limit of the user allows the item. If no other item that counts is waiting, the item is always allowed.
+// full reports whether the limits do not allow another item with the given number of bytes. The parameter afforded
+// reports whether the limit of the user allows the item. If no other item that counts is waiting, the item is always
+// allowed.
 func (q *queue) full(more int, l *Limits, afforded bool) bool {
 	switch {
 	case q.limited == 0:

@@ -28,8 +28,8 @@ type logProgress struct {
 	asOf     catalog.Position // the position as of which the rooms were read; the client gets no live events up to here
 	queuedTo catalog.Position // the highest position of a queued event
 	covered  catalog.Position // the position in the last resume token
-	// resumePoint is the point of this log in the resume token that the client presented, and later that of the last missed
-	// event sent. known reports whether the presented token contains this log.
+	// resumePoint is the point of this log in the resume token that the client presented, and later the point of the
+	// last missed event that was sent. known reports whether the presented token contains this log.
 	resumePoint Point
 	known       bool
 }
@@ -123,7 +123,7 @@ func (c *Conn) arrived(positions []catalog.Position) {
 	p.notRecovered, p.greet = nil, nil
 }
 
-// newer reports whether a new resume token would have a higher position in some log than the last one.
+// newer reports whether a new resume token would have a higher position in some log than the last token.
 func (p *progress) newer(shared *sharedProgress) bool {
 	for log := range p.logs {
 		if s := &p.logs[log]; max(shared.positions[log], s.asOf) > s.covered {

@@ -64,7 +64,8 @@ func (p Progress) encode() []byte {
 }
 
 // ResumeToken encodes progress for a user's client. The token is bound to the user and authenticated. It grants no
-// access, but a gateway that resumed from invented positions would ask owners for events that do not exist.
+// access. It is authenticated because a gateway that resumed from invented positions would ask owners for events that
+// do not exist.
 func (h *Hub) ResumeToken(user string, p Progress) string { return h.seal(user, p.encode()) }
 
 func (h *Hub) seal(user string, encoded []byte) string {

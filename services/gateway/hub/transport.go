@@ -12,9 +12,9 @@ func newConn(id, user string, e frame.Encoding, h *Hub) *Conn {
 }
 
 // Bind sets the functions of the transport. If a frame waits or the connection is to end, and no flush is running, the
-// hub calls flush in a new goroutine. Flush must call Next until Next returns false or an ending reason. The function
-// ended is called once, when the connection is to end. It is called while a lock is held: it must not wait, nor call
-// the hub.
+// hub calls flush in a new goroutine. The function flush must call Next until Next returns that there is no more, or a
+// reason for which the connection ends. The function ended is called once, when the connection is to end. It is called
+// while a lock is held: it must not wait, nor call the hub.
 func (c *Conn) Bind(flush func(), ended func(Reason)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -57,7 +57,7 @@ func (c *Conn) Send(f frame.Frame) {
 
 // Reply queues an encoded answer to a query. Answers do not count against the limits of the queue, because the number
 // of queries in flight is bounded. Reply returns false if the limit of the user does not allow the answer. Otherwise
-// taken is called, unless it is nil, when the frame leaves the queue or the connection ends.
+// the function taken is called, unless it is nil, when the frame leaves the queue or the connection ends.
 func (c *Conn) Reply(text []byte, taken func()) bool {
 	c.mu.Lock()
 	defer c.unlock()

@@ -22,8 +22,8 @@ type Command struct {
 }
 
 // Read decodes and checks the data of a command, and determines its stream. It generates a command id if the client has
-// not sent one. The command expires after the duration maxWait, at most after the declared time; 0 stands for the
-// declared time. The error is a refusal.
+// not sent one. The command expires after the duration maxWait, or after its declared time if that is shorter. If
+// maxWait is 0, only the declared time applies. The error is a refusal.
 func Read(declared *catalog.Command, actor, id string, data frame.Data, maxWait time.Duration) (Command, error) {
 	if id == "" {
 		id = uuid.NewString()

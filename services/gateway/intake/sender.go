@@ -43,7 +43,7 @@ type waiter struct {
 	taken atomic.Bool // whether Kafka has the command
 
 	// saying is held while the client is answered with "queued" or with the outcome. So "queued" never follows the
-	// outcome; the client would otherwise wait for another one. This lock is taken before the intake's lock.
+	// outcome; the client would otherwise wait for another outcome. This lock is taken before the intake's lock.
 	saying sync.Mutex
 
 	// Guarded by the intake.

@@ -350,8 +350,8 @@ func (l *Lease) next() (parts []*meshv1.ReportRequest, sent map[string]*meshv1.C
 	return parts, sent
 }
 
-// news returns the changes for the next report: all open connections if l.all is set, and otherwise those that have
-// changed. Sent contains the changes to queue again if the report fails.
+// news returns the changes for the next report: all open connections if l.reportAll is set, and otherwise the
+// connections that have changed. Sent contains the changes to queue again if the report fails.
 func (l *Lease) news() (changes []*meshv1.ConnectionChange, sent map[string]*meshv1.ConnectionChange) {
 	sent = l.changed
 	l.changed = map[string]*meshv1.ConnectionChange{}
@@ -367,7 +367,7 @@ func (l *Lease) news() (changes []*meshv1.ConnectionChange, sent map[string]*mes
 			}
 			changes = append(changes, change)
 		}
-		slices.SortFunc(changes, func(a, b *meshv1.ConnectionChange) int { // the keeper stores those of the newest one
+		slices.SortFunc(changes, func(a, b *meshv1.ConnectionChange) int { // newest last: the keeper stores its rooms
 			return a.ConnectedAt.AsTime().Compare(b.ConnectedAt.AsTime())
 		})
 		return changes, sent

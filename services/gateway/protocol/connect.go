@@ -250,7 +250,7 @@ func (h *Handler) begin(o Opening, c *gatewayv1.Connect) {
 func (h *Handler) greet(g hub.Greeting) frame.Frame {
 	c := h.connect
 	c.stop()
-	h.connected.Store(true) // before c.reply, because later subscriptions are reported at once
+	h.connected.Store(true) // before c.reply: a subscription after c.reply is reported at once, from h.rooms
 	rooms, refused, changed := c.reply()
 	if changed {
 		h.parts.Lease.Subscribed(h.conn.ID)
@@ -262,8 +262,9 @@ func (h *Handler) greet(g hub.Greeting) frame.Frame {
 		Limits: &gatewayv1.Limits{FrameBytes: frame.MaxMessage, PendingCommands: intake.MaxWaiting}})
 }
 
-// Start asks for the user's rooms. The client gets the reply to connect when all of them are open. Start waits for
-// the rooms of the client's session, up to RestoreWithin, so that later frames take effect after them.
+// Start asks for the user's rooms. The client gets the reply to connect when all of them are open. Start waits for the
+// rooms of the client's session, up to RestoreWithin, so that frames that the client sends later take effect after the
+// subscriptions to these rooms.
 func (h *Handler) Start(ctx context.Context) {
 	subscribed := h.connect.requested
 	if h.connect.restores {
@@ -295,7 +296,8 @@ func (h *Handler) Start(ctx context.Context) {
 }
 
 // restore returns the rooms that the session was subscribed to, or none if there is no answer in time. The reply to
-// connect lists the rooms that the client is subscribed to, so it can subscribe to the others again.
+// connect lists the rooms that the client is subscribed to. So the client can subscribe again to rooms that are
+// missing.
 func (h *Handler) restore(ctx context.Context, session string) []string {
 	within := h.parts.RestoreWithin
 	if within == 0 {

@@ -64,8 +64,8 @@ func (a *subscribing) reply(replyTo string) frame.Frame {
 
 var subscribedTooFast = refusal.New(refusal.TooManyWaiting, "you have subscribed to too many rooms in a short time; try again later")
 
-// subscribe subscribes the client to rooms. The reply lists the rooms that it is subscribed to and those that were
-// refused. If all were refused, the reply is the error of the first one.
+// subscribe subscribes the client to rooms. The reply lists the rooms of the frame to which the client is subscribed
+// now, and those that were refused. If all rooms were refused, the reply is the error of the first one.
 func (h *Handler) subscribe(r frame.Request) {
 	reply := h.controls.begin(h.conn)
 	rooms, problem := roomsOf(r, &gatewayv1.Subscribe{})
@@ -88,7 +88,7 @@ func (h *Handler) subscribe(r frame.Request) {
 	h.subscribeTo(rooms, all.answer)
 }
 
-// subscribeTo subscribes the client to rooms. Answer is called for each of them, with a refusal or nil.
+// subscribeTo subscribes the client to rooms. The function answer is called for each room, with a refusal or nil.
 func (h *Handler) subscribeTo(rooms []string, answer func(room string, refused *refusal.Error)) {
 	h.pending.Add(int64(len(rooms)))
 	done := h.allowed(answer)

@@ -123,7 +123,7 @@ func (asItIs) Name() string { return "proto" }
 func (asItIs) Marshal(m any) ([]byte, error) { return *m.(*[]byte), nil }
 
 func (asItIs) Unmarshal(body []byte, m any) error {
-	// Connect reuses the buffer.
+	// Copy the body, because Connect reuses its buffer.
 	*m.(*[]byte) = append([]byte(nil), body...)
 	return nil
 }

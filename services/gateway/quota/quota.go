@@ -77,7 +77,7 @@ type User struct {
 // forgetAfter is how long a user without connections and requests is kept. By then every bucket is full again.
 const forgetAfter = time.Minute
 
-// Enter returns the user of a connection or request. Call Leave when that ends.
+// Enter returns the user of a connection or request. Call Leave when the connection or request ends.
 func (u *Users) Enter(id string) *User {
 	now := time.Now()
 	u.mu.Lock()
@@ -107,8 +107,8 @@ func (u *Users) Enter(id string) *User {
 	return user
 }
 
-// Turn calls handle while no other call of Turn for the user runs, over all connections. So each user has at most one
-// goroutine that competes for the locks shared by all users. Handle must not block.
+// Turn calls the function handle while no other call of Turn for the user runs, over all connections. So each user has
+// at most one goroutine that competes for the locks shared by all users. The function must not block.
 func (u *User) Turn(handle func()) {
 	u.turn.Lock()
 	defer u.turn.Unlock()

@@ -80,7 +80,7 @@ func (a *ownerCalls) begin(ctx context.Context, batch []attaching) (retry []atta
 	return retry, nil
 }
 
-// guard calls do, which concerns one connection alone. A panic in do closes that connection and no other.
+// guard calls the function do, which concerns one connection alone. A panic in do closes that connection and no other.
 func (a *ownerCalls) guard(c *hub.Conn, do func()) {
 	defer a.options.Guard.Recover("rooms", func() { c.Close(hub.Internal) })
 	do()
@@ -96,8 +96,8 @@ func (a *ownerCalls) beginFailed(n attaching, err error) {
 	a.later(n.failures, n.conn, func() { a.beginning.add(n) })
 }
 
-// later calls do, which concerns one connection alone, after a delay: 1 s after the first failure, then doubling up to
-// 30 s.
+// later calls the function do, which concerns one connection alone, after a delay: 1 s after the first failure, then
+// doubling up to 30 s.
 func (a *ownerCalls) later(failures int, c *hub.Conn, do func()) {
 	time.AfterFunc(retry.Delay(failures, time.Second, 30*time.Second), func() { a.guard(c, do) })
 }

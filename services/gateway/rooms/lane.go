@@ -27,8 +27,9 @@ const (
 // lane contains the entries that wait for one kind of call to an owner, and serves many of them with one call.
 //
 // A call may fail, or take too long, because of one of its entries. All of its entries then move to the next lane,
-// whose calls have fewer entries; the calls of the last lane have one entry each. So a bad entry costs the others a few
-// calls, and delays only itself. If the owner is unavailable, no entry is to blame, and all of them stay in their lane.
+// whose calls have fewer entries; the calls of the last lane have one entry each. So a bad entry costs the other
+// entries a few calls, and delays only itself. If the owner is unavailable, no entry is to blame, and all of them stay
+// in their lane.
 //
 // A call has at most kind.maxPerUser entries of one user, so that a user with many entries does not delay other users.
 // Entries that still have to wait (kind.wait) are left out. If kind.oneCallPerUser is set, a user's entries are in one
@@ -36,7 +37,7 @@ const (
 type lane[T any] struct {
 	kind[T]
 	max  int      // the maximum number of entries in one call
-	next *lane[T] // for entries whose call failed; if nil, failed is called for them
+	next *lane[T] // for entries whose call failed; if nil, the function failed is called for them
 
 	mu       sync.Mutex
 	waiting  []T

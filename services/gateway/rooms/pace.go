@@ -9,8 +9,8 @@ import (
 
 // pace limits the rate at which the connections of one user are attached, by their cost: reading and encoding missed
 // events, and joining and leaving rooms, take processor time that other users need. The unit is one missed event. A
-// user gets maxPaced units at once and pacedRate a second on average, over all connections. After more than that, the
-// user's next connection waits before it is attached, for at most maxPace.
+// user gets maxPaced units at once and pacedRate a second on average, over all connections. Once a user has used more
+// than that, the user's next connection waits before it is attached, for at most maxPace.
 //
 // The bound lets ten devices of a user with 2,000 rooms resume at once after an outage in which each has missed 1,500
 // events.
@@ -24,8 +24,8 @@ const (
 	pacedRate, maxPaced = 4000, 20_000
 	// roomsPerUnit is the number of rooms that cost as much as one missed event. It was measured.
 	roomsPerUnit = 4
-	// maxPace is the longest wait. At pacedRate it suffices for 64 connections, the maximum of a user, with 2,000 rooms
-	// and 2,000 missed events each.
+	// maxPace is the longest wait. In that time, pacedRate allows a user to attach 64 connections, the maximum, with
+	// 2,000 rooms and 2,000 missed events each.
 	maxPace = 40 * time.Second
 )
 

@@ -109,8 +109,8 @@ func (a *ownerCalls) single() *lane[attaching] {
 	return l
 }
 
-// buffered returns the buffered events above the lowest resume token of a batch to which the buffer reaches back. It
-// returns false if the buffer reaches back to none of the tokens.
+// buffered finds the resume tokens of a batch to which the buffer reaches back, and returns the buffered events above
+// the lowest of these tokens. It returns false if the buffer reaches back to none of the tokens.
 func (a *ownerCalls) buffered(batch []attaching, bufferedAfter catalog.Position) ([]*hub.Event, bool) {
 	after := catalog.Position(-1)
 	for _, n := range batch {
@@ -137,7 +137,8 @@ func (a *ownerCalls) attachmentOf(n attaching, answer *meshv1.Resumed, response 
 	}
 	everything := hub.AllRooms(n.conn.User, slices.Concat(r.Rooms, answer.Subscribed))
 	if n.point.Position > catalog.Position(response.Position) || !n.point.Holds(hub.IncarnationOf(response.Incarnation)) {
-		// The log has lost events that the client has, so the resume token does not apply to this log.
+		// The log has lost events that the client has, or may have lost them (see hub.Point). So the position in the
+		// resume token does not apply to this log any more.
 		r.NotRecovered = everything
 		return r
 	}

@@ -87,8 +87,8 @@ func (r *Rooms) Run(ctx context.Context) error {
 func (r *Rooms) Attach(c *hub.Conn) { r.attach(attaching{conn: c}, nil, nil) }
 
 // Resume is like Attach, but for a client that has everything up to its progress. The client gets its missed events
-// first, including those of the rooms to subscribe to. Answer is called for each of these rooms, as by Subscribe. Rooms
-// that no owner has are returned instead.
+// first, including those of the rooms to subscribe to. The function answer is called for each of these rooms, as by
+// Subscribe. Rooms that no owner has are returned instead.
 func (r *Rooms) Resume(c *hub.Conn, had hub.Progress, subscribed []string, answer func(room string, refused bool)) (
 	unknown []string) {
 	subscriptions := map[*ownerCalls][]*subscription{}
@@ -121,8 +121,9 @@ func (r *Rooms) attach(n attaching, had hub.Progress, subscriptions map[*ownerCa
 	}
 }
 
-// Subscribe asks the owner of a room whether a connection may subscribe to it, and subscribes it. The function answer
-// is called once, and must not wait. Subscribe returns false for a room that no owner has.
+// Subscribe asks the owner of a room whether a connection may subscribe to the room, and if so, subscribes the
+// connection. The function answer is called once, and must not wait. Subscribe returns false for a room that no owner
+// has.
 func (r *Rooms) Subscribe(c *hub.Conn, room string, answer func(refused bool)) (known bool) {
 	a := r.callsTo(room)
 	if a == nil {
@@ -268,8 +269,8 @@ func (a *ownerCalls) paced(n attaching) time.Duration {
 	return min(a.pace.wait(n.conn.User, now), n.since.Add(maxPace).Sub(now))
 }
 
-// attached is called when the rooms of a connection are known. It adds the subscriptions that have waited for this to
-// the lane.
+// attached is called when the rooms of a connection are known. It adds the subscriptions that have waited for the rooms
+// to the lane of subscriptions.
 func (a *ownerCalls) attached(c *hub.Conn) {
 	a.mu.Lock()
 	subscriptions := a.unattached[c]

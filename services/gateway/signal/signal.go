@@ -162,7 +162,7 @@ func (s *Signals) deliver(declared *catalog.Signal, room, actor, except string, 
 		s.options.Log.Error("signal: a signal cannot be encoded", "signal", declared.Name, "error", err)
 		return
 	}
-	key := room + "\x00" + actor + "\x00" + declared.Name // a newer signal replaces it in a slow client's queue
+	key := room + "\x00" + actor + "\x00" + declared.Name // a newer signal with this key replaces one that waits
 	n := s.options.Hub.Shard(declared.Owner).Signal(room, except, key, shared)
 	s.options.Metrics.Delivered.Add(float64(n))
 }

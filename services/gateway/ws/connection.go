@@ -114,7 +114,8 @@ func (c *connection) first() (message []byte, refused error, ok bool) {
 	case errors.Is(err, errOther):
 		return nil, protocol.WrongKind(c.encoding), true
 	case timeout(err):
-		// After a read deadline nothing more can be read, so a late frame is answered with a TCP reset.
+		// Once a read deadline has passed, nothing more can be read. So a frame that arrives later stays unread, and
+		// the system answers it with a TCP reset.
 		c.sendClosing(hub.ConnectTimeout)
 		c.end(hub.ConnectTimeout)
 	}

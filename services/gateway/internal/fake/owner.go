@@ -49,8 +49,8 @@ type Owner struct {
 	failing   string // calls of Resume that include this user fail
 	slow      time.Duration
 	hanging   string                   // calls of Resume that include this user are held
-	holding   chan struct{}            // calls of Rooms are held until it is closed; nil if they are not held
-	gates     map[string]chan struct{} // calls that name a room or session are held until it is closed
+	holding   chan struct{}            // calls of Rooms are held until this channel is closed; nil if they are not held
+	gates     map[string]chan struct{} // calls that name a room or session are held until its channel is closed
 	held      chan struct{}
 	release   chan struct{}
 	bounds    string // the bounds of the last Resume
@@ -76,7 +76,7 @@ func NewOwner(c *catalog.Catalog, name string) *Owner {
 		sessions: map[string]sessionRooms{}, gates: map[string]chan struct{}{}, held: make(chan struct{}, 100), release: make(chan struct{})}
 }
 
-// Handler serves the log and, for the service that keeps connections, receives reports.
+// Handler serves the log. It also receives the gateways' reports about their connections, as presence does.
 func (o *Owner) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(meshv1connect.NewOwnerServiceHandler(o, connect.WithCompression("gzip", nil, nil))) // as real owners do
