@@ -20,7 +20,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// Existing topics were filled by sarama's hash partitioner, so the results must not change.
+// The existing records were put into their partitions by sarama's hash partitioner. Partition must choose the same
+// partition for every key: otherwise the new events of a stream would be in another partition than the earlier ones.
 func TestPartition_DoesNotChange(t *testing.T) {
 	t.Parallel()
 	for key, want := range map[string][4]int32{ // among 1, 3, 5 and 12 partitions
@@ -61,7 +62,7 @@ func TestPublisher_CountsPartitionsAsTheBrokerDoes(t *testing.T) {
 		})
 		to := keyed("a", "1")
 		to.Metadata.Set(bus.MetadataPartition, "4")
-		publish(t, p, "topic", to) // published at once, while the client may not know the partition yet
+		publish(t, p, "topic", to) // must succeed even if the publisher's client does not know the partition yet
 		meshtest.Eventually(t, "keys go to the partitions of the new count", func() bool {
 			publish(t, p, "topic", keyed("conversation:42", "0"))
 			last, err := bus.LastRecords(t.Context(), k, "topic")
@@ -100,7 +101,7 @@ func TestPublisher_ReturnsTheLastCountWhileTheBrokerIsUnavailable(t *testing.T) 
 	k.running.Stop()
 	ctx, cancel := context.WithTimeout(t.Context(), dependencyWait)
 	defer cancel()
-	time.Sleep(3100 * time.Millisecond) // the cached count is too old now
+	time.Sleep(3100 * time.Millisecond) // longer than the publisher caches the count
 	n, err := p.Partitions(ctx, "topic")
 	require.NoError(t, err)
 	require.EqualValues(t, 3, n)
@@ -136,7 +137,7 @@ func TestLastRecords_AreThoseOfEachPartition(t *testing.T) {
 	})
 }
 
-// reading collects what a Reader reads.
+// reading collects the offsets of the records that a Reader passes to take.
 type reading struct {
 	mu  sync.Mutex
 	got map[string][]int64 // offsets by topic and partition
@@ -200,7 +201,7 @@ func TestRead_ASlowHandlerDelaysOnlyItsPartition(t *testing.T) {
 			got.take(ctx, record)
 		})
 	}()
-	body := make([]byte, 100_000) // 100 of them are more than a follower queues
+	body := make([]byte, 100_000) // 100 records of this size are more than the Reader queues for one partition
 	for n := range 200 {
 		m := keyed("a", strconv.Itoa(n))
 		m.Payload = body
@@ -209,7 +210,8 @@ func TestRead_ASlowHandlerDelaysOnlyItsPartition(t *testing.T) {
 	meshtest.Eventually(t, "the other partition is read", func() bool { return len(got.of("topic/1")) == 100 })
 }
 
-// A partition whose handler was slow continues as soon as it has caught up, while all other partitions are quiet.
+// The handler of one partition is slow, so that the partition's queue becomes full and fetching pauses. No other
+// partition has records. When the handler has caught up, the partition must be fetched again at once.
 func TestRead_ContinuesSoonAfterAPartitionWasFull(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)
@@ -248,7 +250,7 @@ func TestSubscriber_InOrderDeliversAPartitionInOneLane(t *testing.T) {
 	}
 	messages := subscribe(t, subscriber(t, k, bus.SubscriberOptions{InOrder: true}), "topic")
 	first := receive(t, messages)
-	nothing(t, messages) // messages of other keys wait as well
+	nothing(t, messages) // with InOrder, messages of other keys wait for the first message too
 	batch := []*message.Message{first}
 	bus.Release(first)
 	for len(batch) < all {

@@ -17,8 +17,8 @@ import (
 
 var body300 = string(make([]byte, 300))
 
-// BenchmarkPublish compares a caller that publishes messages one by one, as the stock publisher always does, with one
-// that publishes batches of 500.
+// BenchmarkPublish compares a caller that publishes messages one by one, as Watermill's stock publisher always does,
+// with a caller that publishes batches of 500.
 func BenchmarkPublish(b *testing.B) {
 	benchBoth(b, func(b *testing.B, k backend.Kafka) {
 		createTopic(b, k, "topic", 3)
@@ -45,8 +45,8 @@ func BenchmarkPublish(b *testing.B) {
 	})
 }
 
-// BenchmarkSubscribe compares the lanes with the stock subscriber: three partitions, a thousand keys, and a handler
-// that waits a millisecond, as for a commit.
+// BenchmarkSubscribe compares Subscriber, which has lanes, with Watermill's stock subscriber. The topic has three
+// partitions and a thousand keys. The handler waits a millisecond, which is about as long as a commit takes.
 func BenchmarkSubscribe(b *testing.B) {
 	benchBoth(b, func(b *testing.B, k backend.Kafka) {
 		var stock float64
@@ -98,7 +98,7 @@ func BenchmarkSubscribe(b *testing.B) {
 	})
 }
 
-// prefixed adds the installation's prefix to the names of topics.
+// prefixed is a subscriber that adds the installation's prefix to the name of a topic before it subscribes.
 type prefixed struct {
 	message.Subscriber
 	k backend.Kafka

@@ -21,15 +21,15 @@ import (
 //   - the check at the end of TestNoAck that nothing is delivered twice: the suite skips it without
 //     ExactlyOnceDelivery, which Kafka does not promise.
 //
-// The suite's messages have no keys, while order is promised per key. They get their payload as key, because the suite
-// sorts messages by payload before it compares their order.
+// The suite's messages have no keys, while this package promises order only per key. So byPayload uses each message's
+// payload as its key. This is enough, because the suite sorts messages by payload before it compares their order.
 
 func TestConformance_Subscriber(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, k backend.Kafka) {
 		group := func(t *testing.T, group string) (message.Publisher, message.Subscriber) {
-			// The pauses are short, because the suite nacks hundreds of messages and leaves some unsettled when it
-			// closes.
+			// Backoff is short, because the suite nacks hundreds of messages. Drain is short, because the suite closes
+			// subscribers while some of their messages are unsettled.
 			s, err := bus.NewSubscriber(k, bus.SubscriberOptions{Group: group, Drain: 100 * time.Millisecond,
 				Backoff: 100 * time.Microsecond})
 			require.NoError(t, err)
@@ -46,7 +46,7 @@ func TestConformance_Reader(t *testing.T) {
 	onBoth(t, func(t *testing.T, k backend.Kafka) {
 		tests.TestPubSub(t, tests.Features{GuaranteedOrder: true, GuaranteedOrderWithSingleSubscriber: true,
 			Persistent: true, NewSubscriberReceivesOldMessages: true,
-			ForceShort: true}, // the long variant has fifty readers of five thousand messages each and checks nothing more
+			ForceShort: true}, // the long variant makes the same checks, with fifty readers of five thousand messages each
 			func(t *testing.T) (message.Publisher, message.Subscriber) {
 				r, err := bus.NewReader(k, bus.ReaderOptions{Drain: 100 * time.Millisecond, Backoff: 100 * time.Microsecond,
 					From: func(_ string, _ int32, oldest, _ int64) int64 { return oldest }})
@@ -56,7 +56,7 @@ func TestConformance_Reader(t *testing.T) {
 	})
 }
 
-// byPayload gives messages without a key their payload as key.
+// byPayload is a publisher that uses the payload of a message without a key as its key.
 type byPayload struct{ message.Publisher }
 
 func (p byPayload) Publish(topic string, messages ...*message.Message) error {
@@ -66,7 +66,8 @@ func (p byPayload) Publish(topic string, messages ...*message.Message) error {
 	return p.Publisher.Publish(topic, messages...)
 }
 
-// initialized creates topics before the suite subscribes to them, since nothing in the mesh creates topics on demand.
+// initialized is a subscriber that creates a topic before the suite subscribes to it, because brokers of the mesh do not
+// create topics on demand.
 type initialized struct {
 	t *testing.T
 	k backend.Kafka

@@ -22,8 +22,9 @@ func (fullReceiver) take([]*kgo.Record) bool { return true }
 
 func (fullReceiver) restart() {}
 
-// A broker answers a fetch of a deleted topic's partition at once with an error. The fetcher repeats the fetch only
-// after a pause. Other partitions are not delayed, and a partition whose receiver is full stays paused.
+// The topic of a partition was deleted, and the broker answers each fetch of the partition at once with an error. The
+// fetcher must fetch the partition again only after a pause. It must not delay other partitions. If the partition's
+// receiver is full as well, the partition must stay paused until the receiver is no longer full.
 func TestFetcher_PausesAPartitionAfterAnError(t *testing.T) {
 	t.Parallel()
 	client, err := kgo.NewClient(kgo.SeedBrokers("127.0.0.1:1"))
@@ -67,8 +68,8 @@ func TestFetcher_PausesAPartitionAfterAnError(t *testing.T) {
 	require.Empty(t, paused())
 }
 
-// The first records of a partition may arrive before the partition's first offset is known. These records are not
-// fetched again.
+// The first records of a partition may arrive before the fetcher is told the partition's first offset. These records
+// must not be fetched a second time.
 func TestFetcher_RecordsThatArriveBeforeTheirOffsetIsKnownArriveOnce(t *testing.T) {
 	t.Parallel()
 	client, err := kgo.NewClient(kgo.SeedBrokers("127.0.0.1:1"))
@@ -97,8 +98,9 @@ func (c countingReceiver) take(records []*kgo.Record) bool {
 
 func (countingReceiver) restart() {}
 
-// A fetcher that gathers passes on the first record at once, and then polls at intervals while records arrive slowly.
-// When it has fallen behind, it polls without a pause. A change to its partitions does not wait for the next poll.
+// A fetcher has the setting gather. It must pass on the first record at once. While records arrive slowly, it must poll
+// only once per interval gather. When it has fallen behind, it must poll without a pause. A change of its partitions by
+// do must not wait for the next poll.
 func TestFetcher_Gathers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -110,7 +112,7 @@ func TestFetcher_Gathers(t *testing.T) {
 			taps: map[topicPartition]*fetchState{}, awaited: map[topicPartition]bool{}, interrupt: func() {}}
 		at := topicPartition{"topic", 0}
 		f.taps[at] = &fetchState{to: countingReceiver{&got}, next: 0}
-		var batches []int // sizes of the first polls; later there is one record every 10 ms
+		var batches []int // numbers of records for the next polls; after these polls, one record arrives every 10 ms
 		f.poll = func(ctx context.Context) kgo.Fetches {
 			if polls.Add(1); len(batches) > 0 {
 				made, batches = made+batches[0], batches[1:]

@@ -15,7 +15,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Only these tests use Watermill's own publisher and subscriber for Kafka, which are based on sarama.
+// Only the tests of this file use Watermill's stock publisher and subscriber for Kafka, which are based on sarama.
 
 func stockConfig(k backend.Kafka) *sarama.Config {
 	c := sarama.NewConfig()
@@ -47,7 +47,7 @@ func stockPublisher(t testing.TB, k backend.Kafka) message.Publisher {
 	return p
 }
 
-// bare returns a message without a key, whose fields contain spaces, NUL, and bytes that are not UTF-8.
+// bare returns a message without a key. Its id, payload and metadata contain spaces, NUL, and bytes that are not UTF-8.
 func bare(n int) *message.Message {
 	m := message.NewMessage("id "+strconv.Itoa(n), []byte("\x00payload\xff"+strconv.Itoa(n)))
 	m.Metadata.Set("own", "välue\xff")
@@ -95,7 +95,7 @@ func TestInterop_OurSubscriberReadsTheStockPublisher(t *testing.T) {
 	})
 }
 
-// Sarama and this package choose the same partition for a key.
+// Sarama's hash partitioner and envelope.Partition must choose the same partition for a key.
 func TestInterop_PartitionsAreThoseOfSaramasHash(t *testing.T) {
 	t.Parallel()
 	for n := range 1000 {

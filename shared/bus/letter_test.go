@@ -47,7 +47,7 @@ func TestDeadLetters_AreReadUpToTheEnd(t *testing.T) {
 		}
 		require.Equal(t, message.Metadata{"own": "kept", bus.MetadataKey: "k"}, all[0].Message.Metadata)
 
-		// Reading does not wait for records that the topic has deleted.
+		// DeadLetters must not wait for records that were deleted from the topic.
 		deleteBefore(t, k, "dead", 0, 299)
 		all = read()
 		require.Len(t, all, 1)

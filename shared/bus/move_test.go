@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// threeBrokers returns a cluster in which partitions can be moved.
+// threeBrokers starts a cluster of three brokers, in which partitions can be moved from broker to broker.
 func threeBrokers(t *testing.T) (*kfake.Cluster, backend.Kafka) {
 	t.Helper()
 	c, err := kfake.NewCluster(kfake.NumBrokers(3))
@@ -23,7 +23,7 @@ func threeBrokers(t *testing.T) (*kfake.Cluster, backend.Kafka) {
 	return c, backend.Kafka{Brokers: c.ListenAddrs(), ClientID: "bus-test", TopicPrefix: "t."}
 }
 
-// move moves the partition to each broker in turn and back again while messages are published.
+// move moves the partition six times, to each broker in turn. Before move n it waits until some(n) returns true.
 func move(t *testing.T, c *kfake.Cluster, some func(n int) bool) {
 	t.Helper()
 	for n := range 6 {
@@ -49,7 +49,7 @@ func TestReader_FollowsAPartitionThatMoves(t *testing.T) {
 				n, err := strconv.Atoi(m.UUID[len("a/"):])
 				m.Ack()
 				mu.Lock()
-				if err != nil || n > next { // a smaller number is a repeat of the publisher
+				if err != nil || n > next { // a smaller number was published more than once
 					t.Errorf("got %s, want %d", m.UUID, next)
 				}
 				next = max(next, n+1)

@@ -120,8 +120,8 @@ func TestPublisher_RefusesOnceItIsClosed(t *testing.T) {
 	require.NotErrorIs(t, err, retry.ErrUnavailable)
 }
 
-// The first of several batches of one partition fails permanently while the broker accepts the others. The order is
-// kept when the caller publishes the failed messages again.
+// One call of Publish sends several batches to one partition. The broker refuses the first batch until the call fails.
+// Then the caller publishes the failed messages again. The messages must keep their order.
 func TestPublisher_KeepsTheOrderOfMessagesThatArePublishedAgain(t *testing.T) {
 	t.Parallel()
 	c, err := kfake.NewCluster(kfake.NumBrokers(1))
@@ -153,7 +153,7 @@ func TestPublisher_KeepsTheOrderOfMessagesThatArePublishedAgain(t *testing.T) {
 
 	p := publisher(t, k)
 	var left []*message.Message
-	for n := range 12 { // in at least four batches
+	for n := range 12 { // too large for fewer than four batches
 		m := keyed("sender", strconv.Itoa(n))
 		m.Payload = append([]byte(strconv.Itoa(n)+" "), make([]byte, 300_000)...)
 		left = append(left, m)
@@ -183,7 +183,8 @@ func TestPublisher_KeepsTheOrderOfMessagesThatArePublishedAgain(t *testing.T) {
 	}
 }
 
-// A service that declares another number of partitions than the broker has uses the broker's number.
+// A service declares a topic with another number of partitions than the broker has. The publisher must use the number
+// of the broker.
 func TestPublisher_UsesTheBrokersPartitionCount(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, k backend.Kafka) {

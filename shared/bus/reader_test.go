@@ -34,7 +34,7 @@ func TestReader_BeginsWithTheLastRecordOfEveryPartition(t *testing.T) {
 	onBoth(t, func(t *testing.T, k backend.Kafka) {
 		createTopic(t, k, "topic", 3)
 		p := publisher(t, k)
-		for partition := range int32(2) { // the third partition is empty
+		for partition := range int32(2) { // the third partition stays empty
 			for n := range 3 {
 				publishTo(t, p, "topic", partition, keyed(fmt.Sprint("p", partition), strconv.Itoa(n)))
 			}
@@ -120,7 +120,7 @@ func TestReader_BeginsAtTheNearestOffsetThatExists(t *testing.T) {
 	})
 }
 
-// A reader skips records that are deleted before it has read them, and continues with the next record.
+// Records are deleted before a reader has read them. The reader must continue with the first record that still exists.
 func TestReader_ContinuesWhenRecordsAreDeletedAheadOfIt(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)
@@ -157,7 +157,7 @@ func TestReader_WaitsForATopicThatDoesNotExistYet(t *testing.T) {
 	require.Equal(t, "a/0", receive(t, messages).UUID)
 }
 
-// Many topics are read over few connections, and all of them within a short time.
+// One Reader subscribes to 14 topics. It must read all partitions of all topics. The test logs how long this takes.
 func TestReader_ReadsManyTopicsAtOnce(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, k backend.Kafka) {

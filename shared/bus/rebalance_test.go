@@ -22,8 +22,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// While members join and leave, the first deliveries of each key's messages are in order, none is missing, and no two
-// messages of a key are handled at the same time by any members.
+// Members join and leave a group while messages are published. The messages of a key must be delivered for the first
+// time in order, and none may be missing. Two messages of a key must never be handled at the same time, neither by one
+// member nor by two.
 func TestSubscriber_KeepsTheOrderOfKeysWhileMembersComeAndGo(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, k backend.Kafka) {
@@ -110,10 +111,11 @@ func TestSubscriber_KeepsTheOrderOfKeysWhileMembersComeAndGo(t *testing.T) {
 	})
 }
 
-// memberEnv makes this test binary run as a member of a group, which the test kills.
+// memberEnv is the environment variable that makes this test binary run as a member of a group instead of running the
+// tests. A test starts such a process and kills it.
 const memberEnv = "BUS_TEST_MEMBER"
 
-// TestMain runs the tests, or a member of a group.
+// TestMain runs the tests, or a member of a group if memberEnv is set.
 func TestMain(m *testing.M) {
 	if settings := os.Getenv(memberEnv); settings != "" {
 		brokers, rest, _ := strings.Cut(settings, " ")
@@ -163,11 +165,11 @@ func startMember(t testing.TB, k backend.Kafka, instance string) (*exec.Cmd, *bu
 func kill(t testing.TB, process *exec.Cmd) {
 	t.Helper()
 	require.NoError(t, process.Process.Kill())
-	_ = process.Wait() // it was killed
+	_ = process.Wait() // returns an error, because the process was killed
 }
 
-// A member is killed and a second later started again under another name. The group waits until the session of the
-// dead member has expired. Meanwhile the partitions of the surviving member are consumed.
+// A member of a group is killed, and one second later a new member joins. The group waits until the session of the dead
+// member has expired. Meanwhile the surviving member must go on consuming its own partitions.
 func TestSubscriber_ContinuesWhileTheGroupWaitsForADeadMember(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, k backend.Kafka) {
@@ -272,11 +274,11 @@ func TestSubscriber_KilledWithMessagesInFlightSkipsNone(t *testing.T) {
 			require.True(t, lines.Scan())
 		}
 		meshtest.Eventually(t, "finished messages are committed", func() bool { return committed(t, k, "topic", 0) == before })
-		time.Sleep(1500 * time.Millisecond) // enough for one more commit, which must not advance the offset
+		time.Sleep(1500 * time.Millisecond) // long enough for one more commit, which must not advance the offset
 		require.EqualValues(t, before, committed(t, k, "topic", 0))
 		kill(t, process)
 
-		// A static member that comes back need not wait until its old session expires.
+		// The member comes back under the same InstanceID, so it does not have to wait until its old session expires.
 		begun := time.Now()
 		messages := subscribe(t, subscriber(t, k, bus.SubscriberOptions{InstanceID: "member"}), "topic")
 		got := map[string]bool{}
@@ -296,7 +298,8 @@ func TestSubscriber_KilledWithMessagesInFlightSkipsNone(t *testing.T) {
 	})
 }
 
-// A partition is released even if its window is full and none of its messages is acknowledged.
+// The windows of both partitions of a member are full, and none of the messages is acknowledged. When a second member
+// joins, one partition must still move to it.
 func TestSubscriber_ReleasesAPartitionWhoseWindowIsFull(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)

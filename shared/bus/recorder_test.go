@@ -115,7 +115,7 @@ func receive(t testing.TB, messages <-chan *message.Message) *message.Message {
 	}
 }
 
-// nothing fails the test if a message is delivered within a while.
+// nothing fails the test if a message is delivered within 300 ms.
 func nothing(t testing.TB, messages <-chan *message.Message) {
 	t.Helper()
 	select {

@@ -54,7 +54,7 @@ func route(t testing.TB, k backend.Kafka, o bus.RouterOptions, handle message.No
 	return stop
 }
 
-// letters subscribes to the dead letters.
+// letters subscribes to the topic "dead", which contains the dead letters.
 func letters(t testing.TB, k backend.Kafka) <-chan *message.Message {
 	t.Helper()
 	return subscribe(t, reader(t, k, bus.ReaderOptions{From: fromOldest}), "dead")
@@ -208,7 +208,7 @@ func TestRouter_StopsWhileItsMessagesWait(t *testing.T) {
 	require.Equal(t, false, still, "no message waits any more")
 	require.Contains(t, logged.String(), "the message will be delivered again")
 	require.NotContains(t, logged.String(), "level=ERROR", "a stop is not an error")
-	// The message is delivered again.
+	// A second router gets the message that the first one has not finished.
 	handled := make(chan string, 1)
 	route(t, k, bus.RouterOptions{DeadLetterTopic: "dead"}, func(m *message.Message) error {
 		handled <- m.UUID
@@ -275,7 +275,7 @@ func TestDeadLetter_LeavesOutAPayloadThatIsTooLarge(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)
 	prepare(t, k)
-	// The message is as large as the topic allows, so with the headers of a dead letter it is too large.
+	// The message is almost as large as the topic allows. The headers of a dead letter make it too large.
 	large := keyed("a", "0")
 	large.Payload = make([]byte, 1<<20-140)
 	publish(t, publisher(t, k), "topic", large)
@@ -375,7 +375,8 @@ func TestRouter_ContinuesTraceAndCorrelation(t *testing.T) {
 	require.Equal(t, "wrong", spans["process topic"].Status.Description)
 }
 
-// The router handles each message in a goroutine of its own. The lanes nevertheless keep the order of a key.
+// The router handles each message in a goroutine of its own. Nevertheless, messages of one key must be handled in order,
+// because the subscriber's lanes deliver them one after the other.
 func TestRouter_HandlesAKeyInOrder(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)

@@ -92,8 +92,8 @@ func TestRelease_DeliversTheNextMessageOfTheKey(t *testing.T) {
 	bus.Release(first)
 	second := receive(t, messages)
 	require.Equal(t, "1", string(second.Payload))
-	bus.Release(first) // a second release does not allow the third message
-	first.Ack()        // neither does an acknowledgement of the released message
+	bus.Release(first) // a second release of a message does not deliver the third message
+	first.Ack()        // an acknowledgement of the released message does not deliver it either
 	nothing(t, messages)
 	meshtest.Eventually(t, "the first message is committed", func() bool { return committed(t, k, "topic", 0) == 1 })
 	second.Ack()
@@ -223,8 +223,8 @@ func TestSubscriber_WaitsForMessagesInFlightWhenItCloses(t *testing.T) {
 	})
 }
 
-// A member that joined a group and is not run would keep its partitions without consuming them. So a closed Subscriber
-// must not even connect.
+// Subscribe is called after Close. It must fail without a connection to the broker: a member that joined the group but
+// is not run would keep partitions that nobody consumes.
 func TestSubscriber_DoesNotConnectOnceItIsClosed(t *testing.T) {
 	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -262,7 +262,7 @@ func TestSubscriber_GivesUpMessagesInFlightAfterDrain(t *testing.T) {
 	m := receive(t, subscribe(t, s, "topic"))
 	require.NoError(t, s.Close())
 	require.Error(t, m.Context().Err())
-	m.Ack() // too late
+	m.Ack() // too late: Close has given the message up
 	messages := subscribe(t, subscriber(t, k, bus.SubscriberOptions{}), "topic")
 	require.Equal(t, "a/0", receive(t, messages).UUID)
 }
@@ -273,7 +273,7 @@ func TestSubscriber_DeliversBytesOfAnyKind(t *testing.T) {
 	createTopic(t, k, "topic", 1)
 	require.NoError(t, plain(t, k).ProduceSync(t.Context(), &kgo.Record{Topic: k.Topic("topic"), Key: []byte("\xff\x00"),
 		Value: []byte("\x00\xfe\xff"), Headers: []kgo.RecordHeader{{Key: "h\xff", Value: []byte{0, 0xff}}, {Key: "empty"}}},
-		&kgo.Record{Topic: k.Topic("topic")}).FirstErr()) // not even a value
+		&kgo.Record{Topic: k.Topic("topic")}).FirstErr()) // a record without a key, a value or headers
 	messages := subscribe(t, subscriber(t, k, bus.SubscriberOptions{}), "topic")
 	got := map[string]*message.Message{}
 	for range 2 {
@@ -286,7 +286,8 @@ func TestSubscriber_DeliversBytesOfAnyKind(t *testing.T) {
 	require.Empty(t, got["topic/0/1"].Payload)
 }
 
-// A broker that has lost its records begins at 0 again, while the group's offset is past the end.
+// A broker has lost its records and numbers new ones from 0. The group's committed offset is now past the end. The
+// group must read from the oldest record.
 func TestSubscriber_ReadsFromTheOldestRecordIfItsOffsetIsPastTheEnd(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, k backend.Kafka) {
@@ -294,7 +295,7 @@ func TestSubscriber_ReadsFromTheOldestRecordIfItsOffsetIsPastTheEnd(t *testing.T
 		publish(t, publisher(t, k), "topic", keyed("a", "0"), keyed("a", "1"))
 		s := subscriber(t, k, bus.SubscriberOptions{})
 		receive(t, subscribe(t, s, "topic"))
-		require.NoError(t, s.Close()) // the group exists now
+		require.NoError(t, s.Close()) // the subscription has created the group
 		commit(t, k, "topic", 0, 1000)
 
 		s = subscriber(t, k, bus.SubscriberOptions{})

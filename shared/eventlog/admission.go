@@ -27,11 +27,11 @@ type admission struct {
 	inbox       *inbox.Admission
 	rows        rows
 
-	members map[membershipKey]bool // whether a membership is open; absent: it is not
+	members map[membershipKey]bool // true: the membership is open; absent: it is not open
 	timers  map[timerKey]*timerRow // timers that are set; nil or absent: there is no timer
 
 	maxRooms map[string]int   // by kind: the maximum number of rooms of a user
-	rooms    map[roomsKey]int // number of rooms that a user is in, for bounded kinds
+	rooms    map[roomsKey]int // number of rooms that a user is in, for the kinds in maxRooms
 }
 
 // admit adds the rows of a write. If the write is not admitted, admit adds no rows and returns the reason.

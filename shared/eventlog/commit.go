@@ -11,7 +11,7 @@ import (
 )
 
 // Commit appends a Write in the next transaction, together with the other pending writes. Its errors:
-//   - *ConflictError: the stream has moved on; load it and decide again.
+//   - *ConflictError: the stream is not at the expected version; load it and decide again.
 //   - *RepeatedError: some of the commands have outcomes already; leave them out and decide the rest again.
 //   - *inbox.StaleCheckpointError: another instance has moved the checkpoint.
 //   - *inbox.ParkedChangedError: the parked streams of the topic have changed; read them and decide again.
@@ -32,9 +32,9 @@ func (l *Log) Commit(ctx context.Context, w Write) (Committed, error) {
 }
 
 // CommitDeciding loads a stream and calls the function decide inside the next transaction, under the log's lock, so
-// that no other write can be appended in between. It sets the Write's Stream, Expected and DecidedAt from the loaded
-// stream. The function decide must be quick and may be called several times. CommitDeciding returns an error of decide
-// unchanged.
+// that no other write can be appended between the load and the commit. CommitDeciding sets the Write's Stream, Expected
+// and DecidedAt from the loaded stream. The function decide must be quick and may be called several times.
+// CommitDeciding returns an error of decide unchanged.
 func (l *Log) CommitDeciding(ctx context.Context, s Selection,
 	decide func(context.Context, Loaded) (Write, error)) (Committed, error) {
 	return l.CommitDecidingAll(ctx, []Selection{s}, func(ctx context.Context, all []Loaded) (Write, error) {
@@ -78,7 +78,7 @@ type writeOutcome struct {
 	err       error
 }
 
-// finish delivers the outcome of the write and ends its spans. It must be called exactly once.
+// finish delivers the outcome of the write and ends its trace spans. It must be called exactly once.
 func (pw *pendingWrite) finish(c Committed, err error) {
 	if pw.prepared != nil {
 		pw.prepared.end(err)

@@ -41,7 +41,7 @@ func (l *Log) commitAll(ctx context.Context) {
 }
 
 // commit commits writes in one transaction and finishes all of them. If the transaction fails because of their data, or
-// takes too long, commit halves it until the write at fault is alone.
+// takes too long, commit halves the transaction until the write at fault is alone.
 func (l *Log) commit(ctx context.Context, writes []*pendingWrite) {
 	(&bisection{log: l}).commit(ctx, writes)
 }
@@ -168,8 +168,8 @@ func (t *transaction) reset() {
 	*t = transaction{log: t.log, conn: t.conn, writes: t.writes, span: t.span, known: t.log.history.now()}
 }
 
-// begin starts the transaction's span. The span serves all writes, so it has a trace of its own and is linked with the
-// spans of the writes.
+// begin starts the trace span of the transaction. This span belongs to all writes of the transaction, so it begins a
+// trace of its own and is linked with the trace spans of the writes.
 func (t *transaction) begin(ctx context.Context) context.Context {
 	var links []trace.Link
 	for _, pw := range t.writes {

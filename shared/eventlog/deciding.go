@@ -53,7 +53,7 @@ func (a *admission) try(p *prepared) error {
 }
 
 // trial holds the changes that the entries of one Write would make to the admission, while the Write is checked. Except
-// for rooms, a value in a trial takes precedence over that of the admission.
+// in the field rooms, a value in a trial takes precedence over that of the admission.
 type trial struct {
 	admission *admission
 	versions  map[string]catalog.Version

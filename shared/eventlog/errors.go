@@ -62,12 +62,12 @@ func (e *WriteError) Error() string { return "write rejected: " + e.Err.Error() 
 
 func (e *WriteError) Unwrap() error { return e.Err }
 
-// tooSlow reports whether the server ended a transaction because it held the log's lock for too long.
+// tooSlow reports whether the server ended a transaction because the transaction held the log's lock for too long.
 func tooSlow(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && pg.Code == "25P04" // transaction_timeout
 }
 
 // Unavailable wraps err in retry.ErrUnavailable unless the data itself is at fault. Code that queries projections
-// directly uses it too.
+// directly also uses this function.
 func Unavailable(err error) error { return pgerror.Unavailable(err) }

@@ -47,7 +47,7 @@ type Head struct {
 	Floor catalog.Position // positions of the current incarnation are above the floor
 }
 
-// ReadHead reads the head of the log in a session of the caller.
+// ReadHead reads the head of the log on a database connection of the caller.
 func (l *Log) ReadHead(ctx context.Context, conn *pgx.Conn) (Head, error) {
 	at, position, err := l.readHead(ctx, conn)
 	return Head{Point{position, at.id}, at.floor}, err

@@ -14,9 +14,9 @@ import (
 // Point is a position in one incarnation of a log.
 type Point struct {
 	Position catalog.Position
-	// Incarnation identifies a history of the log. It changes when the database has lost commits that clients or
-	// consumers had seen already. A position that was read under another incarnation may belong to an event that no
-	// longer exists.
+	// Incarnation identifies a history of the log. Another incarnation begins when the database has lost commits that
+	// clients or consumers had seen already. A position that was read under another incarnation may belong to an event
+	// that no longer exists.
 	Incarnation string
 }
 
@@ -101,8 +101,9 @@ func (l *Log) readHead(ctx context.Context, from rowQuerier) (at incarnation, po
 }
 
 // Reincarnate begins a new incarnation of the log. Its positions are above the parameter seen, which is the highest
-// position that a reader may have seen, or 0 if that is unknown. Use it after a database was restored from a backup, or
-// failed over to a replica that lacked commits, if the log could not detect this itself. The services may run meanwhile.
+// position that a reader may have seen, or 0 if that is unknown. Call Reincarnate after a database was restored from a
+// backup, or failed over to a replica that lacked commits, if the log could not detect the lost commits itself. The
+// services may run meanwhile.
 func (l *Log) Reincarnate(ctx context.Context, seen catalog.Position) (Point, error) {
 	conn, err := pgx.ConnectConfig(ctx, l.o.Pool.Config().ConnConfig)
 	if err != nil {
@@ -116,8 +117,9 @@ func (l *Log) Reincarnate(ctx context.Context, seen catalog.Position) (Point, er
 	return l.reincarnate(ctx, conn, at.number, seen, "an operator asked for it")
 }
 
-// reincarnate begins a new incarnation above a position, under the log's lock, unless another instance has begun one
-// since the incarnation number was read.
+// reincarnate begins a new incarnation under the log's lock. Its positions are above the parameter seen. If another
+// instance has begun a new incarnation since the caller read the parameter number, which is the number of the current
+// incarnation, reincarnate begins none.
 func (l *Log) reincarnate(ctx context.Context, conn *pgx.Conn, number int32, seen catalog.Position, why string) (Point, error) {
 	var at incarnation
 	var head catalog.Position
@@ -148,9 +150,9 @@ func (l *Log) reincarnate(ctx context.Context, conn *pgx.Conn, number int32, see
 	return Point{head, at.id}, nil
 }
 
-// RecogniseLoss compares the newest events and position records that were published with the log, in a session of the
-// caller. If a published position is above the log's head, or the log has another event at that position, the database
-// has lost commits since. RecogniseLoss then begins a new incarnation.
+// RecogniseLoss compares the log with the parameter published: the newest events and position records that were
+// published. It uses a database connection of the caller. If a published position is above the log's head, or the log
+// has another event at that position, the database has lost commits. RecogniseLoss then begins a new incarnation.
 func (l *Log) RecogniseLoss(ctx context.Context, conn *pgx.Conn, published []envelope.Event) error {
 	at, head, err := l.readHead(ctx, conn)
 	if err != nil {

@@ -27,7 +27,8 @@ func (l *Log) listen(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		// A server that has crashed may have lost the last transactions of projections.
+		// The connection may have ended because the server has crashed. A crash may undo the last transactions of
+		// projections, so the positions in memory may be too high.
 		l.applied.Forget()
 		l.waiting.set("listener", "postgres", err)
 		l.o.Log.WarnContext(ctx, "listening to the log failed, retrying", "error", err)
@@ -45,7 +46,7 @@ func (l *Log) listenOnce(ctx context.Context, delay *retry.Backoff) error {
 		return fmt.Errorf("listen: %w", err)
 	}
 	l.applied.Forget() // positions that were read while nothing listened may be lost as well
-	// This session missed the notifications of earlier commits, so read the head. If a failover ended the previous
+	// This connection gets no notifications of earlier commits, so read the head. If a failover ended the previous
 	// connection, the log may have lost commits.
 	before := l.history.now()
 	at, position, err := l.readHead(ctx, conn)

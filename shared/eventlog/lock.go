@@ -46,9 +46,9 @@ func (l *Log) underLock(ctx context.Context, conn interface {
 	}
 }
 
-// HoldLock calls the function f while the session of conn holds the log's lock, so that nothing is appended meanwhile.
-// The lock is held for at most MaxHold. HoldLock continues even if ctx ends, because its duration is bounded. It
-// returns how long it held the lock.
+// HoldLock calls the function f while the database session of conn holds the log's lock, so that nothing is appended
+// meanwhile. The lock is held for at most MaxHold. HoldLock continues even if ctx ends, because its duration is
+// bounded. It returns how long it held the lock.
 func (l *Log) HoldLock(ctx context.Context, conn *pgx.Conn, f func(context.Context) error) (held time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.times.lock+l.times.hold)
 	defer cancel()
@@ -65,13 +65,13 @@ func (l *Log) HoldLock(ctx context.Context, conn *pgx.Conn, f func(context.Conte
 		_, undone := conn.Exec(release, `SELECT pg_advisory_unlock($1), set_config('idle_session_timeout', '0', false),
   set_config('transaction_timeout', '0', false)`, l.LockKey("append"))
 		if undone != nil {
-			_ = conn.Close(release) // ending the session releases the lock
+			_ = conn.Close(release) // ending the database session releases the lock
 		}
 		held = time.Since(begun)
 	}()
-	// If this process freezes, or a statement takes too long, the server ends the session and releases the lock. The
-	// lock timeout for tables is short: in a deadlock with another session, this session gives up before the server
-	// chooses a victim.
+	// If this process freezes, or a statement takes too long, the server ends the database session and releases the
+	// lock. The lock timeout for tables is short: in a deadlock with another connection, this connection gives up
+	// before the server chooses one of the two and ends its statement.
 	if _, err := conn.Exec(ctx, `SELECT set_config('idle_session_timeout', $1, false),
   set_config('transaction_timeout', $1, false), set_config('lock_timeout', '500ms', false)`, hold); err != nil {
 		return 0, err
@@ -79,7 +79,8 @@ func (l *Log) HoldLock(ctx context.Context, conn *pgx.Conn, f func(context.Conte
 	return 0, f(ctx)
 }
 
-// lockSession takes the log's lock for a session. It waits in slices, as commits do.
+// lockSession takes the log's lock for the database session of conn. It waits for lockWaitSlice at a time, as commits
+// do.
 func (l *Log) lockSession(ctx context.Context, conn *pgx.Conn) error {
 	_, err := conn.Exec(ctx, "SELECT set_config('lock_timeout', $1, false)", milliseconds(lockWaitSlice))
 	if err != nil {

@@ -38,8 +38,8 @@ type Options struct {
 	// for notifications; a Relay and each followed projection hold one for their lease.
 	Pool    *pgxpool.Pool
 	Catalog *catalog.Catalog
-	// Migrations create the tables of the owner's own projections. They are goose files at the root of the file system,
-	// and run after the log's own migrations, under the same lock, with the owner's schema as search_path. Nil: there
+	// Migrations create the tables of the owner's own projections. They are goose files at the root of the file system.
+	// They run after the log's own migrations, under the same lock. Their search_path is the owner's schema. Nil: there
 	// are none.
 	Migrations fs.FS
 	// Waiting is called when work cannot continue because Postgres (or, for a Relay, Kafka) is unavailable, and with a
@@ -47,7 +47,7 @@ type Options struct {
 	Waiting func(dependency string, err error)
 	// LockWait is how long a commit, or another operation, waits for the log's lock before it fails; 0: 10 s.
 	LockWait time.Duration
-	Tracer   trace.Tracer     // nil: no spans
+	Tracer   trace.Tracer     // nil: no trace spans
 	Log      *slog.Logger     // nil: slog.Default
 	Now      func() time.Time // nil: time.Now
 }
@@ -72,8 +72,8 @@ type Log struct {
 	maxRooms map[string]int // by kind: the maximum number of rooms of a user
 }
 
-// MaxHold is how long a holder may keep the log's lock. Nothing can be appended meanwhile. The server ends a session
-// that keeps the lock for longer.
+// MaxHold is how long a holder may keep the log's lock. Nothing can be appended meanwhile. The server ends a database
+// session that keeps the lock for longer.
 const MaxHold = 2 * time.Second
 
 // timeouts bound how long a holder of the log's lock can delay the others.

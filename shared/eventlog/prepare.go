@@ -49,8 +49,8 @@ type entry struct {
 	code, text  string // of a refusal
 	field       string // to which the refusal refers
 	drafts      []draft
-	index       int            // of the command to which it belongs; -1: it belongs to an Append
-	memberOf    string         // the room of which its actor must be a member
+	index       int            // of the command to which the entry belongs; -1: the entry belongs to an Append
+	memberOf    string         // the room of which the actor must be a member
 	otherwise   *refusal.Error // refusal of the command if the stream is not at the expected version
 	fired       *TimerKey      // timer that sent the command; nil: none
 	span        trace.Span
@@ -171,8 +171,8 @@ func (l *Log) draft(p *prepared, e *entry, events []proto.Message) error {
 	return nil
 }
 
-// begin starts the span of an entry, within the trace of its command. The traceparent of the span is stored with the
-// events.
+// begin starts the trace span of an entry, within the trace of its command. The traceparent of this span is stored with
+// the events.
 func (l *Log) begin(ctx context.Context, e *entry) {
 	ctx = telemetry.Continue(ctx, e.traceParent)
 	ctx, e.span = l.o.Tracer.Start(ctx, "append "+l.o.Owner, trace.WithAttributes(
@@ -183,7 +183,7 @@ func (l *Log) begin(ctx context.Context, e *entry) {
 	}
 }
 
-// end ends the spans of a Write. A Write that must be decided again does not count as an error.
+// end ends the trace spans of a Write. A Write that must be decided again does not count as an error.
 func (p *prepared) end(err error) {
 	for _, e := range p.entries {
 		var rejected *WriteError

@@ -26,13 +26,13 @@ type Query struct {
 
 	AfterVersion catalog.Version // with Stream: only events above this version of the stream
 
-	// Partition and Partitions select the events whose stream hashes to Partition among Partitions partitions.
-	// Partitions 0: all events.
+	// Partition and Partitions select the events whose stream hashes to Partition among Partitions partitions. If
+	// Partitions is 0, all events are selected.
 	Partition, Partitions int32
 }
 
-// maxSpan is the number of positions that a page covers if it is filtered by topic or partition. No index serves such a
-// filter, so reading a page of a sparse topic has to be bounded.
+// maxSpan is the maximum number of positions that a page covers if it is filtered by topic or partition. No index helps
+// with such a filter, so reading a page of a sparse topic has to be bounded.
 const maxSpan = 20_000
 
 // Page is a part of the log, ascending by position. Bodies are complete, except for fields that are redacted or

@@ -87,8 +87,8 @@ func (r *rows) event(a *admission, e *entry, d draft, answers bool) {
 
 func (r *rows) empty() bool { return len(r.positions)+len(r.outcomes)+len(r.timers) == 0 }
 
-// queue adds the statements that write all rows to a batch. Each statement comes after those that write the rows it
-// depends on.
+// queue adds the statements that write all rows to a batch. Each statement comes after the statements that write the
+// rows on which it depends.
 func (r *rows) queue(b *pgx.Batch, sql *statements, at time.Time) {
 	if len(r.positions) > 0 {
 		b.Queue(sql.insertEvents, r.positions, r.streams, r.versions, r.ids, r.types, r.topics, r.actors, r.causes,

@@ -89,8 +89,8 @@ func (n notices) add() {
 
 // notifyAll notifies other instances of commits until l.notices is closed. NOTIFY takes a lock of the whole database
 // cluster and holds it until its transaction has ended, fsync included, so notifications are not part of the commits.
-// They are sent one at a time; commits made meanwhile share the next one. A failed notification is not repeated,
-// because followers of the log also poll it once a second.
+// They are sent one at a time; all commits that are made meanwhile share the next notification. A failed notification
+// is not repeated, because followers of the log also poll it once a second.
 func (l *Log) notifyAll() {
 	for range l.notices {
 		position, _ := l.head.Now()

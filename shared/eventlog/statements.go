@@ -20,8 +20,8 @@ FROM (SELECT * FROM owner.incarnations ORDER BY number DESC LIMIT 1) i,
   (SELECT coalesce(max(position), 0) AS head FROM owner.events) h
 WHERE i.number = $1`
 
-	// sqlGuard changes the settings of a session or transaction that takes the log's lock. A wait for the lock is
-	// divided into slices (see lockWaitSlice). Plans are cached while tables grow, so the settings make the planner
+	// sqlGuard changes the settings of a database session or transaction that takes the log's lock. A wait for the lock
+	// is divided into slices (see lockWaitSlice). Plans are cached while tables grow, so the settings make the planner
 	// choose index lookups, which suit large tables. For the same reason, the statements below use LATERAL.
 	// synchronous_commit is switched on if the database has it off, because an acknowledged commit must survive a
 	// crash.
@@ -31,7 +31,7 @@ WHERE i.number = $1`
   set_config('enable_seqscan', 'off', $3), set_config('enable_hashjoin', 'off', $3),
   set_config('enable_mergejoin', 'off', $3)`
 	// sqlLock takes the lock in a statement of its own, so that later statements see everything that was committed
-	// before it was taken. From then on, the server bounds how long the lock is held.
+	// before the lock was taken. From then on, the server bounds how long the lock is held.
 	sqlLock = `WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock($1))
 SELECT set_config('transaction_timeout', $2, true), set_config('lock_timeout', $2, true) FROM locked`
 
@@ -98,8 +98,8 @@ WHERE e.stream = n.stream AND e.subject = n.subject AND e.version < n.version AN
 
 	sqlOutcome = `SELECT type, stream, kind, version, position, code, text, field FROM owner.outcomes
 WHERE actor = $1 AND command_id = $2`
-	// $2 is the time of the newest outcome that the previous statement removed. The index entries of removed rows
-	// remain until the next vacuum; this condition skips them.
+	// $2 is the time of the newest outcome that the previous run of this statement removed. The index entries of
+	// removed rows remain until the next vacuum; this condition skips them.
 	sqlPruneOutcomes = `WITH gone AS (DELETE FROM owner.outcomes WHERE ctid = ANY (ARRAY(
   SELECT ctid FROM owner.outcomes WHERE at < $1 AND at >= $2 ORDER BY at LIMIT 5000)) RETURNING at)
 SELECT count(*), coalesce(max(at), $2) FROM gone`

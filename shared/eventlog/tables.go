@@ -18,8 +18,8 @@ var LogTables = []string{"checkpoints", "consumers", "dropped_letters", "event_r
 const sqlOwnerTables = `SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relname <> ALL ($2::text[]) ORDER BY 1`
 
-// OwnerTables returns the tables of the owner's schema that are not the log's. The result later reports whether a later
-// release than this one has migrated these tables.
+// OwnerTables returns the tables of the owner's schema that are not the log's. The second result reports whether a
+// release that is later than this one has migrated these tables.
 func (l *Log) OwnerTables(ctx context.Context) (tables []string, later bool, err error) {
 	found, err := l.o.Pool.Query(ctx, sqlOwnerTables, l.o.Owner, LogTables)
 	if err == nil {

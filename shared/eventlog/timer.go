@@ -32,8 +32,8 @@ func (k TimerKey) CommandID() string {
 	return uuid.NewSHA1(timerNames, fmt.Appendf(nil, "%s\x00%s\x00%d", k.Stream, k.Key, k.Generation)).String()
 }
 
-// timersOf encodes the timers that an event sets, without their generation, and returns the keys of those that it
-// cancels.
+// timersOf encodes the timers that an event sets, without their generation, and returns the keys of the timers that the
+// event cancels.
 func (l *Log) timersOf(declared *catalog.Event, m proto.Message, e *entry) (set []timerRowOf, cancelled []string, err error) {
 	if !declared.SetsTimers() {
 		return nil, nil, nil
@@ -55,9 +55,9 @@ type timerRowOf struct {
 	timerRow
 }
 
-// eachTimer calls f for each timer that an event sets, and with nil for each timer that it cancels. A timer that is set
-// for a time before the event becomes due at the event's time. Timers fire in the order of their due times, so a stream
-// that keeps setting timers for the past cannot delay the timers of other streams.
+// eachTimer calls f for each timer that an event sets, and with nil for each timer that it cancels. If a timer is set
+// for a time before the event's time, the timer becomes due at the event's time. Timers fire in the order of their due
+// times. So a stream that keeps setting timers for the past cannot get ahead of the timers of other streams.
 func eachTimer(stream string, version catalog.Version, at time.Time, d draft, f func(timerKey, *timerRow)) {
 	for _, key := range d.cancel {
 		f(timerKey{stream, key}, nil)
@@ -144,7 +144,8 @@ WHERE position > $1 AND position <= $2 AND type = ANY ($3::text[]) ORDER BY posi
 )
 
 // ReadTimerChanges reads up to limit events of the given types, above the position after and up to the position until.
-// It returns the final changes that they make to the timers, the number of events, and the position of the last event.
+// It returns the final changes that these events make to the timers, the number of events, and the position of the last
+// event.
 func (l *Log) ReadTimerChanges(ctx context.Context, tx pgx.Tx, types []string, after, until catalog.Position, limit int) (
 	c *TimerChanges, events int, last catalog.Position, err error) {
 	found, err := tx.Query(ctx, l.SQL(sqlTimerEvents), planned, after, until, types, limit)

@@ -43,7 +43,7 @@ type Decided struct {
 	// (id_reused). Empty: every digest matches.
 	Digest      string
 	Correlation string
-	TraceParent string // of the command; empty: the span in the context
+	TraceParent string // of the command; empty: the trace span in the context
 	// Stream is the stream that the command changes. Expected is the version of that stream when the command was
 	// decided, counting the events of earlier commands of the Write, or AnyVersion. If Stream is empty, the command
 	// changes the Write's stream, and only the Write's Expected is checked.

@@ -48,7 +48,7 @@ type pendingCommand struct {
 	message  proto.Message
 	digest   string              // of type, stream and body
 	timer    *eventlog.TimerKey  // of the timer that sent the command; nil: no timer sent it
-	trace    context.Context     // of the span that handles the command
+	trace    context.Context     // of the trace span that handles the command
 	outcome  chan commandOutcome // has room for one outcome
 
 	refused *refusal.Error // the refusal by the checks under the log's lock; nil: none

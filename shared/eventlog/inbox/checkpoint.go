@@ -32,13 +32,13 @@ type Checkpoint struct {
 	Partitions int32
 }
 
-// Advance moves a checkpoint, in the same transaction as the effects of the records in between.
+// Advance moves a checkpoint, in the same transaction as the effects of the records between From and To.
 type Advance struct {
 	Of       SourcePartition
 	From, To Checkpoint
 	// Revision is the revision of the topic's parked streams when the write was decided (see Inbox.ParkedOf).
 	Revision int64
-	// Park lists streams to park. From the given Position on, none of their events is applied.
+	// Park lists streams to park. From Parked.Position on, none of their events is applied.
 	Park []Parked
 	// Passed counts, for streams that are parked already, the events between From and To.
 	Passed []Passed
@@ -58,8 +58,8 @@ type Consumer struct {
 	Start catalog.Position
 	// Since is the time before which events are ignored. Zero: no event is ignored.
 	Since time.Time
-	// LegacyEnd is the position up to which an earlier release, which kept a version per stream instead of checkpoints
-	// (see Inbox.LegacyVersions), may have applied events. 0: there was no such release.
+	// LegacyEnd is the position up to which an earlier release may have applied events. That release stored a version
+	// per stream instead of checkpoints (see Inbox.LegacyVersions). 0: there was no such release.
 	LegacyEnd catalog.Position
 	// Epoch is the topic's epoch when its consumption began, and Partitions is the number of its partitions at that
 	// time.
@@ -67,7 +67,8 @@ type Consumer struct {
 	Partitions int32
 }
 
-// Fence marks a change of a topic's partition count: events above Position are hashed by the new count, Partitions.
+// Fence marks a change of a topic's partition count: events above Position are in the partitions to which the new
+// count, Partitions, assigns their streams.
 type Fence struct {
 	From, To   int32 // epochs
 	Position   catalog.Position
@@ -202,8 +203,8 @@ func (i *Inbox) AddFence(ctx context.Context, source, topic string, f Fence) err
 	return nil
 }
 
-// LegacyVersions returns the version of each stream that an earlier release applied last. It omits streams of which
-// that release applied nothing.
+// LegacyVersions returns, for each stream, the newest version that an earlier release applied. It omits streams of
+// which that release applied nothing.
 func (i *Inbox) LegacyVersions(ctx context.Context, source string, streams []string) (map[string]catalog.Version, error) {
 	all := map[string]catalog.Version{}
 	found, err := i.o.Pool.Query(ctx, i.o.SQL(sqlLegacyVersions), source, streams)

@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
 )
 
-// Parked is a stream of another owner that is parked: from the event that failed on, none of its events is applied.
+// Parked is a parked stream of another owner. The event that failed and the later events of the stream are not applied.
 type Parked struct {
 	Source string
 	Topic  string
@@ -38,12 +38,12 @@ type Parked struct {
 
 // Resolution changes a parked stream, in the same transaction as the effects of its events.
 type Resolution struct {
-	// Of is the parked stream as it was read. The write fails if it has changed since.
+	// Of is the parked stream as it was read. The write fails if the parked stream has changed since then.
 	Of Parked
 	// Left is the new content of the stream's row; nil: the row is deleted, and the stream is no longer parked.
 	Left *Parked
-	// HoldUntil, if set, is the only change: until then no further event of the stream may be passed over. The write
-	// then fails only if the stream is no longer parked.
+	// HoldUntil, if set, becomes the HeldUntil of the parked stream, and nothing else changes. The write of such a
+	// Resolution fails only if the stream is no longer parked.
 	HoldUntil time.Time
 }
 
@@ -82,7 +82,8 @@ LEFT JOIN owner.parked_streams p ON p.source = n.source AND p.topic = n.topic WH
 WHERE (p.source, p.stream, p.topic) > ($1, $2, $3) ORDER BY p.source, p.stream, p.topic LIMIT $4`
 	sqlParkedStream = `SELECT ` + parkedColumns + ` FROM owner.parked_streams p WHERE p.source = $1 AND p.stream = $2`
 
-	// sqlParkedEvents reads the events that an earlier release parked one by one, except those that it applied later.
+	// An earlier release parked single events instead of streams. sqlParkedEvents reads these events, except those that
+	// the earlier release applied later.
 	sqlParkedEvents = `SELECT p.stream, p.version, p.record, p.error, p.at FROM owner.parked p WHERE p.source = $1
   AND p.version > coalesce((SELECT r.version FROM owner.readings r WHERE r.source = p.source AND r.stream = p.stream), 0)
 ORDER BY p.stream, p.version`
@@ -138,8 +139,8 @@ func (i *Inbox) ParkedOf(ctx context.Context, source, topic string) (all []Parke
 	return all, revision, nil
 }
 
-// ListParked returns up to limit parked streams that follow a given one (zero: from the first), in the order of source,
-// stream and topic.
+// ListParked returns up to limit parked streams that follow the parked stream after, in the order of source, stream and
+// topic. If after is zero, ListParked begins with the first parked stream.
 func (i *Inbox) ListParked(ctx context.Context, after Parked, limit int) ([]Parked, error) {
 	return i.parked(ctx, sqlListParked, after.Source, after.Stream, after.Topic, limit)
 }
@@ -168,7 +169,8 @@ func (i *Inbox) parked(ctx context.Context, statement string, args ...any) ([]Pa
 }
 
 // ImportParked parks the streams of which an earlier release had parked events. The function place returns the position
-// of an event, and the position up to which its topic was read. A second call has no effect.
+// of an event, and the position up to which the earlier release had consumed the event's topic. A second call has no
+// effect.
 func (i *Inbox) ImportParked(ctx context.Context, source string,
 	place func(*meshv1.Record) (position, passed catalog.Position, err error)) error {
 	err := pgx.BeginFunc(ctx, i.o.Pool, func(tx pgx.Tx) error {

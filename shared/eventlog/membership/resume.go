@@ -49,8 +49,8 @@ type Bounds struct {
 	Bytes  int // of all rooms; 0: 4 MiB
 }
 
-// maxMissed bounds the events of one result, and the events that are counted for it at a time. The owner and the
-// gateway both hold a whole result in memory.
+// maxMissed bounds the events of one result, and the events that are counted at a time for one result. The owner and
+// the gateway both hold a whole result in memory.
 var maxMissed = size{events: 10_000, bytes: 16 << 20}
 
 const (
@@ -307,7 +307,7 @@ func (g *gaps) add(resumer int, n interval.Gap) {
 func (g *gaps) counts(n interval.Gap, events int) { g.sizes[n] = size{events: events} }
 
 // choose returns the rooms to read for each resumer: some of the candidates or, if candidates is nil, of all rooms. The
-// result has fewer resumers if all of them would be too much for one result.
+// result has fewer resumers if the events of all of them would be too many for one result.
 func (g *gaps) choose(b Bounds, candidates []map[string]bool) (near []map[string]bool) {
 	read := map[string]size{} // by room: the approximate size of the events that are read already
 	var total size
@@ -342,8 +342,8 @@ func (g *gaps) choose(b Bounds, candidates []map[string]bool) (near []map[string
 	return near
 }
 
-// roomsOf returns the sizes of the rooms of a resumer whose gaps were all counted, and whether these are all of its
-// rooms.
+// roomsOf returns the sizes of those rooms of a resumer in which every gap was counted, and whether these are all rooms
+// of the resumer.
 func (g *gaps) roomsOf(resumer int) (rooms map[string]size, all bool) {
 	rooms, all = map[string]size{}, true
 	for _, n := range g.of[resumer] {
@@ -384,8 +384,9 @@ func smallestFirst(rooms map[string]size) []string {
 	})
 }
 
-// read adds the gaps of one resumer in some rooms, and the positions at which its memberships there begin and end. The
-// events at these positions need not be events of the room.
+// read adds the gaps of one resumer in some rooms to g.chosen. To g.boundaries, it adds the positions at which the
+// resumer's memberships in these rooms begin and end, because the events at these positions need not be events of the
+// room.
 func (g *gaps) read(resumer int, rooms map[string]bool) {
 	for _, n := range g.of[resumer] {
 		if rooms[n.Room] {

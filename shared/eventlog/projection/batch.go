@@ -10,7 +10,7 @@ import (
 // Statement is a statement that writes the rows of a batch.
 type Statement struct {
 	sql string
-	key int // number of first columns that are distinct among the rows of a batch; 0: all rows are kept
+	key int // number of leading columns that are distinct among the rows of a batch; 0: all rows are kept
 }
 
 // sqlByIndex makes the server write a batch by index lookups, whatever the statistics of quickly grown tables suggest.
@@ -51,7 +51,7 @@ func (b *Batch) Add(s *Statement, values ...any) {
 	r.all, r.kept = append(r.all, values), r.kept+1
 }
 
-// Row returns the row of this batch that has a key, or nil if there is none.
+// Row returns the row of a statement in this batch whose key has the given values, or nil if there is no such row.
 func (b *Batch) Row(s *Statement, values ...any) []any {
 	r := b.rows[s]
 	if r == nil {
@@ -63,7 +63,7 @@ func (b *Batch) Row(s *Statement, values ...any) []any {
 	return nil
 }
 
-// Remove removes the row of this batch that has a key, if there is one.
+// Remove removes the row of a statement from this batch whose key has the given values, if there is such a row.
 func (b *Batch) Remove(s *Statement, values ...any) {
 	r, k := b.rows[s], keyOf(values)
 	if r == nil {

@@ -66,8 +66,9 @@ const maxApply = time.Minute
 const standbyPollInterval = time.Second
 
 // Follow applies the log to a projection until ctx ends. It continues at the stored position and applies batches of
-// events soon after their commit. One instance at a time does so. Follow retries a failed batch with back-off. Its
-// transactions do not wait for the disk: if a crash of the server loses some, their events are applied again.
+// events soon after their commit. One instance at a time does so. Follow retries a failed batch with back-off. The
+// transactions of batches do not wait for the disk: if a crash of the server undoes some of them, their events are
+// applied again.
 func Follow(ctx context.Context, l *eventlog.Log, p Applier) error {
 	newFollower(l, p).run(ctx)
 	return nil
@@ -117,7 +118,7 @@ func (f *follower) lead(ctx context.Context) error {
 	}
 	defer lease.Release(ctx)
 	f.lease = lease
-	// A server that has crashed may have lost the transactions up to the known position.
+	// A crash of the server may have undone transactions that led to the position in memory.
 	f.progress.Forget()
 	if err := f.check(ctx); err != nil {
 		return err
@@ -224,8 +225,9 @@ func (f *follower) transact(ctx context.Context, conn *pgx.Conn) (applied int, e
 	}
 	position := f.position
 	if len(events) == 0 {
-		// The log may have begun another incarnation, whose floor is above every event. The floor is read first, so the
-		// read that follows finds every event below it.
+		// The log may have begun another incarnation, whose floor is above every event. Once the floor can be read, no
+		// event below the floor is added any more. So read the floor first; the second read of events then finds every
+		// event below the floor.
 		var floor catalog.Position
 		b = &pgx.Batch{}
 		b.Queue(l.SQL(sqlFloor)).QueryRow(func(row pgx.Row) error { return row.Scan(&floor) })
@@ -281,7 +283,7 @@ func Reset(ctx context.Context, l *eventlog.Log, projection string, empty func(c
   set_config('idle_in_transaction_session_timeout', '5s', true)`, pgx.Identifier{o.Owner}.Sanitize()); err != nil {
 			return err
 		}
-		// Remove the position first. This waits for a batch that is being applied.
+		// Remove the position first. The statement waits until a batch that is being applied has ended.
 		if _, err := tx.Exec(ctx, l.SQL(sqlDrop), projection); err != nil {
 			return err
 		}

@@ -13,15 +13,16 @@ import (
 // ReadConsistently calls the function read, which calls WaitFor and then reads rows of the projection from the pool. It
 // calls read again if the rows may be older than the position that WaitFor found. It returns the error of read.
 //
-// A crash of the server ends all its sessions and may undo the last transactions of a projection. After the crash, a
+// A crash of the server ends all its connections and may undo the last transactions of a projection. After the crash, a
 // process may still have the earlier position in memory, while the rows that it reads lack those transactions. This
-// happens if the process was frozen during the crash, and then opened a new session to read the rows. In a session that
-// is older than the known position, rows are never older than that position.
+// happens if the process was frozen during the crash, and then opened a new connection to read the rows. If a
+// connection was opened before the position was read, and still works, the server has not crashed since then. So its
+// rows are never older than that position.
 func ReadConsistently(ctx context.Context, l *eventlog.Log, read func() error) error {
 	pool := l.Options().Pool
 	for {
-		// The order matters: a session that begins to open between these two lines is not counted in opened, so the
-		// comparison below notices it.
+		// The order matters: a connection that begins to open between these two lines is not counted in the variable
+		// opened, so the comparison below notices it.
 		opened := pool.Stat().NewConnsCount()
 		opening := pool.Stat().ConstructingConns() > 0
 		l.Applied().Renew(opened)

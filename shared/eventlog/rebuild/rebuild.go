@@ -96,7 +96,7 @@ type shadow struct {
 	names   []string // of the projections
 	schema  string
 	old     string    // schema to which the replaced tables are moved
-	keeper  *pgx.Conn // session of the rebuild; it holds the locks
+	keeper  *pgx.Conn // connection of the rebuild; its database session holds the locks
 	tables  []string
 
 	position catalog.Position // position up to which the shadow is built
@@ -207,8 +207,8 @@ func (s *shadow) reportProgress(step string) {
 // errBusy means that the log has grown by more events than can be applied under its lock.
 var errBusy = errors.New("the log is busy")
 
-// isTransient reports whether the swap may succeed later: the log was busy, another session had locked a table (55P03,
-// lock_not_available), or this session was the victim of a deadlock (40P01, deadlock_detected).
+// isTransient reports whether the swap may succeed later: the log was busy, another connection had locked a table
+// (55P03, lock_not_available), or the server ended this attempt because of a deadlock (40P01, deadlock_detected).
 func isTransient(err error) bool {
 	var pg *pgconn.PgError
 	return errors.Is(err, errBusy) || errors.As(err, &pg) && slices.Contains([]string{"55P03", "40P01"}, pg.Code)
@@ -235,7 +235,7 @@ func (s *shadow) prepare(ctx context.Context) error {
 }
 
 const (
-	// sqlOthers lists the objects of a schema that are not tables and do not belong to one.
+	// sqlOthers lists the objects of a schema that are not tables and do not belong to a table.
 	sqlOthers = `SELECT c.relname FROM pg_class c
 WHERE c.relnamespace = $1::regnamespace AND c.relkind IN ('v', 'm', 'f')
 UNION ALL SELECT p.proname FROM pg_proc p WHERE p.pronamespace = $1::regnamespace
@@ -423,8 +423,8 @@ func (s *shadow) finish(ctx context.Context) error {
 // takeOver replaces the live tables by the shadow's tables.
 func (s *shadow) takeOver(ctx context.Context) error {
 	return pgx.BeginFunc(ctx, s.keeper, func(tx pgx.Tx) error {
-		// Lock the rows of the projections. A follower has then ended its batch, and waits until this transaction has
-		// ended.
+		// Lock the rows of the projections. Once they are locked, a follower has ended its batch, and its next batch
+		// waits until this transaction has ended.
 		if _, err := tx.Exec(ctx, s.log.SQL(`INSERT INTO owner.projections (name, position)
 SELECT name, 0 FROM unnest($1::text[]) AS n (name) ORDER BY 1 ON CONFLICT DO NOTHING`), s.names); err != nil {
 			return err

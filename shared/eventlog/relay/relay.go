@@ -1,6 +1,6 @@
 // Package relay publishes an owner's log to its topics. It is separate from package eventlog, so that a program that
-// only reads or writes a log does not link a Kafka client. A relay follows the log by position, under a lease, in a
-// session of its own.
+// only reads or writes a log does not link a Kafka client. A relay follows the log by position, under a lease, on a
+// database connection of its own.
 package relay
 
 import (
@@ -72,12 +72,13 @@ const (
 // Relay publishes a log to its topics, in order and at least once. Of all relays of one log, on all instances, one
 // works at a time. A relay publishes nothing to a partition while older records of that partition are unconfirmed. Each
 // record contains the position of the previous record in its partition, and the relay writes the log's position into
-// partitions that lag behind the log. So a reader that stores one position per partition detects repeats and gaps.
+// partitions that lag behind the log. So a reader that stores one position per partition detects repeated and missing
+// events.
 //
 // The relay chooses the partition of an event, by the partition count of the topic's current epoch. When a topic has
 // grown, the relay writes a fence into all its partitions before it uses the new count. A topic to which it cannot
 // publish, because the topic has vanished, shrunk or is forbidden, is paused with an alarm and does not delay the
-// others. Once publishing works again, readers of the topic see a gap and fill it from the log.
+// others. Once publishing works again, readers of the topic detect that events are missing and read them from the log.
 type Relay struct {
 	log       *eventlog.Log
 	owner     string
@@ -174,8 +175,8 @@ func (r *Relay) lead(ctx context.Context, delay *retry.Backoff) (err error) {
 	return context.Cause(ctx)
 }
 
-// step prepares the next shipment while the previous one is being confirmed, and publishes it after that. If there is
-// nothing to publish, step waits.
+// step prepares the next shipment while the previous one is being confirmed, and publishes it once the previous one is
+// confirmed. If there is nothing to publish, step waits.
 func (x *leading) step(ctx context.Context) error {
 	if x.log.Incarnation() != x.incarnation {
 		return errors.New("a new incarnation of the log has begun")
@@ -286,7 +287,7 @@ func (x *leading) prepare(ctx context.Context) (*shipment, error) {
 		to := topicPartition{e.Topic, envelope.Partition(e.Stream, of.Count)}
 		e.Before = s.append(to, e.Position, now)
 		if t.paused != nil {
-			continue // the topic's readers will detect the gap
+			continue // the topic's readers will detect that this event is missing
 		}
 		e.Incarnation, e.Epoch, e.Partitions = x.incarnation, of.Epoch, of.Count
 		n.spans.event(&e, to)
@@ -371,8 +372,8 @@ func (x *leading) settle(ctx context.Context) error {
 	return nil
 }
 
-// save stores the confirmed sequence, at most once per saveEvery unless the parameter now is set. If a confirmation is
-// not saved, its events are merely published again.
+// save stores the confirmed sequence, at most once per saveEvery unless the parameter now is set. If this instance ends
+// before it has saved a confirmed sequence, the next leader merely publishes the same events again.
 func (x *leading) save(ctx context.Context, now bool) error {
 	if !x.unsaved || !now && time.Since(x.saved) < x.saveEvery {
 		return nil
@@ -401,7 +402,8 @@ func (x *leading) partitions() (all []topicPartition) {
 	return all
 }
 
-// sending holds the spans of a batch: one for each event, in the trace of its cause, linked with the span of the batch.
+// sending holds the trace spans of a batch: one for each event, in the trace of its cause, linked with the trace span
+// of the batch.
 type sending struct {
 	relay *Relay
 	batch trace.Span
@@ -417,8 +419,8 @@ func (r *Relay) begin(ctx context.Context, events int) *sending {
 	return &sending{relay: r, batch: span}
 }
 
-// event starts the span of an event and stores it in the event's traceparent. If neither the batch nor the event's
-// trace is recorded, the event keeps the traceparent of its cause.
+// event starts the trace span of an event and stores this span in the event's traceparent. If neither the batch nor the
+// event's trace is recorded, the event keeps the traceparent of its cause.
 func (x *sending) event(e *eventlog.Logged, to topicPartition) {
 	if !x.batch.IsRecording() && !sampled(e.TraceParent) {
 		return

@@ -31,7 +31,8 @@ type topicPartition struct {
 	partition int32
 }
 
-// append records that the next record of a partition has a position. It returns the position of the previous record.
+// append records that the next record of a partition has the given position. It returns the position of the previous
+// record.
 func (s *sequence) append(p topicPartition, position catalog.Position, now time.Time) (before catalog.Position) {
 	if s.Last == nil {
 		s.Last = map[string]map[int32]catalog.Position{}
@@ -48,9 +49,9 @@ func (s *sequence) append(p topicPartition, position catalog.Position, now time.
 	return before
 }
 
-// due returns when the log's position must be written into a partition. If the partition lags, that is one interval
-// after its last position record; otherwise it is the time life after its last record. A partition into which this
-// relay has written nothing is due at once.
+// due returns when the log's position must be written into a partition. For a partition that lags, the parameter
+// interval is the time since its last position record. For any other partition, the parameter life is the time since
+// its last record. A partition into which this relay has written nothing is due at once.
 func (s *sequence) due(p topicPartition, interval, life time.Duration) time.Time {
 	recorded, ever := s.recorded[p]
 	if !ever {

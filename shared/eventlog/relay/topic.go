@@ -35,7 +35,7 @@ type count struct {
 	mu      sync.Mutex
 	known   bool
 	n       int32
-	missing error // why the topic cannot be published to; nil: it exists
+	missing error // why nothing can be published to the topic; nil: the topic exists
 }
 
 func (c *count) set(n int32, missing error) {
@@ -217,9 +217,12 @@ func (x *leading) pause(ctx context.Context, t *topic, err error) {
 	x.log.SetWaiting("relay "+t.name, "kafka", err)
 }
 
-// grow begins a new epoch once all events are published that were committed when the growth was noticed. If an earlier
-// relay does not know yet that it has lost the lease, it may still be publishing, but only events that were committed
-// before this relay took over, which are not above the fence. grow reports whether the epoch has begun.
+// grow begins a new epoch once all events are published that were committed when the growth was noticed. It reports
+// whether the epoch has begun.
+//
+// An earlier relay that does not know yet that it has lost the lease may still be publishing by the old count. It
+// publishes only events that it read before it lost the lease. This relay noticed the growth later, so none of these
+// events is above the fence.
 func (x *leading) grow(ctx context.Context, t *topic, n int32) (bool, error) {
 	s := x.sequence
 	if t.until == 0 {
@@ -377,7 +380,8 @@ func isPosition(m *message.Message) bool {
 }
 
 // standIn returns the position record that replaces a refused event in its partition. The record names the event's own
-// position as the previous one of the partition, so readers see a gap there and fill it from the log.
+// position as the previous position of the partition. So readers detect that the event is missing, and read it from the
+// log.
 func (x *leading) standIn(m *message.Message) (*message.Message, error) {
 	e, err := envelope.ReadEvent(m)
 	if err != nil {

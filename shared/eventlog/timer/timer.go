@@ -82,7 +82,7 @@ func Turn(ctx context.Context, l *eventlog.Log, f func(context.Context) error) (
 }
 
 // Pause calls f while no instance sends the commands of timers, for as long as f takes. It first waits until an
-// instance that is sending some has finished.
+// instance that is sending commands has finished.
 func Pause(ctx context.Context, l *eventlog.Log, f func(context.Context) error) error {
 	for {
 		got, err := turn(ctx, l, 0, f)
@@ -95,8 +95,8 @@ func Pause(ctx context.Context, l *eventlog.Log, f func(context.Context) error) 
 	}
 }
 
-// turn is Turn with a bound that the caller chooses: the server ends the turn if its session has sent no statement for
-// the duration silence. If silence is 0, there is no bound.
+// turn is Turn with a bound that the caller chooses: the server ends the turn if the database session that holds the
+// turn's lock has sent no statement for the duration silence. If silence is 0, there is no bound.
 func turn(ctx context.Context, l *eventlog.Log, silence time.Duration, f func(context.Context) error) (got bool, err error) {
 	conn, err := l.Options().Pool.Acquire(ctx)
 	if err != nil {
@@ -112,7 +112,7 @@ func turn(ctx context.Context, l *eventlog.Log, silence time.Duration, f func(co
 		defer cancel()
 		_, undone := conn.Exec(ctx, "SELECT pg_advisory_unlock($1), set_config('idle_session_timeout', '0', false)", key)
 		if undone != nil {
-			_ = conn.Conn().Close(ctx) // ending the session releases the lock
+			_ = conn.Conn().Close(ctx) // ending the database session releases the lock
 		}
 	}()
 	// A process that freezes loses its turn.

@@ -29,7 +29,7 @@ type applier struct {
 
 	mu    sync.Mutex
 	queue []*delivery
-	until catalog.Position // a position that the log is known to have reached; set by catchUp
+	until catalog.Position // a position that the owner's log is known to have reached; set by catchUp
 	wake  chan struct{}    // has room for one signal
 	ended bool
 
@@ -202,7 +202,8 @@ func (a *applier) handleRecords(records []*delivery) error {
 	return a.save()
 }
 
-// handleRecord determines the effects of one record of the topic. It fills a gap before the record, and drops a repeat.
+// handleRecord determines the effects of one record of the topic. If events before the record are missing, it reads
+// them from the owner's log. It drops a repeated record.
 func (a *applier) handleRecord(d *delivery) error {
 	e := d.event
 	if e.Fence || e.Epoch > a.saved.Epoch {
@@ -214,7 +215,7 @@ func (a *applier) handleRecord(d *delivery) error {
 	case e.Position <= a.readUpTo:
 		return nil
 	case !a.current(e):
-		return nil // if this leaves a gap, the next record's "before" shows it
+		return nil // if an event is missing because of this, the next record's "before" shows it
 	case e.Before > a.readUpTo:
 		if err := a.fill(e.Before); err != nil {
 			return err
@@ -241,8 +242,8 @@ func (a *applier) current(e envelope.Event) bool {
 }
 
 // restored records the incarnation of the source's log. The positions of a new incarnation are above all positions that
-// were published before, so events above the checkpoint are read as in any other gap. Effects of events that the source
-// has lost are kept.
+// were published before, so missing events of the new incarnation are detected and read as usual. The effects of events
+// that the source has lost are kept.
 func (a *applier) restored(incarnation string) {
 	if incarnation == a.incarnation || incarnation == "" {
 		return

@@ -123,7 +123,8 @@ func (a *applier) add(i *item) {
 	}
 }
 
-// isOld reports whether an event is ignored: it is older than Since, or an earlier release has applied it.
+// isOld reports whether an event is ignored: it is older than the Since of the inbox.Consumer, or an earlier release
+// has applied it.
 func (a *applier) isOld(e envelope.Event) bool {
 	if !a.consumer.Since.IsZero() && e.Time.Before(a.consumer.Since) {
 		return true
@@ -311,7 +312,8 @@ func (c *batchWrite) add(of *Consumer, e envelope.Event, trace context.Context, 
 	}
 }
 
-// parkedBy returns the entry of the stream that an event parks. index is the number of the event's stored effects.
+// parkedBy returns the entry of the stream that an event parks. The parameter index is the number of the event's stored
+// effects.
 func (c *Consumer) parkedBy(e envelope.Event, index int, cause error) *inbox.Parked {
 	record := e.Record(c.o.Topic)
 	record.Body = nil

@@ -6,9 +6,9 @@
 // partition cannot both apply an event. Each record contains the position before it in its partition. A record whose
 // "before" is above the checkpoint proves that events are missing; only then is the owner's log read.
 //
-// One goroutine per partition, the applier, takes the records that have arrived, fills gaps from the owner's log,
-// calls the reaction, writes the effects in as few transactions as the bounds allow, and acknowledges the records. If
-// effects are commands, the service's aggregates decide them in that transaction (Options.Commit). An event without
+// One goroutine per partition, the applier, takes the records that have arrived, reads missing events from the owner's
+// log, calls the reaction, writes the effects in as few transactions as the bounds allow, and acknowledges the records.
+// If effects are commands, the service's aggregates decide them in that transaction (Options.Commit). An event without
 // effects costs no transaction: progress is stored once a second. An event that fails parks its stream; the other
 // streams go on.
 package consume
@@ -38,7 +38,7 @@ const (
 	Window = 4096
 	// saveEvery is how often a checkpoint without effects is stored.
 	saveEvery = time.Second
-	// maxUnsaved is the number of records after which the checkpoint is stored earlier.
+	// maxUnsaved is the number of waiting records at which the checkpoint is stored before saveEvery has passed.
 	maxUnsaved = Window / 2
 	// maxRecords is the number of records that are taken from the queue together.
 	maxRecords = 512
@@ -110,7 +110,7 @@ func (c *Consumer) Topic() string { return c.o.Topic }
 func (c *Consumer) Handle(m *message.Message) error {
 	e, err := envelope.ReadEvent(m)
 	if err != nil {
-		return retry.Permanent(err) // the next record's "before" reveals the gap, which is filled from the owner's log
+		return retry.Permanent(err) // the next record's "before" shows that an event is missing
 	}
 	partition, ok := bus.PartitionOf(m.Context())
 	claim, claimed := bus.ClaimOf(m.Context())
@@ -123,8 +123,8 @@ func (c *Consumer) Handle(m *message.Message) error {
 	return <-d.done
 }
 
-// applierOf returns the applier of a claim. A partition that is assigned again gets a new applier, which reads its
-// checkpoint.
+// applierOf returns the applier of a claim. A partition that is assigned again gets a new applier, which reads the
+// partition's checkpoint.
 func (c *Consumer) applierOf(partition int32, claim *bus.Claim) *applier {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -170,7 +170,7 @@ func (c *Consumer) retryUnavailable(over <-chan struct{}, try func() error) erro
 			now = elsewhere.service
 		}
 		if unavailable != "" && unavailable != now {
-			c.o.Waiting(unavailable, nil) // that dependency responded: the other one was called after it
+			c.o.Waiting(unavailable, nil) // it responded: otherwise, try would not have called the next dependency
 		}
 		unavailable = now
 		c.o.Waiting(unavailable, err)

@@ -8,9 +8,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
 )
 
-// When a topic gets more partitions, streams move: events above the fence are hashed by the new count. No partition
-// applies an event above the fence before the checkpoints of all old partitions have reached it. So the events of a
-// stream stay in order.
+// When a topic gets more partitions, some streams move to other partitions: the new count determines the partitions of
+// events above the fence. No partition applies an event above the fence before the checkpoints of all old partitions
+// have reached the fence. So the events of a stream stay in order.
 
 // awaitEvery is how often the checkpoints of other partitions are read.
 const awaitEvery = 100 * time.Millisecond
@@ -95,7 +95,7 @@ func (a *applier) awaitOldPartitions(old inbox.Checkpoint, f inbox.Fence) error 
 	}
 }
 
-// allPassed reports whether the checkpoints of the first count partitions have all reached a fence.
+// allPassed reports whether the checkpoints of the partitions 0 to count-1 have all reached a fence.
 func allPassed(all map[int32]inbox.Checkpoint, count int32, f inbox.Fence) bool {
 	for n := range count {
 		c, ok := all[n]

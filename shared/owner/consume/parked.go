@@ -18,7 +18,7 @@ import (
 // An event that fails parks its stream: the transaction of the checkpoint adds a row for the stream, and neither the
 // event nor any later event of the stream is applied. An operator retries or drops the event, on any instance. Then
 // that instance reads the later events, up to the checkpoint, from the owner's log and applies them in order. The
-// transaction of the last of them removes the row, and the partition's applier continues after that event.
+// transaction of the last of these events removes the row, and the partition's applier continues after that event.
 
 // Resolved is the result of resolving a parked stream.
 type Resolved struct {
@@ -27,10 +27,10 @@ type Resolved struct {
 	Problem string // error of the event at which resolving stopped; empty: none failed
 }
 
-// holdDuration is how long a partition waits for a retry that is about to catch up.
+// holdDuration is how long a partition waits for a retry that is about to catch up with the partition's checkpoint.
 const holdDuration = 10 * time.Second
 
-// Resolve applies or skips the event that parks a stream, and applies the events behind it, in order, until one
+// Resolve applies or skips the event that parks a stream, and applies the events behind it, in order, until an event
 // fails.
 func (c *Consumer) Resolve(ctx context.Context, stream string, version catalog.Version, drop bool) (done Resolved, err error) {
 	defer func() {
@@ -82,7 +82,7 @@ func (c *Consumer) Resolve(ctx context.Context, stream string, version catalog.V
 			return done, err
 		}
 	}
-	return done, nil // another call has resolved it
+	return done, nil // another call has resolved the stream
 }
 
 func (c *Consumer) parkedStream(ctx context.Context, stream string) (inbox.Parked, bool, error) {
@@ -219,7 +219,7 @@ func (r *resolving) limit(ctx context.Context) (limit catalog.Position, err erro
 	all, err := r.o.Log.Inbox().Checkpoints(ctx, r.o.Source, r.o.Topic)
 	for n, c := range all {
 		// While the topic grows, a stream may have been in two partitions. The later partition began after the
-		// checkpoint of the earlier one had reached the fence, so the higher position counts.
+		// checkpoint of the earlier one had reached the fence. So the higher position is that of the later partition.
 		if c.Partitions > 0 && envelope.Partition(r.stream, c.Partitions) == n {
 			limit = max(limit, c.Position)
 		}
@@ -227,8 +227,8 @@ func (r *resolving) limit(ctx context.Context) (limit catalog.Position, err erro
 	return limit, err
 }
 
-// left returns the entry for a stream that remains parked from an event onwards. index is the number of the event's
-// effects that are applied.
+// left returns the entry for a stream that remains parked from an event onwards. The parameter index is the number of
+// the event's effects that are applied.
 func (r *resolving) left(p inbox.Parked, e envelope.Event, index int, taken int64, problem error) *inbox.Parked {
 	n := r.parkedBy(e, index, errors.New("a retry was interrupted before this event"))
 	if problem != nil {
@@ -244,7 +244,7 @@ func (r *resolving) hold(ctx context.Context, p inbox.Parked) error {
 		Resolution: &inbox.Resolution{Of: p, HoldUntil: r.now().Add(holdDuration)}})
 	var changed *inbox.ParkedChangedError
 	if errors.As(err, &changed) {
-		return nil // another call has resolved it
+		return nil // another call has resolved the stream
 	}
 	return err
 }

@@ -31,7 +31,7 @@ type Effect struct {
 	// does not change when the event is delivered again, even if it is "unchanged" or "refused".
 	//
 	// An event whose command cannot be decided is parked. If only a fact is not known yet (refusal.NotYetError), the
-	// command is tried again for two seconds before that.
+	// command is tried again for two seconds before the event is parked.
 	//
 	// A transaction decides its commands before it appends events. So a command that follows events starts another
 	// transaction, and a reaction that returns events and commands in turns costs more transactions.

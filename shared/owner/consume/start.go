@@ -15,7 +15,7 @@ import (
 const aboveAll = int64(1) << 62
 
 // begin loads or creates the checkpoint of the partition. The parameter first is the first record that has arrived from
-// it.
+// the partition.
 func (a *applier) begin(first envelope.Event) (err error) {
 	if a.consumer, err = a.beginConsumer(a.calls, a.claim.Done(), first); err != nil {
 		return a.failed("begin with", err)
@@ -131,7 +131,7 @@ func (c *Consumer) findStart(ctx context.Context, n *inbox.Consumer) error {
 // lastBefore finds a position above which nearly all events are at or after a time. Some may be older, because clocks
 // differ, so isOld also checks the time of each event.
 func (c *Consumer) lastBefore(ctx context.Context, t time.Time, head catalog.Position) (catalog.Position, error) {
-	low, high := catalog.Position(0), head // the event at low is before t; all events above high are not
+	low, high := catalog.Position(0), head // the event at low is before t; no event above high is before t
 	for low < high {
 		middle := low + (high-low)/2
 		page, err := c.page(ctx, &meshv1.ReadLogRequest{After: int64(middle), Limit: 1})

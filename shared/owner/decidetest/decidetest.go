@@ -103,7 +103,7 @@ func Origin(user string) catalog.Origin {
 	return catalog.Origin{Actor: user, CommandID: "command", At: begun}
 }
 
-// Test runs each case as a subtest, on the state that create returns for a stream ("conversation:7").
+// Test runs each case as a subtest, on the state that the function create returns for a stream ("conversation:7").
 func Test[S State](t *testing.T, stream string, create func(stream string) S, cases map[string]Case) {
 	t.Helper()
 	for name, c := range cases {

@@ -19,7 +19,7 @@ func (e *dataError) Error() string { return e.err.Error() }
 
 func (e *dataError) Unwrap() error { return e.err }
 
-// Data marks an error as one of the data that was written or read. It keeps the error's text.
+// Data marks an error as caused by the data that was written or read. It keeps the error's text.
 func Data(err error) error { return &dataError{err} }
 
 // IsData reports whether the data that was written or read is at fault. All other errors are the database's: lost or

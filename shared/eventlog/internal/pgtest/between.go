@@ -10,13 +10,13 @@ import (
 )
 
 // Between is a tracer of connections, for tests of race conditions. Once it is armed, it calls Do before the first
-// statement that contains Then, if the previous statement of the same session contains First.
+// statement that contains Then, if the previous statement on the same connection contains First.
 type Between struct {
 	First, Then string
 	Do          func()
 
 	armed atomic.Bool
-	last  sync.Map // the last statement, by session
+	last  sync.Map // the last statement, by connection
 }
 
 // Arm makes the tracer call Do once.

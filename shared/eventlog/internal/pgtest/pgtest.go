@@ -1,4 +1,4 @@
-// Package pgtest starts an embedded PostgreSQL server for the tests of a package, and observes its sessions.
+// Package pgtest starts an embedded PostgreSQL server for the tests of a package, and observes its connections.
 package pgtest
 
 import (
@@ -70,8 +70,8 @@ func Database(t testing.TB) string {
 	return strings.Replace(server.pg.URL(), "/edu_matrix_db", "/"+name, 1)
 }
 
-// OwnServer starts a server for one test, in which no transaction of another test keeps old row versions, and returns
-// its URL.
+// OwnServer starts a server for one test and returns its URL. On this server, no transaction of another test keeps old
+// row versions.
 func OwnServer(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "eventlog-test-")
@@ -109,7 +109,8 @@ func During(t testing.TB, run func(context.Context) error) {
 	})
 }
 
-// Named returns the URL of a database with a name for its sessions, which pg_stat_activity shows.
+// Named returns the URL of a database with a name. For connections that are opened with this URL, pg_stat_activity
+// shows the name.
 func Named(t testing.TB, database, name string) string {
 	t.Helper()
 	u, err := url.Parse(database)
@@ -120,8 +121,8 @@ func Named(t testing.TB, database, name string) string {
 	return u.String()
 }
 
-// Horizon returns the oldest transaction whose row versions cannot be vacuumed because of the sessions with a name; 0:
-// these sessions hold up no vacuum.
+// Horizon returns the oldest transaction whose row versions cannot be vacuumed because of the connections with a name;
+// 0: these connections hold up no vacuum.
 func Horizon(t testing.TB, p *pgxpool.Pool, name string) (xmin int64) {
 	t.Helper()
 	require.NoError(t, p.QueryRow(t.Context(), `SELECT coalesce(min(least(backend_xmin::text::bigint,
@@ -139,8 +140,8 @@ func TransactionID(t testing.TB, p *pgxpool.Pool) (xid int64) {
 
 // RequireNoSnapshot asserts that an operation which waits for an advisory lock keeps no old snapshot, so that the
 // database can be vacuumed meanwhile. It also asserts that the operation succeeds once the lock is released. The
-// operation must use sessions with the name "waiter". If polls is set, the operation polls for the lock; otherwise it
-// waits in the server's queue.
+// operation must use connections with the name "waiter". If polls is set, the operation polls for the lock; otherwise
+// it waits in the server's queue.
 func RequireNoSnapshot(t *testing.T, url string, key int64, polls bool, operation func(context.Context) error) {
 	t.Helper()
 	other := Pool(t, url)

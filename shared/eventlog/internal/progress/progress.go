@@ -29,7 +29,8 @@ func (p *Progress) Reach(position catalog.Position) {
 	p.raise(position)
 }
 
-// ReachIn raises the position to one that was read in an era, unless the position was forgotten since then.
+// ReachIn raises the position to one that was read in the given era, unless the position was forgotten since that era
+// began.
 func (p *Progress) ReachIn(era int, position catalog.Position) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -103,7 +104,7 @@ type Set struct {
 	byName sync.Map
 
 	mu     sync.Mutex
-	opened int64 // number of sessions that had been opened when the positions were read
+	opened int64 // number of connections that had been opened when the positions were read
 }
 
 // Of returns the position of a name.
@@ -123,8 +124,8 @@ func (p *Set) Forget() {
 	})
 }
 
-// Renew forgets all positions if sessions of the database were opened since the last call. The argument is the number
-// of sessions that have been opened so far.
+// Renew forgets all positions if connections to the database were opened since the last call. The parameter opened is
+// the number of connections that have been opened so far.
 func (p *Set) Renew(opened int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

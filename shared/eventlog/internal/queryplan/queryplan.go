@@ -23,7 +23,8 @@ type Plan struct {
 	Plans    []Plan
 }
 
-// Explain executes a statement with a plan for its arguments, as a log does, rolls it back, and returns its plan.
+// Explain executes a statement, rolls back what the statement has changed, and returns its plan. As for a log, the
+// server plans the statement for its arguments.
 func Explain(t *testing.T, pool *pgxpool.Pool, statement string, args ...any) Plan {
 	t.Helper()
 	tx, err := pool.Begin(t.Context())
