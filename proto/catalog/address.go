@@ -40,7 +40,7 @@ type Fact struct {
 }
 
 // NewFact returns a Fact. If the pointer read is not nil, At sets *read to true. The time of an event that is decided
-// but not committed yet may still change, so the caller must know whether a state depends on it.
+// but not committed yet may still change, so the caller must know whether a state depends on that time.
 func NewFact(actor string, version Version, at time.Time, read *bool) Fact {
 	return Fact{Actor: actor, Version: version, at: at, read: read}
 }

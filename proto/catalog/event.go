@@ -62,7 +62,8 @@ func (e *Event) Kind() string { return e.kind }
 // Stream returns the template of the event's stream, such as "conversation:{conversation_id}".
 func (e *Event) Stream() string { return e.stream.source }
 
-// Rooms returns the templates of the rooms to which the event is delivered. The rooms of its kind come first.
+// Rooms returns the templates of the rooms to which the event is delivered. The rooms that its kind of stream declares
+// come first.
 func (e *Event) Rooms() []string {
 	rooms := make([]string, len(e.rooms))
 	for i, r := range e.rooms {
@@ -162,7 +163,8 @@ func (c *Catalog) check(e *Event) (problems []error) {
 	if e.Redacts && e.subject.source == "" {
 		fail("redacts, but has no subject")
 	}
-	// Events that open and close a room are in the stream of the room, so they are ordered with its other events.
+	// Events that open and close a room must be in the stream of the room, so that they are in one order with the other
+	// events of the stream.
 	for _, m := range slices.Concat(e.opens, e.closes) {
 		if m.room.source != e.stream.source {
 			fail("opens or closes %s from the stream %s", m.room.source, e.stream.source)

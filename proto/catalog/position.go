@@ -4,6 +4,6 @@ package catalog
 // they were committed. 0 stands for the beginning of a log, before its first event.
 type Position int64
 
-// Version is the number of an event in its stream, from 1 and without gaps, and of a stream the number of its newest
-// event. 0 stands for a stream that does not exist.
+// Version is the number of an event in its stream: 1, 2, 3 and so on. The version of a stream is the number of its
+// newest event, or 0 if the stream does not exist.
 type Version int64

@@ -30,7 +30,7 @@ func (c *Catalog) addStreamKind(owner string, o *routingv1.StreamKind) error {
 	return nil
 }
 
-// streamKindOf returns the kind of stream that an event of a service names. It must belong to the same service.
+// streamKindOf returns the kind of stream that an event of a service names. The kind must belong to the same service.
 func (c *Catalog) streamKindOf(owner, name string) (*streamKind, error) {
 	kind, ok := c.kinds[name]
 	switch {

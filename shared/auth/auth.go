@@ -25,8 +25,8 @@ import (
 // RoleService is the role of another program of the school, which may act on behalf of users.
 const RoleService = "service"
 
-// MinSecret is the minimum length of a secret for HS256, in bytes (RFC 7518, 3.2). An attacker who has a token can
-// guess secrets offline and compare them with the token's signature.
+// MinSecret is the minimum length of a secret for HS256, in bytes (RFC 7518, 3.2). An attacker who has a token can try
+// secrets offline until one leads to the token's signature, so a shorter secret could be found.
 const MinSecret = 32
 
 const (

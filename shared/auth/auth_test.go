@@ -116,7 +116,7 @@ func TestVerify_ReturnsTheUserOrTheReason(t *testing.T) {
 	}
 }
 
-// raw signs a header and claims without changing them.
+// raw returns a token with exactly the given header and claims, and with a valid signature.
 func raw(t testing.TB, header, claims string) string {
 	t.Helper()
 	signing := base64.RawURLEncoding.EncodeToString([]byte(header)) + "." + base64.RawURLEncoding.EncodeToString([]byte(claims))
@@ -127,7 +127,8 @@ func raw(t testing.TB, header, claims string) string {
 	return signing + "." + base64.RawURLEncoding.EncodeToString(signature)
 }
 
-// Unused numbers may be of any size, and the last of two equal claims counts (RFC 7519, 4).
+// A token is legal JSON in an unusual form. A number in a claim that Verify does not use may have any size. If a claim
+// occurs twice, the last one counts (RFC 7519, section 4).
 func TestVerify_AcceptsAnyLegalJSON(t *testing.T) {
 	t.Parallel()
 	v, err := auth.NewVerifier(t.Context(), auth.Options{Secret: secret, RoleClaim: "role"})
@@ -146,7 +147,7 @@ func TestVerify_AcceptsAnyLegalJSON(t *testing.T) {
 	}
 }
 
-// critical returns a token with a valid signature and an unknown extension.
+// critical returns a token with a valid signature, whose header requires an extension that Verify does not support.
 func critical(t *testing.T) string {
 	t.Helper()
 	token := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"sub": "alice", "exp": time.Now().Add(time.Hour).Unix()})
@@ -195,7 +196,8 @@ func TestVerify_IgnoresClaimsThatItDoesNotNeed(t *testing.T) {
 	}
 }
 
-// Verify never accepts a token after its Expires. Otherwise a user would be admitted and disconnected at once.
+// Because clocks differ, Verify accepts a token until 30 s after its exp claim. The time Expires that Verify returns
+// includes these 30 s. If Expires were in the past, a gateway would disconnect the user at once.
 func TestVerify_AnAcceptedTokenHasNotExpired(t *testing.T) {
 	t.Parallel()
 	v, err := auth.NewVerifier(t.Context(), auth.Options{Secret: secret})
@@ -211,7 +213,7 @@ func TestVerify_AnAcceptedTokenHasNotExpired(t *testing.T) {
 	require.ErrorContains(t, err, "expired")
 }
 
-// tampered replaces the user in a token whose signature was made for eve.
+// tampered replaces the user eve by bob in a token, and keeps the signature, which does not fit any more.
 func tampered(token string) string {
 	parts := strings.Split(token, ".")
 	claims, _ := base64.RawURLEncoding.DecodeString(parts[1])
@@ -228,7 +230,7 @@ func FuzzVerify(f *testing.F) {
 	for _, seed := range []string{token, "", "..", "e30.e30.", tampered(token), "eyJhbGciOiJub25lIn0.e30."} {
 		f.Add(seed)
 	}
-	// Any claims, with a valid signature.
+	// A seed that begins with "claims:" contains only claims; the test makes a token with a valid signature from them.
 	f.Add("claims:" + `{"sub":"a","exp":1e300}`)
 	f.Add("claims:" + `{"sub":["a"],"exp":"x","nbf":-1e300}`)
 	f.Fuzz(func(t *testing.T, token string) {

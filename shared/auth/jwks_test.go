@@ -30,7 +30,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// signIn is a school's sign-in, which serves a set of keys or fails.
+// signIn is a school's identity provider. It serves the stored set of keys, and fails while no set is stored.
 type signIn struct {
 	*httptest.Server
 	set  atomic.Value
@@ -53,14 +53,14 @@ func newSignIn(t *testing.T) *signIn {
 	return s
 }
 
-// RoundTrip answers without a network, for tests in a synctest bubble.
+// RoundTrip makes signIn an http.RoundTripper that needs no network, for tests in a synctest bubble.
 func (s *signIn) RoundTrip(*http.Request) (*http.Response, error) {
 	s.asks.Add(1)
 	set, _ := s.set.Load().(string)
 	return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader(set))}, nil
 }
 
-// serve publishes the public keys with their ids.
+// serve stores a set with the public keys of keys, under their ids, and with two keys that are not usable.
 func (s *signIn) serve(t *testing.T, keys map[string]crypto.Signer) {
 	t.Helper()
 	var all []any
@@ -71,7 +71,7 @@ func (s *signIn) serve(t *testing.T, keys map[string]crypto.Signer) {
 		}
 		all = append(all, jwk.Marshal())
 	}
-	// Unusable keys must not affect the others: a key of an unknown kind, and a shared secret.
+	// A key of an unknown kind and a shared secret are not usable. They must not affect the other keys of the set.
 	all = append(all, map[string]string{"kty": "martian", "kid": "m"},
 		map[string]string{"kty": "oct", "kid": "secret", "k": base64.RawURLEncoding.EncodeToString([]byte("known to all"))})
 	set, err := json.Marshal(map[string]any{"keys": all})
@@ -105,7 +105,7 @@ func verifier(t *testing.T, s *signIn, p fetchIntervals) *Verifier {
 	return v
 }
 
-// eager is a set of fetch intervals without waiting times.
+// eager contains fetch intervals so short that a test does not have to wait before keys are fetched again.
 var eager = fetchIntervals{usual: time.Hour, retry: 10 * time.Millisecond, slowest: 10 * time.Millisecond, patience: 20 * time.Second}
 
 func refused(t *testing.T, v *Verifier, token, says string) {
@@ -155,7 +155,7 @@ func TestVerify_KeysMayComeLate(t *testing.T) {
 	default:
 	}
 	s.serve(t, map[string]crypto.Signer{"k1": key})
-	select { // the keys are fetched without any request
+	select { // the verifier fetches the keys although no token is checked
 	case <-v.Ready():
 	case <-time.After(time.Minute):
 		t.Fatal("not ready")
@@ -174,7 +174,7 @@ func TestVerify_KeysAreReplaced(t *testing.T) {
 	s.serve(t, map[string]crypto.Signer{"young": young})
 	taken(t, v, sign(t, jwt.SigningMethodEdDSA, "young", young))
 	refused(t, v, sign(t, jwt.SigningMethodEdDSA, "old", old), "not known here")
-	// A new key is found even for a token that names no key.
+	// A token that names no key is signed with a new key. The verifier must fetch the new key for this token too.
 	s.serve(t, map[string]crypto.Signer{"young": young, "next": next})
 	taken(t, v, sign(t, jwt.SigningMethodEdDSA, "", next))
 	refused(t, v, sign(t, jwt.SigningMethodEdDSA, "", old), "signature")
@@ -200,14 +200,14 @@ func TestVerify_FindsARotatedKeyDespiteInventedKeyNames(t *testing.T) {
 			t.Fatal(err)
 		}
 		taken(t, v, sign(t, jwt.SigningMethodEdDSA, "old", old))
-		refused(t, v, sign(t, jwt.SigningMethodEdDSA, "invented", old), "not known here") // causes a second fetch at once
+		refused(t, v, sign(t, jwt.SigningMethodEdDSA, "invented", old), "not known here") // the unknown name causes a second fetch at once
 		if asks := s.asks.Load(); asks != 2 {
 			t.Fatalf("the keys were fetched %d times", asks)
 		}
 
 		s.serve(t, map[string]crypto.Signer{"old": old, "young": young})
 		begun := time.Now()
-		unavailable(t, v, sign(t, jwt.SigningMethodEdDSA, "young", young)) // not before 10 s have passed
+		unavailable(t, v, sign(t, jwt.SigningMethodEdDSA, "young", young)) // the third fetch is allowed only 10 s later
 		unavailable(t, v, sign(t, jwt.SigningMethodEdDSA, "invented", old))
 		taken(t, v, sign(t, jwt.SigningMethodEdDSA, "old", old))
 		if took := time.Since(begun); took != 6*time.Second {
@@ -256,7 +256,7 @@ func TestVerify_ChecksAudienceAndIssuer(t *testing.T) {
 		{"mesh", "https://sign-in.example/", ""},
 		{[]string{"other"}, "https://sign-in.example/", "aud is not the JWT_AUDIENCE"},
 		{nil, "https://sign-in.example/", "has no aud"},
-		{"mesh", "https://sign-in.example", "iss is not the JWT_ISSUER"}, // the slash matters
+		{"mesh", "https://sign-in.example", "iss is not the JWT_ISSUER"}, // without the slash at the end
 		{"mesh", nil, "iss"},
 		{7, "https://sign-in.example/", "aud"},
 		{[]any{"mesh", nil}, "https://sign-in.example/", "aud is not of the type"},
@@ -278,7 +278,7 @@ func TestVerify_ChecksAudienceAndIssuer(t *testing.T) {
 			refused(t, v, signed, test.says)
 			continue
 		}
-		// A claim is a role only if JWT_ROLE_CLAIM names it.
+		// The claim role is ignored, because JWT_ROLE_CLAIM does not name it.
 		if u, err := v.Verify(t.Context(), signed); err != nil || u.ID != "bob" || u.Role != "" {
 			t.Fatalf("%+v %v", u, err)
 		}
@@ -321,7 +321,7 @@ func TestVerify_MethodsOfPublicKeysOnly(t *testing.T) {
 	refused(t, v, sign(t, jwt.SigningMethodEdDSA, "ed", edKey(t)), "signature")
 }
 
-// jwk returns a public key as a sign-in writes it, with additional members.
+// jwk returns a key in the JSON form of a key set (JWK), with additional members of the JSON object.
 func jwk(t *testing.T, key any, members map[string]any) map[string]any {
 	t.Helper()
 	made, err := jwkset.NewJWKFromKey(key, jwkset.JWKOptions{Marshal: jwkset.JWKMarshalOptions{Private: true}})
@@ -349,8 +349,9 @@ func (s *signIn) write(t *testing.T, before string, keys ...any) {
 	s.set.Store(before + string(text))
 }
 
-// The sets have the forms that sign-ins use: several keys with one name, fingerprints of certificates in nonstandard
-// forms, a byte order mark. Keys that anyone can sign with are never used.
+// Identity providers publish key sets in unusual forms: several keys with one name, certificate fingerprints in
+// nonstandard forms, a byte order mark. Verify must accept these sets. But it must not use a private key that is
+// published in a set, because anyone could sign tokens with that key.
 func TestVerify_AcceptsTheKeySetsOfSignIns(t *testing.T) {
 	t.Parallel()
 	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
@@ -384,7 +385,7 @@ func TestVerify_AcceptsTheKeySetsOfSignIns(t *testing.T) {
 		jwk(t, ecKey.Public(), map[string]any{"kid": "1", "alg": "ES256", "ext": true, "use": "sig"}),
 		jwk(t, ecKey, map[string]any{"kid": "private"}), nil, map[string]any{"kty": "RSA", "kid": "1", "n": "", "e": "AQAB"})
 	v := verifier(t, s, eager)
-	for _, id := range []string{"1", ""} { // with and without the name of the key
+	for _, id := range []string{"1", ""} { // tokens with and without the name of their key
 		taken(t, v, sign(t, jwt.SigningMethodRS256, id, rsaKey))
 		taken(t, v, sign(t, jwt.SigningMethodRS256, id, old))
 		taken(t, v, sign(t, jwt.SigningMethodES256, id, ecKey))

@@ -87,7 +87,7 @@ func TestPostgres_RetiresAConnectionAfter7500Uses(t *testing.T) {
 		defer c.Release()
 		return c.Conn().PgConn().PID()
 	}
-	first := pid()   // the second use, after the ping
+	first := pid()   // the second use; the first one was the ping of Open
 	for range 7497 { // uses 3 to 7,499
 		c, err := pool.Acquire(t.Context())
 		require.NoError(t, err)
@@ -133,7 +133,8 @@ func TestRedis_ErrorsContainTheAddressAndAdviceAfterThreeRetries(t *testing.T) {
 	require.NotContains(t, err.Error(), "hidden")
 }
 
-// answerRedis answers every command at a listener with an error, which shows that the listener was reached.
+// answerRedis listens at an address and answers every connection with the Redis error "reached", which shows that a
+// client reached this address.
 func answerRedis(t *testing.T, network, address string) string {
 	t.Helper()
 	l, err := net.Listen(network, address)

@@ -17,7 +17,8 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
-// A topic that was created while only one of three brokers was up has one replica, which is reported.
+// A topic has fewer replicas than the number of brokers allows, for example because only one of three brokers was up
+// when the topic was created. This must be reported.
 func TestDifferences_ReportMissingReplicas(t *testing.T) {
 	t.Parallel()
 	declared := catalog.Topic{Name: "chat-events", Partitions: 3, Retention: time.Hour}
@@ -39,7 +40,8 @@ func TestDifferences_ReportMissingReplicas(t *testing.T) {
 	}
 }
 
-// One of three brokers gets to know new topics late. EnsureTopics must not return before.
+// One of three brokers learns of new topics later than the others. EnsureTopics must not return before all three know
+// the topics.
 func TestEnsureTopics_WaitsUntilEveryBrokerKnowsThem(t *testing.T) {
 	t.Parallel()
 	c, err := kfake.NewCluster(kfake.NumBrokers(3))

@@ -157,7 +157,7 @@ type call struct {
 }
 
 // Dial connects, and returns when all the user's rooms are open. With a resume token, the missed events are delivered
-// before it returns. The error wraps an *Error if the gateway has refused the connection.
+// before Dial returns. The error wraps an *Error if the gateway has refused the connection.
 func Dial(ctx context.Context, o Options) (*Client, error) {
 	c, err := dial(ctx, o, nil)
 	if err != nil {

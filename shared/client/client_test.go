@@ -15,13 +15,14 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// mesh answers one connection: it replies to connect, and then calls the function then.
+// mesh starts a server that replies to the connect frame of a client and then calls the function then. It returns the
+// server's URL.
 func mesh(t *testing.T, then func(socket *websocket.Conn)) string {
 	t.Helper()
 	return meshOf(t, make(chan string, 100), then)
 }
 
-// meshOf is mesh for any number of connections. It sends the data of each connect frame to connects.
+// meshOf is like mesh. In addition, it sends the data of each connect frame to connects.
 func meshOf(t *testing.T, connects chan<- string, then func(socket *websocket.Conn)) string {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -57,7 +58,7 @@ func TestClient_NoticesThatTheMeshIsSilent(t *testing.T) {
 	t.Parallel()
 	end := make(chan struct{})
 	defer close(end)
-	url := mesh(t, func(*websocket.Conn) { <-end }) // without reads, pings are not answered either
+	url := mesh(t, func(*websocket.Conn) { <-end }) // nothing reads the socket, so pings are not answered either
 	c := dial(t, client.Options{URL: url, Silence: 200 * time.Millisecond})
 	select {
 	case <-c.Done():
@@ -80,7 +81,7 @@ func TestClient_PingsAMeshThatHasNothingToSend(t *testing.T) {
 		}
 	})
 	c := dial(t, client.Options{URL: url, Silence: 500 * time.Millisecond})
-	for range 6 { // longer than Silence
+	for range 6 { // six pings take longer than Silence
 		select {
 		case <-pings:
 		case <-c.Done():
@@ -122,7 +123,8 @@ func TestClient_AFrameThatCannotBeReadEndsTheConnection(t *testing.T) {
 	require.ErrorContains(t, c.Err(), "cannot be read")
 }
 
-// After the user has ended the session, the client begins a new session and requests no missed events.
+// A user ends a session, and the session's client connects again. It must begin a new session and request no missed
+// events.
 func TestClient_BeginsANewSessionWhenItsSessionWasEnded(t *testing.T) {
 	t.Parallel()
 	const closing = `{"type":"closing","code":4501,"error":{"code":"session_ended","message":"it was ended"}}`
@@ -159,7 +161,7 @@ func TestClient_BeginsANewSessionWhenItsSessionWasEnded(t *testing.T) {
 	}
 }
 
-// A client whose connection was lost continues its session.
+// A client loses its connection and connects again. It must continue its session and send its resume token.
 func TestClient_ContinuesItsSessionAfterALostConnection(t *testing.T) {
 	t.Parallel()
 	connects := make(chan string, 4)

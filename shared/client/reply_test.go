@@ -10,7 +10,8 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// A reply is not lost if the server closes the connection right after it, however late the caller reads it.
+// A server sends a reply and closes the connection at once. Request must return the reply and not the closing, however
+// late it looks for the reply.
 func TestRequest_ReturnsAReplyThatTheEndFollows(t *testing.T) {
 	t.Parallel()
 	var upgrader websocket.Upgrader

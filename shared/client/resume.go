@@ -104,7 +104,7 @@ func (c *Client) newestVersions() map[string]int64 {
 }
 
 // connect sends the first frame, and returns when all the user's rooms are open. Missed events are delivered before
-// it returns.
+// connect returns.
 func (c *Client) connect(ctx context.Context) error {
 	data := map[string]any{}
 	for name, text := range map[string]string{"resume_token": c.options.ResumeToken, "session_id": c.options.SessionID,

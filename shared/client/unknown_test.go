@@ -18,7 +18,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// later returns encoded fields of a later version, which this version does not declare: one of every wire type.
+// later returns encoded fields that only a later version of the protocol declares: one field of each wire type.
 func later() []byte {
 	b := protowire.AppendVarint(protowire.AppendTag(nil, 901, protowire.VarintType), 7)
 	b = protowire.AppendString(protowire.AppendTag(b, 902, protowire.BytesType), "x")
@@ -26,7 +26,7 @@ func later() []byte {
 	return protowire.AppendFixed64(protowire.AppendTag(b, 904, protowire.Fixed64Type), 7)
 }
 
-// newer encodes a message and appends fields of a later version.
+// newer encodes a message together with the fields of later.
 func newer(m proto.Message) []byte {
 	m.ProtoReflect().SetUnknown(later())
 	b, err := proto.Marshal(m)
@@ -36,7 +36,8 @@ func newer(m proto.Message) []byte {
 	return b
 }
 
-// gatewayOfALaterVersion replies to every message of a client with a message of several frames.
+// gatewayOfALaterVersion starts a server that answers each message of a client with the next of replies, which may
+// contain several frames. It returns the server's URL.
 func gatewayOfALaterVersion(t *testing.T, kind int, replies ...[]byte) string {
 	t.Helper()
 	upgrader := websocket.Upgrader{Subprotocols: []string{"edumatrix.v1.json", "edumatrix.v1.proto"}}
@@ -109,8 +110,8 @@ func inProtobuf() (kind int, replies [][]byte) {
 	}
 }
 
-// A gateway may be newer than its clients. A client ignores keys, frame types and event names that it does not know,
-// and handles everything else, even in the same message.
+// A gateway is newer than its client. The client must ignore keys, frame types and event names that it does not know,
+// and handle everything else, even if both are in one message.
 func TestClient_IgnoresUnknownFieldsOfALaterVersion(t *testing.T) {
 	t.Parallel()
 	for name, encoded := range map[string]func() (int, [][]byte){"JSON": inJSON, "Protobuf": inProtobuf} {

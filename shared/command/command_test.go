@@ -15,8 +15,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// A command that a gateway would not have published is refused if its sender can correct it. Otherwise Read returns
-// another error, and the command becomes a dead letter.
+// Read repeats the checks that a gateway makes before it publishes a command. If the sender can correct the command,
+// the error of Read is a refusal. With any other error the command becomes a dead letter.
 func TestRead_MakesTheChecksOfGateways(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()

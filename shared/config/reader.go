@@ -122,8 +122,8 @@ func (r *reader) name(variable, otherwise string, maxBytes int) string {
 	return value
 }
 
-// path reads the path of a folder or file. It refuses texts that only a shell would expand, because they would name
-// another folder.
+// path reads the path of a folder or file. It refuses texts that only a shell would expand, because without a shell
+// they would name another folder.
 func (r *reader) path(name, otherwise string) string {
 	value := r.text(name, otherwise)
 	switch {
@@ -135,7 +135,7 @@ func (r *reader) path(name, otherwise string) string {
 	return value
 }
 
-// httpURL reads a URL. An error does not contain its user and password.
+// httpURL reads a URL. An error does not contain the user and password in the URL.
 func (r *reader) httpURL(name, otherwise string) string {
 	value := r.text(name, otherwise)
 	if value == "" {

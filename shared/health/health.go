@@ -166,7 +166,7 @@ func (h *Health) runCheck(ctx context.Context, i int) {
 	}
 }
 
-// begin closes began if all checks succeed. It is called with the lock held.
+// begin closes the channel began if all checks succeed. The caller holds the lock.
 func (h *Health) begin() {
 	select {
 	case <-h.began:
@@ -194,7 +194,8 @@ func (h *Health) services() (all map[string]bool, healthy bool) {
 			all[h.checks[i].Name] = false
 		}
 	}
-	// While a consumer waits for another service, clients get events late, so socketio counts as unavailable.
+	// The key socketio stands for the delivery of events to clients. While a consumer waits for another service,
+	// clients get events late, so the key is false.
 	for dependency := range h.waiting {
 		if !slices.Contains(keys, dependency) {
 			all["socketio"] = false

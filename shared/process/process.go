@@ -36,9 +36,9 @@ type Env struct {
 	Telemetry *telemetry.Telemetry
 	Ready     func() // called once the service is ready; may be nil
 
-	// Instance is the name of the process among the processes of its service. It must be the same after a restart: the
-	// partitions of the process are reserved for some seconds until it is back. Empty: the other processes take them
-	// over at once.
+	// Instance is the name of the process among the processes of its service. It must be the same after a restart:
+	// Kafka reserves the partitions of a process that ends for some seconds, until a process with the same name is
+	// back. If Instance is empty, the other processes take over the partitions at once.
 	Instance string
 }
 
@@ -144,7 +144,7 @@ func serve(
 		return fmt.Errorf("telemetry: %w", err)
 	}
 	defer func() {
-		// Send the last spans although ctx has ended.
+		// Send the last trace spans although ctx has ended.
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
 		if e := traces.Stop(last); e != nil {

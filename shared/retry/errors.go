@@ -6,7 +6,7 @@ import (
 
 // ErrUnavailable is wrapped by errors of a dependency that cannot be reached or does not work. The request or message
 // is not at fault and should be tried again until the dependency works; a message never becomes a dead letter because
-// of it.
+// of such an error.
 var ErrUnavailable = errors.New("dependency unavailable")
 
 // Unavailable wraps err, which came from a dependency, so that it matches ErrUnavailable. The dependency has the name

@@ -17,7 +17,8 @@ func Sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// Await returns when signal is closed or receives, when patience has passed, or when ctx ends.
+// Await returns when the channel signal is closed or has a value, when the duration patience has passed, or when ctx
+// ends.
 func Await[T any](ctx context.Context, signal <-chan T, patience time.Duration) {
 	t := time.NewTimer(patience)
 	defer t.Stop()

@@ -187,7 +187,7 @@ func Interceptors(log *slog.Logger, tracer trace.Tracer) connect.HandlerOption {
 				out := Error(err)
 				span.SetAttributes(attribute.String("rpc.connect_rpc.error_code", connect.CodeOf(out).String()))
 				if !refused && connect.CodeOf(out) == connect.CodeInternal {
-					// The text is left out of the span, because it may be confidential. The log contains it.
+					// The text may be confidential, so it is only logged and left out of the trace span.
 					span.SetStatus(codes.Error, "")
 					log.Error("a call failed", "procedure", r.Spec().Procedure, "error", err,
 						"trace", span.SpanContext().TraceID().String())

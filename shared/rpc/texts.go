@@ -6,8 +6,8 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
-// checkTexts returns a refusal that names the field if a request contains a text that PostgreSQL cannot store. No log
-// contains such a text, and a statement with it would fail.
+// checkTexts returns a refusal that names the field if a request contains a text that PostgreSQL cannot store. No
+// owner's log contains such a text, and an SQL statement with it would fail.
 func checkTexts(m protoreflect.Message, path string) (err error) {
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		name := path + string(f.Name())

@@ -124,8 +124,8 @@ func (p *Parts) WithIntake(name string, run func(context.Context) error) {
 // any more.
 func (p *Parts) Finish(wait func()) { p.finishing = append(p.finishing, wait) }
 
-// Run serves until ctx ends. Then it stops the intake, waits for work in flight, and stops the parts in the background
-// and the listener last. prepare adds the parts.
+// Run serves until ctx ends. Then it stops consuming and the parts of WithIntake, waits for work in flight, and stops
+// the parts in the background and the listener last. The function prepare adds the parts.
 func (s *Service) Run(ctx context.Context, prepare func(*Parts) error) error {
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
@@ -193,7 +193,8 @@ func (s *Service) serve(ctx, failed context.Context, consuming <-chan struct{}) 
 	wait(nil)
 }
 
-// onDeadLetter records the outcomes of commands. Events of other owners have no outcome.
+// onDeadLetter calls the function dead for a command that becomes a dead letter, so that the command gets an outcome.
+// Events of other owners have no outcome.
 func (p *Parts) onDeadLetter(ctx context.Context, m *message.Message, cause error) error {
 	if topic, _ := bus.TopicOf(m.Context()); p.dead != nil && topic == catalog.CommandTopic(p.service.Name) {
 		return p.dead(ctx, m, cause)

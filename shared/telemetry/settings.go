@@ -163,7 +163,8 @@ func (r *settingsReader) exporter(s *Settings) {
 	}
 }
 
-// endpoint parses a collector's address. The scheme is optional, because both forms are common.
+// endpoint parses a collector's address. The scheme is optional, because addresses with and without a scheme are
+// common.
 func (r *settingsReader) endpoint(name, value string) *url.URL {
 	if !strings.Contains(value, "://") {
 		scheme := "http://"

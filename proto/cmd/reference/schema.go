@@ -35,7 +35,8 @@ type schemas struct {
 
 func (d *declarations) newSchemas() *schemas { return &schemas{declarations: d, byName: object{}} }
 
-// ref adds the schema of a message, and of the messages in its fields, and returns a reference to it.
+// ref adds the schema of a message, and those of the messages in its fields. It returns a reference to the schema of
+// the message itself.
 func (s *schemas) ref(m protoreflect.MessageDescriptor, dir direction, suffix string) object {
 	name := schemaName(m) + suffix
 	ref := object{"$ref": "#/components/schemas/" + name}
@@ -166,6 +167,6 @@ func text(f field, dir direction) object {
 	return schema
 }
 
-// constant returns the schema of one constant text. It uses enum, which all versions of JSON Schema define, unlike
-// const.
+// constant returns the schema of one constant text. It uses the keyword enum, which all versions of JSON Schema define,
+// and not the keyword const.
 func constant(text string) object { return object{"type": "string", "enum": []string{text}} }

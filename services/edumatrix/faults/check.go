@@ -256,9 +256,9 @@ func (j *judge) order() {
 }
 
 // topics checks that readers of each partition get every event of the log in order. A reader accepts a record whose
-// "before" is the position of the last record that it accepted, drops older records, and stops at a gap. So topics
-// fails if a gap is left at the end of a partition. (When a batch was interrupted, a later record may precede an
-// earlier one. The relay then publishes both again.)
+// "before" is the position of the last record that it accepted, drops older records, and stops at a record before which
+// an event is missing. So topics fails if such a reader does not reach the highest position in a partition. (When a
+// batch was interrupted, a later record may precede an earlier one. The relay then publishes both again.)
 func (j *judge) topics() {
 	type place struct {
 		topic     string

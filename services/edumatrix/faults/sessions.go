@@ -82,7 +82,7 @@ type viewer struct {
 	session *Session
 	acked   map[string]map[int64]time.Time
 	last    map[string]int64 // the last version that the session received, by stream
-	jumps   map[string]bool  // streams with a reported gap
+	jumps   map[string]bool  // streams that were not recovered, until their next event
 }
 
 func (v *viewer) broken(promise, format string, args ...any) {

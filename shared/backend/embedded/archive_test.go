@@ -32,7 +32,8 @@ const (
 		"AYsBgFAAAP2BpwuxxGf7AgAAAAAEWVo="
 )
 
-// publish serves an archive for any platform as the library's source does, and counts the downloads.
+// publish serves an archive over HTTP in the same way as the source from which the library embedded-postgres downloads
+// it. Every platform gets the same archive. fetched counts the downloads.
 func publish(t *testing.T, txz string) (source, sum string, fetched *atomic.Int32) {
 	t.Helper()
 	content, err := base64.StdEncoding.DecodeString(txz)
@@ -63,7 +64,8 @@ func publish(t *testing.T, txz string) (source, sum string, fetched *atomic.Int3
 	return s.URL, hex.EncodeToString(own[:]), fetched
 }
 
-// testArchive uses one sum for every platform.
+// testArchive returns an archive that is downloaded from source, and for which sum is the pinned checksum on every
+// platform.
 func testArchive(t *testing.T, source, sum string) archive {
 	sums := map[string]string{}
 	for platform := range archiveSums {

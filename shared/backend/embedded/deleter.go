@@ -171,7 +171,8 @@ func (d *deleter) expired(ctx context.Context, topic string, retention time.Dura
 		return err
 	}
 	for p, end := range ends {
-		// upTo is the offset of the first record that is recent enough, or the end if there is none.
+		// upTo is the offset of the first record that is recent enough, but at most that of the last record, which is
+		// kept.
 		upTo := min(young[topic][p].Offset, end.Offset-1)
 		if young[topic][p].Offset < 0 {
 			upTo = end.Offset - 1

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// If this process runs as root, the account of PostgreSQL downloads the archive.
+// The test may run as root. In that case the account of PostgreSQL must download the archive, and not root.
 func TestArchive_IsDownloadedByTheAccountOfPostgreSQL(t *testing.T) {
 	t.Parallel()
 	source, _, fetched := publish(t, goodArchive)

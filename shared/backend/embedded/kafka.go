@@ -44,11 +44,11 @@ type Kafka struct {
 
 // StartKafka starts a broker with the data that an earlier broker has stored in o.Dir.
 //
-// Clients configure retention as on any broker, but the broker itself does not delete records. If it emptied a
-// partition, the partition's offsets would begin at 0 again after a restart while the groups' offsets would not, and
-// the groups would skip new records. Instead the broker keeps records without a limit and stores the requested
-// retention as backend.KeptRetention, and a deleter removes older records, except the last record of a partition and
-// records that a group has not read.
+// Clients configure retention as on any broker, but the broker itself does not delete records. If the broker emptied a
+// partition, the partition's offsets would begin at 0 again after a restart. The offsets of the groups would still be
+// higher, so the groups would skip new records. Instead the broker keeps records without a limit and stores the
+// requested retention as backend.KeptRetention, and a deleter removes older records, except the last record of a
+// partition and records that a group has not read.
 func StartKafka(o KafkaOptions) (_ *Kafka, err error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

@@ -28,17 +28,17 @@ func startKafka(t *testing.T, o embedded.KafkaOptions) (*embedded.Kafka, backend
 	return k, backend.Kafka{Brokers: k.Brokers(), ClientID: "test"}
 }
 
-// openClients opens clients with which a test writes to the broker and reads its state.
+// openClients opens a client that writes to the broker, and an admin client that reads the broker's offsets.
 func openClients(t *testing.T, k backend.Kafka) (*kgo.Client, *kadm.Client) {
 	t.Helper()
 	client, err := kgo.NewClient(append(k.Options(), kgo.RecordPartitioner(kgo.ManualPartitioner()),
-		kgo.RecordDeliveryTimeout(0))...) // the timeout counts from the records' own time
+		kgo.RecordDeliveryTimeout(0))...) // the timeout would count from the records' timestamps, which may be old
 	require.NoError(t, err)
 	t.Cleanup(client.Close)
 	return client, kadm.NewClient(client)
 }
 
-// produce sends records whose timestamps are age in the past, and waits until they are acknowledged.
+// produce sends records that appear to be as old as the parameter age, and waits until they are acknowledged.
 func produce(t *testing.T, client *kgo.Client, topic string, count int, age time.Duration) {
 	t.Helper()
 	for i := range count {
@@ -97,7 +97,7 @@ func TestKafka_AKillLosesNoAcknowledgedRecord(t *testing.T) {
 	kept, ok := offsets.Lookup("kept", 0)
 	require.True(t, ok)
 	require.EqualValues(t, 40, kept.At)
-	declare(t, k, "kept", time.Hour) // reports no difference, so the requested retention was stored too
+	declare(t, k, "kept", time.Hour) // fails if the topic's retention was not stored
 }
 
 func TestKafka_DeletesExpiredRecordsThatAllGroupsHaveRead(t *testing.T) {
@@ -123,7 +123,7 @@ func TestKafka_DeletesExpiredRecordsThatAllGroupsHaveRead(t *testing.T) {
 	require.Zero(t, oldestOffset(t, admin, "young"))
 	require.EqualValues(t, 10, endOffset(t, admin, "old"))
 
-	// Offsets continue after a restart, and so does the deletion of records.
+	// After a restart, new records get the next offsets, and expired records are still deleted.
 	running.Stop()
 	_, k = startKafka(t, o)
 	client, admin = openClients(t, k)

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// failing is a listener that fails for a while as if the process had too many open files.
+// failing is a listener whose next calls of Accept fail as if the process had too many open files.
 type failing struct {
 	net.Listener
 	failures atomic.Int64 // number of calls of Accept that still fail
@@ -47,7 +47,7 @@ func TestListener_ContinuesAfterTooManyOpenFiles(t *testing.T) {
 	require.NoError(t, <-accepted)
 	require.NoError(t, c.Close())
 
-	f.failures.Store(1 << 40) // Close ends Accept even while Accept waits to try again
+	f.failures.Store(1 << 40) // all calls fail from now on; Close must end Accept while it waits to try again
 	go func() {
 		_, err := l.Accept()
 		accepted <- err

@@ -55,7 +55,8 @@ type Postgres struct {
 // accepts connections. ctx bounds the start, not the server's life. The server ends with this process, however the
 // process ends. If a server is left behind nevertheless, the next start stops it first.
 //
-// It unsets libpq's variables in this process, because pgx would apply them to connections to this server as well.
+// StartPostgres unsets libpq's variables in this process, because pgx would apply them to connections to this server as
+// well.
 func StartPostgres(ctx context.Context, o PostgresOptions) (_ *Postgres, err error) {
 	if err := o.complete(); err != nil {
 		return nil, fmt.Errorf("embedded PostgreSQL: %w", err)

@@ -20,8 +20,8 @@ import (
 // quick turns off settings that protect only against a loss of power.
 var quick = map[string]string{"fsync": "off", "full_page_writes": "off"}
 
-// postgresOptions returns options with a folder that only this account may enter, like any temporary folder of a
-// test.
+// postgresOptions returns options with a data folder inside a temporary folder of the test, which only the account that
+// runs the test may enter.
 func postgresOptions(t *testing.T) embedded.PostgresOptions {
 	return embedded.PostgresOptions{
 		Dir: filepath.Join(t.TempDir(), "postgres"), User: "anna", Password: "it's a 'secret'/?", Database: "school",
@@ -55,7 +55,8 @@ func value(t *testing.T, url, sql string) (text string) {
 	return text
 }
 
-// Variables that are meant for another server neither prevent the start nor affect connections to this server.
+// The environment contains variables of libpq that are meant for another server. They must neither prevent the start of
+// the embedded server nor affect connections to it.
 func TestPostgres_IgnoresLibpqVariables(t *testing.T) {
 	for name, value := range map[string]string{"PGSERVICE": "prod", "PGTZ": "Mars/Phobos", "PGTARGETSESSIONATTRS": "standby",
 		"PGOPTIONS": "-c default_transaction_read_only=on", "PGSSLROOTCERT": "/nonexistent", "PGHOST": "elsewhere"} {
@@ -86,7 +87,8 @@ func TestPostgres_KeepsItsDataOverARestart(t *testing.T) {
 	require.ErrorContains(t, err, "password authentication failed")
 }
 
-// The size of the server's cache and of its log between checkpoints depends on the configured memory, within bounds.
+// The size of PostgreSQL's cache and of its write-ahead log between two checkpoints depends on the option Cache, within
+// bounds.
 func TestPostgres_UsesTheConfiguredMemory(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -103,7 +105,7 @@ func TestPostgres_UsesTheConfiguredMemory(t *testing.T) {
 			t.Parallel()
 			o := postgresOptions(t)
 			o.Cache = test.cache
-			if test.cache < 0 { // explicit settings take precedence
+			if test.cache < 0 { // explicit settings take precedence over the option Cache
 				o.Cache, o.Settings = 512<<20, maps.Clone(quick)
 				o.Settings["shared_buffers"], o.Settings["max_wal_size"] = "192MB", "1GB"
 			}
@@ -160,7 +162,7 @@ func TestPostgres_StopsTheServerThatAnEarlierStartHasLeft(t *testing.T) {
 	o := postgresOptions(t)
 	left := startPostgres(t, o)
 	execute(t, left.URL(), "CREATE TABLE kept AS SELECT 'still here' AS said")
-	// Without the lock file, the process that started the server appears to have died.
+	// The process that started the first server seems to have died, because its lock file is gone.
 	require.NoError(t, os.Remove(filepath.Join(o.Dir, "lock")))
 
 	p := startPostgres(t, o)
@@ -173,8 +175,8 @@ func TestPostgres_IgnoresAProcessIDThatAnotherProcessHasNow(t *testing.T) {
 	t.Parallel()
 	o := postgresOptions(t)
 	require.NoError(t, startPostgres(t, o).Stop())
-	// After a crash and a restart of the machine, the process id can belong to another process. In this test, it
-	// belongs to the test's own process.
+	// After a crash and a restart of the machine, the process id in the file postmaster.pid can belong to any other
+	// process. In this test, it belongs to the test's own process.
 	stale := fmt.Sprintf("%d\n/nowhere\n1\n1\n\n127.0.0.1\n1 1\nready\n", os.Getpid())
 	require.NoError(t, os.WriteFile(filepath.Join(o.Dir, "cluster", "postmaster.pid"), []byte(stale), 0o600))
 	startPostgres(t, o)

@@ -14,8 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend/embedded"
 )
 
-// role is the environment variable that makes this test binary run a store instead of the tests. Its value is the
-// store.
+// role is the environment variable that makes this test binary run a store instead of the tests. The value of the
+// variable is "postgres" or "kafka".
 const role = "EMBEDDED_TEST_ROLE"
 
 func TestMain(m *testing.M) {
@@ -61,7 +61,7 @@ func startProcess(t *testing.T, store, dir string) *process {
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
 	p := &process{cmd, bufio.NewReader(out)}
-	t.Cleanup(func() { _ = cmd.Process.Kill() }) // most tests have killed it by then
+	t.Cleanup(func() { _ = cmd.Process.Kill() }) // most tests have killed the process by then
 	return p
 }
 
@@ -75,5 +75,5 @@ func (p *process) line(t *testing.T) string {
 func (p *process) kill(t *testing.T) {
 	t.Helper()
 	require.NoError(t, p.cmd.Process.Kill())
-	_ = p.cmd.Wait() // it was killed
+	_ = p.cmd.Wait() // returns an error, because the process was killed
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend/embedded"
 )
 
-// While the disk is full, checks of Kafka fail. They succeed once there is space again.
+// The broker's disk is full. Checks of Kafka must fail, and succeed again once there is space.
 func TestKafka_ChecksFailWhileTheDiskIsFull(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -48,15 +48,15 @@ func TestKafka_ChecksFailWhileTheDiskIsFull(t *testing.T) {
 	produce(t, client, "topic", 1, 0)
 }
 
-// Checks of Kafka fail while it cannot write to its data directory. Unlike a full disk, this needs no privileges to set
-// up.
+// The broker cannot write to its data directory. Checks of Kafka must fail, and succeed again once it can write. This
+// test needs no privileges, in contrast to the test with a full disk.
 func TestKafka_ChecksFailWhileItCannotWrite(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	_, k := startKafka(t, embedded.KafkaOptions{Dir: dir})
 	require.NoError(t, k.Check(t.Context()))
 	obstacle := filepath.Join(dir, "probe")
-	full := t.TempDir() // not empty, so that the probe cannot remove it
+	full := t.TempDir() // gets a file, so that the broker cannot remove the folder when it writes its probe
 	require.NoError(t, os.WriteFile(filepath.Join(full, "file"), nil, 0o600))
 	require.Eventually(t, func() bool { return os.Rename(full, obstacle) == nil }, 5*time.Second, time.Millisecond)
 	require.Eventually(t, func() bool { return k.Check(t.Context()) != nil }, 10*time.Second, 50*time.Millisecond)

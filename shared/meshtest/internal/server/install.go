@@ -11,8 +11,8 @@ import (
 )
 
 // Install installs the packages that the named stores need if neither this machine nor Docker has them, and a C
-// compiler, which the race detector needs. It does nothing if that is not possible; then starting the store reports
-// what is missing.
+// compiler, which the race detector needs. It does nothing if it cannot install packages. Starting the store then
+// reports what is missing.
 func Install(ctx context.Context, stores []string, log *slog.Logger) error {
 	packages := missing(ctx, stores)
 	if len(packages) > 0 && engineAnswers() {
@@ -40,8 +40,8 @@ func Install(ctx context.Context, stores []string, log *slog.Logger) error {
 	return nil
 }
 
-// missing returns the packages that the stores need. It ignores servers that the environment names, because tests
-// that stop a store start their own.
+// missing returns the packages that the stores need. A store needs its packages even if the environment names a server
+// for it, because tests that stop a store start a server of their own.
 func missing(ctx context.Context, stores []string) (packages []string) {
 	if slices.Contains(stores, "redis") {
 		if _, err := redisProgram(ctx); err != nil {

@@ -61,8 +61,8 @@ func BuildJaeger(ctx context.Context, log *slog.Logger) (string, error) {
 	}
 	log.Info("building Jaeger, once: it takes minutes", "into", program)
 	begun := time.Now()
-	// The build has no lower priority than the tests beside it. With one it does not get on while other processes keep
-	// all processors busy, and the test that needs Jaeger waits until its time is over.
+	// The build has no lower priority than the tests beside it. With a lower priority, the build makes no progress
+	// while other processes keep all processors busy, and the test that needs Jaeger times out.
 	cmd := exec.CommandContext(ctx, "go", "build", "-ldflags=-s -w", "-o", program+".new", jaegerProgram)
 	cmd.Dir = module
 	// Use the flags of the Makefile, so that the compiled standard library is reused.
@@ -118,8 +118,8 @@ func (j *Jaeger) start(ctx context.Context, program string) error {
 	}
 	j.command = func() *exec.Cmd {
 		cmd := exec.Command(program, args...)
-		// Jaeger traces its own requests, sends these traces to port 4317, where nothing listens, and would otherwise
-		// wait for half a minute when it stops.
+		// Without this setting, Jaeger traces its own requests and sends these traces to port 4317. Nothing listens
+		// there, so Jaeger would wait for half a minute when it stops.
 		cmd.Env = append(os.Environ(), "OTEL_TRACES_SAMPLER=always_off")
 		return cmd
 	}
@@ -141,7 +141,7 @@ func (j *Jaeger) start(ctx context.Context, program string) error {
 	return j.Start(ctx)
 }
 
-// OTLP returns the address for spans, by gRPC.
+// OTLP returns the address that receives trace spans by gRPC.
 func (j *Jaeger) OTLP() string { return j.otlp }
 
 // Query returns the address of the query API.

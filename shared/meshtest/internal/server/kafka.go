@@ -106,9 +106,9 @@ func (k *Kafka) onJava(ctx context.Context, log *slog.Logger, port, controller, 
 }
 
 // kafkaSettings returns the settings of a node that is broker and controller in one. The second group shortens a
-// restart: the controller accepts a broker again only when its earlier session has expired. The last group makes many
-// short tests on one broker cheap: topics are deleted at once, and their indexes and the broker's own topics are
-// small.
+// restart: the controller accepts a broker again only when the broker's registration from before the restart has
+// expired. The last group makes many short tests on one broker cheap: topics are deleted at once, and their indexes and
+// the broker's own topics are small.
 func kafkaSettings(advertised, controller int) []string {
 	return []string{
 		"process.roles=broker,controller",
