@@ -20,8 +20,9 @@ func Key(name string) int64 {
 	return int64(h.Sum64())
 }
 
-// Await takes a lock for the session of a connection; closing the connection releases the lock. The parameter every is
-// the average time between two attempts, which varies randomly. If ctx ends first, Await returns the cause of ctx.
+// Await takes a lock for the database session of a connection; closing the connection releases the lock. The parameter
+// every is the average time between two attempts, which varies randomly. If ctx ends first, Await returns the cause of
+// ctx.
 func Await(ctx context.Context, conn *pgx.Conn, key int64, every time.Duration) error {
 	for {
 		var got bool

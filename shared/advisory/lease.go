@@ -14,9 +14,9 @@ import (
 )
 
 // Lease is the exclusive right of one instance to do something, such as to relay a log. It is an advisory lock of a
-// session. An instance that dies loses the lease with its connection. An instance that freezes or is cut off loses the
-// lease after LeaseOptions.Silence without a message to the server; its later writes fail, because they use the same
-// session.
+// database session. An instance that dies loses the lease with its connection. If an instance freezes or is cut off,
+// the server gets no messages from it. After LeaseOptions.Silence, the server ends the database session, and the lease
+// is lost. Later writes of the instance fail, because they use the same connection.
 type Lease struct {
 	mu   sync.Mutex
 	conn *pgx.Conn
@@ -29,8 +29,8 @@ type Lease struct {
 type LeaseOptions struct {
 	Key     int64  // key of the lock
 	Purpose string // used in errors: "the relay"
-	Schema  string // search_path of the lease's session
-	// Silence is the time without a message after which the server ends the session; 0: 2.5 s.
+	Schema  string // search_path of the lease's database session
+	// Silence is the time without a message after which the server ends the database session; 0: 2.5 s.
 	Silence time.Duration
 	// Renewal is the interval between the messages that renew the lease; 0: 600 ms.
 	Renewal time.Duration
@@ -40,9 +40,9 @@ type LeaseOptions struct {
 	Standby func()
 }
 
-// TakeLease waits until this instance gets the lease, in a session of its own. The returned context ends when the lease
-// is lost. Commits of the session do not wait for the disk: a crash of the server may lose changes that were made under
-// the lease, and the next holder has to make them again.
+// TakeLease waits until this instance gets the lease, on a database connection of its own. The returned context ends
+// when the lease is lost. Commits on this connection do not wait for the disk. So a crash of the server may undo
+// changes that were made under the lease, and the next holder has to make them again.
 func TakeLease(ctx context.Context, c *pgx.ConnConfig, o LeaseOptions) (*Lease, context.Context, error) {
 	if o.Silence <= 0 {
 		o.Silence = 2500 * time.Millisecond
@@ -81,14 +81,14 @@ func (x *Lease) keep(ctx context.Context, renewal time.Duration) {
 	}
 }
 
-// Use calls f with the lease's session, for an operation of at most 5 s, which continues even if ctx ends.
+// Use calls f with the lease's connection, for an operation of at most 5 s, which continues even if ctx ends.
 func (x *Lease) Use(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	return x.Lend(ctx, f)
 }
 
-// Lend calls f with the lease's session. If f fails, the lease is lost.
+// Lend calls f with the lease's connection. If f fails, the lease is lost.
 func (x *Lease) Lend(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()

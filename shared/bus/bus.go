@@ -1,14 +1,17 @@
 // Package bus is Watermill on Kafka, for commands, events and their dead letters.
 //
 // A Publisher sends the messages of one call in one batch. A Subscriber belongs to a consumer group, one for each
-// service and topic, and delivers messages in key lanes: many messages of a partition are in flight, but never two of
+// service and topic. It delivers messages in key lanes: many messages of a partition are in flight, but never two of
 // one key, unless the handler has released the first of them (see Release). The committed offset of the group is a
-// watermark that never passes a message in flight, so after a crash unfinished messages are delivered again; the
-// distance between the watermark and the newest message in flight is bounded. A Reader needs no group: it reads every
-// partition in order, one message at a time, from an offset that the caller chooses, and tracks its offsets itself.
-// NewRouter puts Publishers and Subscribers under a Watermill router with the middleware that every handler of the
-// mesh needs: dead letters, bounded retries, recovery from panics, waiting for unavailable dependencies, correlation
-// and traces.
+// watermark that never passes a message in flight. So unfinished messages are delivered again after a crash. The
+// distance between the watermark and the newest message in flight is bounded.
+//
+// A Reader needs no group. It reads every partition in order, one message at a time, from an offset that the caller
+// chooses. The Reader tracks its offsets itself.
+//
+// NewRouter puts Publishers and Subscribers under a Watermill router with the middleware that every handler of the mesh
+// needs: dead letters, bounded retries, recovery from panics, waiting for unavailable dependencies, correlation and
+// traces.
 //
 // Topics deliver everything at least once; handlers must accept repeats. This package names topics without the
 // installation's prefix.

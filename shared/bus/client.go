@@ -42,8 +42,8 @@ type count struct {
 	at time.Time
 }
 
-// of returns the number of partitions of a topic as of at most age ago. If the broker is unavailable and age is not 0,
-// it returns the last known number, however old.
+// of returns the number of partitions of a topic, as it was at most the duration age ago. If the broker is unavailable
+// and age is not 0, of returns the last known number, however old it is.
 func (c *counts) of(ctx context.Context, topic string, age time.Duration) (int32, error) {
 	c.mu.Lock()
 	known, ok := c.known[topic]

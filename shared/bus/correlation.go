@@ -13,7 +13,7 @@ const headerCorrelation = "ce_correlationid"
 type correlationKey struct{}
 
 // Correlation copies the correlation id of a message to the handler's context, to the messages that the handler
-// returns, and to those that it publishes with that context.
+// returns, and to the messages that the handler publishes with that context.
 func Correlation(h message.HandlerFunc) message.HandlerFunc {
 	return func(m *message.Message) ([]*message.Message, error) {
 		id := m.Metadata.Get(headerCorrelation)
@@ -37,7 +37,8 @@ func CorrelationOf(ctx context.Context) string {
 	return id
 }
 
-// correlate sets a record's correlation id to that of its message's context, unless it has one.
+// correlate sets the correlation id of a message's record to that of the message's context, unless the message has a
+// correlation id itself.
 func correlate(m *message.Message, r *kgo.Record) {
 	if id := CorrelationOf(m.Context()); id != "" && m.Metadata.Get(headerCorrelation) == "" {
 		setHeader(r, headerCorrelation, id)

@@ -6,7 +6,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// delivery is one attempt to deliver a record. It is the context of its message.
+// delivery is one attempt to deliver a record. It is also the context of the record's message.
 type delivery struct {
 	context.Context // of the partition's messages
 
@@ -87,8 +87,8 @@ func overOf(ctx context.Context) <-chan struct{} {
 	return nil
 }
 
-// Release lets the lane of a message deliver the next message before this one is acknowledged. A handler calls it when
-// the order of the key's messages no longer depends on the lane, for example because the handler has queued this
+// Release lets the lane of a message deliver the next message before this message is acknowledged. A handler calls it
+// when the order of the key's messages no longer depends on the lane, for example because the handler has queued this
 // message. The committed offset still waits for the acknowledgement. Releasing a message again, or a message that was
 // not delivered by a Subscriber, has no effect.
 func Release(m *message.Message) {

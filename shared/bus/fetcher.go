@@ -189,7 +189,7 @@ func (f *fetcher) pauseAfterError(at topicPartition) {
 	})
 }
 
-// resume fetches a partition again, unless something else keeps it paused.
+// resume fetches a partition again, unless the partition is paused for another reason too.
 func (f *fetcher) resume(at topicPartition, t *fetchState) {
 	if !t.full && !t.paused {
 		f.client.ResumeFetchPartitions(map[string][]int32{at.topic: {at.partition}})
@@ -197,8 +197,9 @@ func (f *fetcher) resume(at topicPartition, t *fetchState) {
 	}
 }
 
-// expect makes sure that a partition is fetched soon. A running fetch does not include the partition, and may wait
-// for seconds if the others have no records. If no record arrives within a moment, expect interrupts that fetch.
+// expect makes sure that a partition is fetched soon. A fetch that is already running does not include a partition that
+// was just resumed, and may wait for seconds if the other partitions have no records. If no record of the partition
+// arrives within 30 ms, expect interrupts that fetch.
 func (f *fetcher) expect(at topicPartition) {
 	const moment = 30 * time.Millisecond
 	if len(f.awaited) == 0 {

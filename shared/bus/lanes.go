@@ -48,7 +48,7 @@ type lane struct {
 	open    int           // records that are not acknowledged
 }
 
-// openRecord is an open record.
+// openRecord is a record that was admitted for delivery and is not below the watermark.
 type openRecord struct {
 	record *kgo.Record
 	lane   *lane
@@ -81,7 +81,7 @@ func (l *lanes) take(records []*kgo.Record) (full bool) {
 	return l.full
 }
 
-// begin starts delivery if the lanes were created with waiting set.
+// begin starts delivery if the lanes were created with the field waiting set.
 func (l *lanes) begin() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -244,8 +244,8 @@ func (l *lanes) detach() {
 	l.mark = func(int64) {}
 }
 
-// stop ends delivery, waits up to patience for messages in flight, and gives up the others. No watermark is recorded
-// after stop has returned.
+// stop ends delivery, waits for messages in flight for at most the duration patience, and gives up the messages that
+// are left. No watermark is recorded after stop has returned.
 func (l *lanes) stop(patience time.Duration) {
 	l.mu.Lock()
 	l.stopped = true

@@ -254,8 +254,8 @@ func (m *member) commit() {
 	}
 	offsets := make(map[int32]kgo.EpochOffset, len(marks))
 	for p, next := range marks {
-		// The offset has no leader epoch. With an epoch, the broker would send readers to the end of a topic that was
-		// deleted and created again.
+		// The offset has no leader epoch. With a leader epoch, the broker would send readers to the end of a topic that
+		// was deleted and created again.
 		offsets[p] = kgo.EpochOffset{Epoch: -1, Offset: next}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), commitWithin)
@@ -305,7 +305,7 @@ func (a *assigned) take(records []*kgo.Record) bool {
 }
 
 // restart starts the partition over, because the topic has lost records and its offsets now belong to other records.
-// The new lanes begin after the messages in flight of the old lanes; other partitions do not wait for them.
+// The new lanes begin after the messages in flight of the old lanes. Other partitions do not wait for these messages.
 func (a *assigned) restart() {
 	a.mu.Lock()
 	defer a.mu.Unlock()

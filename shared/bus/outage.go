@@ -11,8 +11,8 @@ import (
 )
 
 // outages tracks the dependencies for which messages of a router wait. Each outage is reported twice: when the first
-// message waits, and when the outage ends. It ends when a message succeeds, which wakes the others, or when no message
-// waits any more.
+// message waits, and when the outage ends. An outage ends when a message succeeds, which wakes the other messages, or
+// when no message waits any more.
 type outages struct {
 	waiting func(dependency string, err error)
 	log     *slog.Logger
@@ -56,7 +56,7 @@ func (o *outages) leave(at *outage) {
 // waiting message has left.
 func (o *outages) end(at *outage) {
 	if o.byName[at.name] != at {
-		return // another message has ended it
+		return // another message has ended the outage
 	}
 	delete(o.byName, at.name)
 	close(at.over)

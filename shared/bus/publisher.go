@@ -65,8 +65,9 @@ func (p *Publisher) Partitions(ctx context.Context, topic string) (int32, error)
 // is its metadata entry MetadataKey; a message without a key goes to any partition. The entry MetadataPartition names
 // the partition directly.
 //
-// A message whose context has a span is sent within a span of its own, "send <topic>", and carries that span's
-// traceparent; otherwise it keeps the traceparent of its metadata. The same holds for the correlation id.
+// If the context of a message has a trace span, the message is sent within a trace span of its own, "send <topic>", and
+// carries the traceparent of that span. Otherwise the message keeps the traceparent of its metadata. A message without
+// a correlation id gets the one of its context (see CorrelationOf).
 //
 // If messages failed, the error is a *PublishError. It wraps retry.ErrUnavailable if the broker is unavailable. A
 // message that is published again may then be on the topic twice. The end of a message's context does not end the
@@ -116,7 +117,7 @@ func (p *Publisher) send(topic string, messages []*message.Message, records []*k
 }
 
 // sendToNewPartitions sends the records that the client refused because it did not know their partition yet, if the
-// broker has that partition. It updates failures.
+// broker has that partition. It updates the map failures.
 func (p *Publisher) sendToNewPartitions(topic string, records []*kgo.Record, failures map[*kgo.Record]error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()

@@ -71,10 +71,10 @@ func NewReader(k backend.Kafka, o ReaderOptions) (*Reader, error) {
 	return &Reader{kafka: k, options: o, subscriptions: newSubscriptions()}, nil
 }
 
-// Read calls handle for each record of the topics until ctx ends or the Reader is closed. It passes the records of
-// one partition one after another, and those of different partitions concurrently. A record is valid during the call;
-// its bytes are valid for as long as they are referenced (see Record). A handler that blocks delays its own partition
-// only; its context ends when Read does.
+// Read calls handle for each record of the topics until ctx ends or the Reader is closed. It passes the records of one
+// partition one after another, and those of different partitions concurrently. A record is valid during the call; its
+// bytes are valid for as long as they are referenced (see Record). A handler that blocks delays its own partition only.
+// The context of the handler ends when ctx ends or the Reader is closed.
 func (r *Reader) Read(ctx context.Context, topics []string, handle func(ctx context.Context, record *Record)) error {
 	done := make(chan struct{})
 	err := r.begin(ctx, func(ctx context.Context) {
@@ -256,7 +256,8 @@ func (r *Reader) deliver(ctx context.Context, record Record, out chan<- *message
 	}
 }
 
-// await delivers a record once and waits until it is settled. acked reports whether it was acknowledged.
+// await delivers a record once and waits until it is settled. The result acked reports whether the record was
+// acknowledged.
 func (r *Reader) await(ctx context.Context, record Record, out chan<- *message.Message) (settled, acked bool) {
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()

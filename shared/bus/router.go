@@ -77,8 +77,8 @@ func NewRouter(o RouterOptions) (*message.Router, error) {
 	return router, nil
 }
 
-// routerLog is the logger of a Watermill router. A stop is not an error: a handler that it interrupts is logged at
-// debug level, because its message is delivered again.
+// routerLog is the logger of a Watermill router. A handler that a stop of the router interrupts is logged at debug
+// level, not as an error, because its message is delivered again.
 type routerLog struct{ watermill.LoggerAdapter }
 
 func (l routerLog) Error(text string, err error, fields watermill.LogFields) {

@@ -29,8 +29,9 @@ type SubscriberOptions struct {
 	// when it has fallen behind. Without Gather there is a fetch for every few records, which costs the broker and this
 	// process CPU time. Gather delays a record by up to twice its value; use 0 if users wait for the consumer.
 	Gather time.Duration
-	// InstanceID makes the member a static one: after a restart under the same name it gets its partitions at once
-	// instead of after SessionTimeout. Two processes with one InstanceID fence each other.
+	// InstanceID makes the member a static one: after a restart with the same InstanceID, it gets its partitions at
+	// once instead of after SessionTimeout. Two processes must not have the same InstanceID, because the broker
+	// excludes one of them from the group.
 	InstanceID string
 	// SessionTimeout is how long a member may send no heartbeat before the others take its partitions; default 6 s, the
 	// minimum that brokers allow by default.

@@ -40,7 +40,7 @@ type Header interface {
 	}
 }
 
-// header is a Header of any type.
+// header is the type to which a Header of any type is converted.
 type header struct {
 	Key   string
 	Value []byte

@@ -6,8 +6,8 @@ import (
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 )
 
-// Record returns the event in the form in which owners send it to each other by RPC, with the contents of its topic's
-// record.
+// Record returns the event in the form in which owners send it to each other by RPC, with the contents of the event's
+// record on its topic.
 func (e Event) Record(topic string) *meshv1.Record {
 	m := e.Message()
 	r := &meshv1.Record{Topic: topic, Key: m.Metadata.Get(MetadataKey), Body: e.Body}

@@ -1,5 +1,5 @@
-// Package interval defines membership intervals and determines which events of a room they show to a user. Owners use
-// it to read missed events, and gateways to divide these events among connections.
+// Package interval defines membership intervals and determines which events of a room a user may see because of these
+// intervals. Owners use the package to read missed events. Gateways use it to divide these events among connections.
 package interval
 
 import "github.com/edumatrix/interlinked/proto/catalog"
@@ -44,8 +44,8 @@ func Missed(user string, subscribed []string, intervals []Interval, after, head 
 	return gaps
 }
 
-// Boundaries returns the positions of the events that added and removed the user, as far as they are above a position.
-// The user gets these events even if they are not events of the room.
+// Boundaries returns the positions of the events that added and removed the user, as far as they are above the position
+// after. The user gets these events even if they are not events of the room.
 func (i Interval) Boundaries(after catalog.Position) (positions []catalog.Position) {
 	for _, position := range [...]catalog.Position{i.From, i.Until} {
 		if position > after {

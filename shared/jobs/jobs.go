@@ -66,7 +66,7 @@ const (
 	// maxRunning is the number of jobs that an instance runs at once.
 	maxRunning = 16
 	// poll is how often an instance looks for jobs. The queue does not use NOTIFY, because the transaction that commits
-	// the events would then hold a lock of the whole database cluster until it is on disk.
+	// the events would then hold a lock of the whole database cluster until the transaction is on disk.
 	poll = time.Second
 	// failedKept is how long a permanently failed job is kept for an operator.
 	failedKept = 90 * 24 * time.Hour

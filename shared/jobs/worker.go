@@ -19,7 +19,7 @@ import (
 // Work is the implementation of a kind of jobs.
 type Work[T Args] struct {
 	// Do runs one attempt of a job. If Do returns an error, the job is tried again after about 1, 16, 81, 256 …
-	// seconds; an error of Final ends the job. The context ends after Timeout, and when the process stops.
+	// seconds; an error that Final has marked ends the job. The context ends after Timeout, and when the process stops.
 	Do func(ctx context.Context, job Attempt[T]) error
 	// Timeout bounds an attempt; 0: 30 s.
 	Timeout time.Duration

@@ -17,10 +17,10 @@ import (
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
-// commitDeciding decides the commands that reactions yield, one after another, each on the state of its stream, and
-// commits their outcomes together with w, which has no commands of its own. The positions of w's events are above those
-// of the commands' events. A command that has an outcome already counts as done; a refusal is an outcome. The error is
-// one of Log.Commit for w, or a *consume.CommandError.
+// commitDeciding decides the commands of reactions one after another, each on the state of its stream. It commits their
+// outcomes together with the Write w, which has no commands of its own. The positions of w's events are above those of
+// the commands' events. A command that has an outcome already counts as done; a refusal is an outcome. The error is one
+// of Log.Commit for w, or a *consume.CommandError.
 //
 // commitDeciding first decides on the known states. If it loses a version race, it decides again under the log's lock.
 func (d *decider) commitDeciding(ctx context.Context, commands []consume.Command, w eventlog.Write) (
@@ -189,7 +189,8 @@ func (b *reactionBatch) load(ctx context.Context) (map[string]*loadedState, erro
 	return states, nil
 }
 
-// guarded calls do, which loads a stream. It turns a panic of the aggregate on a stored event into an error.
+// guarded calls the function do, which loads a stream. It turns a panic of the aggregate on a stored event into an
+// error.
 func (b *reactionBatch) guarded(stream string, do func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {

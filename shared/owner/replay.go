@@ -19,7 +19,8 @@ func ReplayTopic(service string) catalog.Topic {
 
 // replays handles events that are published again. An event at or below its partition's checkpoint has been applied
 // already and is dropped. An event above the checkpoint proves that the owner's log reaches the event's position, so
-// the partition is filled from the log up to there. An event to which the service does not react is dropped.
+// the partition's missing events up to that position are read from the log. An event to which the service does not
+// react is dropped.
 type replays struct {
 	catalog   *catalog.Catalog
 	consumers []*consume.Consumer

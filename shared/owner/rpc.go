@@ -12,9 +12,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/membership"
 )
 
-// SubscribeAuthorizer decides which users may subscribe to which rooms, and returns the newest value of a room if the
-// request includes it. A decision is valid for a minute. The function is called once for all requests of an RPC, so
-// that one query suffices. The results have the order of the requests.
+// SubscribeAuthorizer decides which users may subscribe to which rooms. If a subscription requests a snapshot, it also
+// returns the newest values of the room. A decision is valid for a minute. The function is called once for all requests
+// of an RPC, so that one query suffices. The results have the order of the requests.
 type SubscribeAuthorizer func(ctx context.Context, subscriptions []*meshv1.Subscription) ([]*meshv1.Authorization, error)
 
 // ownerServer serves the calls of other services to the owner of a log. It is on the inner listener only.

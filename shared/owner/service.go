@@ -59,7 +59,7 @@ type reaction struct {
 	react consume.Reaction
 }
 
-// Open opens the service's log, with the migrations of its projections (nil: none), and its listener.
+// Open opens the service's log, with the migrations of its projections (nil: none), and the service's listener.
 func Open(ctx context.Context, env process.Env, migrations fs.FS) (*Service, error) {
 	name := env.Config.Service
 	common, err := service.Open(env)
@@ -87,7 +87,7 @@ func (s *Service) Project(p ...*projection.Projection) { s.projections = append(
 func (s *Service) Workers() *jobs.Workers { return &s.workers }
 
 // Jobs registers an effect: jobs that are inserted with each event of a type ("chat.message_sent"), in the transaction
-// that commits it.
+// that commits the event.
 func (s *Service) Jobs(event string, effect eventlog.Effect) { s.effects[event] = effect }
 
 // AuthorizeSubscribe registers the function that decides which users may subscribe to rooms.
@@ -108,8 +108,8 @@ func (s *Service) Serve(path string, handler http.Handler) {
 	s.common.Handle(path, handler)
 }
 
-// QueryOptions returns the options of the Connect handler of this service's queries. projections declares which
-// projection each query reads. An answer contains everything that was committed before its query was sent (see
+// QueryOptions returns the options of the Connect handler of this service's queries. The parameter projections declares
+// which projection each query reads. An answer contains everything that was committed before its query was sent (see
 // consistency.Interceptor).
 func (s *Service) QueryOptions(projections consistency.Projections) connect.HandlerOption {
 	maps.Copy(s.queries, projections)
@@ -126,7 +126,7 @@ func (s *Service) Run(ctx context.Context) error {
 	return s.common.Run(ctx, func(parts *service.Parts) error { return s.prepare(ctx, parts) })
 }
 
-// prepare adds the parts that every owner has. ctx ends if the start fails.
+// prepare adds the parts that every owner has. The context ctx ends if the start fails.
 func (s *Service) prepare(ctx context.Context, parts *service.Parts) error {
 	s.Serve(meshv1connect.NewOwnerServiceHandler(&ownerServer{s.Log, s.authorize}, s.common.Interceptors()))
 	queue, err := s.queue(ctx)

@@ -15,7 +15,7 @@ import (
 
 const (
 	maxStates     = 200_000  // streams whose state is cached between batches
-	maxStateBytes = 64 << 20 // bytes of the events in the cached states; about their memory
+	maxStateBytes = 64 << 20 // bytes of the events in the cached states, which estimate the memory of the states
 	stateBytes    = 256      // bytes that count for a state without events
 )
 
@@ -67,11 +67,11 @@ func (s *states) put(stream string, h *loadedState) {
 	}
 }
 
-// keep puts a state back after a commit. decided is the time at which the state's newest events were decided, and
-// recorded is the time that the log gave these events.
+// keep puts a state back after a commit. The parameter decided is the time at which the state's newest events were
+// decided. The parameter recorded is the time that the log gave these events.
 func (d *decider) keep(stream string, h *loadedState, decided, recorded time.Time) {
 	if h.timeRead && !recorded.Equal(decided) {
-		return // the state may contain the time decided, which the log has replaced
+		return // the state may contain the value of decided, which the log has replaced with recorded
 	}
 	h.timeRead = false
 	if recorded.After(h.at) {
@@ -95,7 +95,7 @@ func (d *decider) load(stream string, batch []*pendingCommand) (*loadedState, er
 	return h, d.fold(h, loaded)
 }
 
-// known returns the cached state of a stream and, unless it is complete, the selection that has to be loaded.
+// known returns the cached state of a stream and, unless that state is complete, the selection that has to be loaded.
 func (d *decider) known(stream string, batch []*pendingCommand) (h *loadedState, missing eventlog.Selection, complete bool, err error) {
 	missing = d.selection(stream, batch)
 	h = d.states.take(stream) // put back once the decision is committed

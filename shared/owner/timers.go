@@ -104,7 +104,7 @@ func (t *timers) sendOne(ctx context.Context, due timer.Timer) error {
 		outcome := <-pc.outcome
 		switch err = outcome.err; {
 		case errors.Is(err, errTimer), errors.Is(err, retry.ErrUnavailable):
-			// After errTimer, the timer was replaced or cancelled meanwhile. An unavailable database makes the next
+			// errTimer means that the timer was replaced or cancelled meanwhile. An unavailable database makes the next
 			// turn send the command again.
 			if errors.Is(err, retry.ErrUnavailable) {
 				return err

@@ -39,7 +39,7 @@ type applier struct {
 	consumer       inbox.Consumer
 	saved          inbox.Checkpoint
 	savedAt        time.Time
-	readUpTo       catalog.Position // the effects of all events up to here are known; those above saved.Position are in items
+	readUpTo       catalog.Position // all effects up to here are known; those above saved.Position are in items
 	incarnation    string           // of the newest record
 	items          []*item
 	size           size                       // of items
