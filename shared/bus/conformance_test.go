@@ -66,8 +66,8 @@ func (p byPayload) Publish(topic string, messages ...*message.Message) error {
 	return p.Publisher.Publish(topic, messages...)
 }
 
-// initialized is a subscriber that creates a topic before the suite subscribes to it, because brokers of the mesh do not
-// create topics on demand.
+// initialized is a subscriber that creates a topic before the suite subscribes to it, because brokers of the mesh do
+// not create topics on demand.
 type initialized struct {
 	t *testing.T
 	k backend.Kafka

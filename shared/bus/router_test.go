@@ -375,8 +375,8 @@ func TestRouter_ContinuesTraceAndCorrelation(t *testing.T) {
 	require.Equal(t, "wrong", spans["process topic"].Status.Description)
 }
 
-// The router handles each message in a goroutine of its own. Nevertheless, messages of one key must be handled in order,
-// because the subscriber's lanes deliver them one after the other.
+// The router handles each message in a goroutine of its own. Nevertheless, messages of one key must be handled in
+// order, because the subscriber's lanes deliver them one after the other.
 func TestRouter_HandlesAKeyInOrder(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)

@@ -15,7 +15,7 @@ import (
 
 const long = "hidden-and-as-long-as-a-secret-has-to-be"
 
-// env returns an environment that contains at least a secret.
+// env returns an environment with the given variables. JWT_SECRET has a value even if pairs does not set it.
 func env(pairs ...string) func(string) string {
 	all := map[string]string{"JWT_SECRET": "a token secret of this test, hidden from all"}
 	for _, pair := range pairs {

@@ -60,7 +60,8 @@ func TestFence_IsReadAsItWasWritten(t *testing.T) {
 	}
 }
 
-// Records of earlier releases contain no incarnation, epoch or count.
+// A record of an earlier release has no headers for the incarnation, the epoch and the number of partitions. It must be
+// readable, and a record without these values must be written without the headers.
 func TestEvent_OfAnEarlierReleaseIsRead(t *testing.T) {
 	m := envelope.Position("chat", 9, 4).Message()
 	got, err := envelope.ReadEvent(m)

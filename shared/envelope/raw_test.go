@@ -12,7 +12,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// raw returns a message's headers in the form of a Kafka record.
+// raw returns the metadata of a message as headers of a Kafka record, with an unknown header before them.
 func raw(metadata map[string]string) (headers []kgo.RecordHeader) {
 	headers = append(headers, kgo.RecordHeader{Key: "something_else", Value: []byte("x")})
 	for k, v := range metadata {
@@ -44,7 +44,7 @@ func TestReadRawEvent_ReturnsTheSameAsReadEvent(t *testing.T) {
 		body := append([]byte(nil), m.Payload...)
 		got, err := envelope.ReadRawEvent(headers, body)
 		require.NoError(t, err)
-		for i := range headers { // a reader may use the record's buffer again
+		for i := range headers { // a reader may reuse the record's memory, which must not change the event
 			clear(headers[i].Value)
 		}
 		clear(body)

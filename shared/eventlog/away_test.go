@@ -23,7 +23,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// If an instance freezes while it holds the lock, the server ends its session, and the other instances can commit.
+// An instance freezes while it holds the log's lock, and its transaction stays open. PostgreSQL must end the session of
+// that instance, so that other instances can commit.
 func TestCommit_ContinuesWhenTheLockHolderFreezes(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -50,7 +51,8 @@ func TestCommit_ContinuesWhenTheLockHolderFreezes(t *testing.T) {
 	}
 }
 
-// The other instances can also commit if the connection that holds the lock is busy rather than idle.
+// An instance holds the log's lock during a statement that takes 20 s. PostgreSQL must end this transaction, so that
+// other instances can commit.
 func TestCommit_ContinuesWhenTheLockHolderIsSlow(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -132,7 +134,7 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()`)
 	})
 }
 
-// cutting is a connection that loses a response after the server has received the request.
+// cutting is a connection that breaks once cut is set: the server has received the request, but its response is lost.
 type cutting struct {
 	net.Conn
 	cut *atomic.Bool
@@ -147,8 +149,8 @@ func (c cutting) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// If the connection is lost while the server commits, the result is unknown. Committing the same writes again reveals
-// whether they were committed.
+// The connection is lost while the server commits, so that the instance cannot know the result. When it commits the
+// same writes again, the errors must show that the writes were committed the first time.
 func TestCommit_AnUnknownCommitIsResolvedByIDs(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -169,12 +171,13 @@ func TestCommit_AnUnknownCommitIsResolvedByIDs(t *testing.T) {
 	t.Cleanup(lossy.Close)
 	var armed atomic.Bool
 	l := instance(t, url, func(o *Options) { o.Pool = lossy })
-	l.checked = func() { // just before the last round trip of a transaction
+	l.checked = func() { // is called just before the last round trip of a transaction
 		if armed.CompareAndSwap(true, false) {
 			cut.Store(true)
 		}
 	}
-	// Only the committing goroutine runs, so that no other response can be lost.
+	// The log's other goroutines do not run, so that the connection cannot break while one of them waits for a
+	// response.
 	during(t, func(ctx context.Context) error { l.commitAll(ctx); return nil })
 	if _, err := l.Inbox().BeginConsumer(t.Context(), inbox.Consumer{Source: "feed", Topic: "feed-events", Partitions: 3}); err != nil {
 		t.Fatal(err)
@@ -190,7 +193,7 @@ func TestCommit_AnUnknownCommitIsResolvedByIDs(t *testing.T) {
 	reaction := Write{Expected: AnyVersion, Advance: advance(2), Appends: []Append{{Stream: "conversation:2",
 		Expected: AnyVersion, Events: []proto.Message{sent("2", "m", "x")}}}}
 	for i, w := range []Write{command, reaction} {
-		// The first commits prepare the statements of the connection.
+		// These commits prepare the statements of the connection, so that the next commit needs no further round trips.
 		commit(t, l, said("before", fmt.Sprint("before", i)))
 		commit(t, l, Write{Expected: AnyVersion, Advance: advance(int32(i))})
 		armed.Store(true)

@@ -12,8 +12,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
 )
 
-// consuming begins the consumption of a topic with one partition. It returns a function for writes that move its
-// checkpoint and append two events.
+// consuming begins the consumption of a topic with one partition. The function that it returns makes a write that moves
+// the partition's checkpoint and appends two events.
 func consuming(t *testing.T, l *Log) func(from, to inbox.Checkpoint, revision int64, id string) Write {
 	t.Helper()
 	_, err := l.Inbox().BeginConsumer(t.Context(), inbox.Consumer{Source: "feed", Topic: "feed-events", Epoch: 1, Partitions: 1})
@@ -35,8 +35,9 @@ func at(position catalog.Position, index int) inbox.Checkpoint {
 	return inbox.Checkpoint{Position: position, Index: index, Incarnation: "i", Epoch: 1, Partitions: 1}
 }
 
-// If two writes move a checkpoint from the same place, the second is refused and nothing of it is written. The
-// position, the index within an event, the incarnation and the epoch are all compared.
+// A write moves a checkpoint from another place than the stored one, for example because another write has moved it
+// before. The write must be refused as a whole. The place is the position, the index within an event, the incarnation
+// and the epoch, and all four are compared.
 func TestCommit_ACheckpointContinuesFromItsPosition(t *testing.T) {
 	t.Parallel()
 	url := database(t)

@@ -51,7 +51,7 @@ func TestCommit_IsOnDiskAlsoWhereTheDatabaseWouldNotWait(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		l := running(t, url) // its connections have the setting of the database
+		l := running(t, url) // opened after ALTER DATABASE, so that its connections get the setting
 		if _, err := p.Exec(t.Context(), "CREATE TRIGGER note AFTER INSERT ON chat.events EXECUTE FUNCTION note()"); err != nil {
 			t.Fatal(err)
 		}
@@ -96,8 +96,8 @@ func TestCommit_ARunOfCommandsHasAnOutcomeEach(t *testing.T) {
 	}
 }
 
-// Many writers commit on two instances. Positions and the versions of each stream have no gap, and versions ascend with
-// positions.
+// Many writers commit on two instances. Positions must have no gaps. The versions of each stream must have no gaps
+// either, and must ascend with the positions.
 func TestCommit_VersionsAndPositionsAreDense(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -130,8 +130,8 @@ func TestCommit_VersionsAndPositionsAreDense(t *testing.T) {
 	}
 }
 
-// A reader that asks for "position > last" all the time sees every event, even while another session keeps a
-// transaction open.
+// A reader repeatedly reads the events above the last position that it has read, while two instances commit and another
+// session keeps a transaction open. The reader must see every event.
 func TestRead_SkipsNothingWhileTransactionsAreOpen(t *testing.T) {
 	t.Parallel()
 	url := database(t)

@@ -14,8 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/queryplan"
 )
 
-// committing opens a connection with the settings of connectToCommit and makes its statements use generic plans. It
-// returns a transaction that is rolled back when the test ends.
+// committing opens a connection by connectToCommit, on which all statements use generic plans. It returns a transaction
+// on this connection, which is rolled back when the test ends.
 func committing(t *testing.T, l *Log) pgx.Tx {
 	t.Helper()
 	conn, err := l.connectToCommit(t.Context())
@@ -31,7 +31,8 @@ func committing(t *testing.T, l *Log) pgx.Tx {
 	return tx
 }
 
-// explainKept executes a statement by its generic plan, which is kept for any arguments, and returns that plan.
+// explainKept executes a statement by its generic plan, which PostgreSQL keeps and uses for any arguments. It returns
+// that plan.
 func explainKept(t *testing.T, tx pgx.Tx, statement string, args ...any) queryplan.Plan {
 	t.Helper()
 	_, err := tx.Exec(t.Context(), "DEALLOCATE ALL")
@@ -51,8 +52,9 @@ func explainKept(t *testing.T, tx pgx.Tx, statement string, args ...any) querypl
 	return plans[0].Plan
 }
 
-// The check of a commit reads one row for each outcome, stream, membership, timer and count that the commit depends on,
-// however large the log is. Inserts read no rows. All statements are executed by generic plans.
+// However large the log is, the statement that checks a commit must read only one row for each outcome, stream,
+// membership, timer and count of rooms on which the commit depends. Statements that insert must read no rows. The test
+// executes all statements by generic plans.
 func TestPlans_CommittingReadsOneRowForEachThing(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -82,7 +84,7 @@ SELECT 'conversation:' || n, 'k', 1, now() + interval '1 day', 'c', '', 'x' || n
 		}
 		return all
 	}
-	numbers := make([]int64, members) // above all positions and versions in the log
+	numbers := make([]int64, members) // used as positions and versions; above all that the log contains
 	for n := range numbers {
 		numbers[n] = int64(1_000_000 + n)
 	}
@@ -93,8 +95,8 @@ SELECT 'conversation:' || n, 'k', 1, now() + interval '1 day', 'c', '', 'x' || n
 	}
 	p := explainKept(t, tx, l.sql.check, actors, ids, texts("conversation:%d"), repeated("ann"), texts("conversation:%d"),
 		texts("conversation:%d"), repeated("k"), actors, repeated("conversation"))
-	// For each write: an outcome, the head of a stream, a membership, a timer and a count of rooms. Once: the clock,
-	// the head of the log and its incarnation.
+	// For each write, the check reads an outcome, the head of a stream, a membership, a timer and a count of rooms. In
+	// addition it reads the clock, the head of the log and the incarnation once.
 	assert.LessOrEqual(t, p.RowsRead(), int64(5*members+6))
 	assert.Empty(t, p.Scanned())
 	assert.LessOrEqual(t, p.Pages(), int64(5*members*4+40), "three levels of an index and one page of a table per row")
@@ -130,18 +132,20 @@ SELECT 'conversation:' || n, 'k', 1, now() + interval '1 day', 'c', '', 'x' || n
 		"timers that end":  {l.SQL(sqlDropTimers), []any{texts("conversation:%d"), repeated("k")}, 2 * members},
 	} {
 		p := explainKept(t, tx, test.statement, test.args...)
-		// RowsRead counts the rows that are found, and not the rows that are inserted.
+		// RowsRead counts the rows that a statement finds. It does not count the rows that a statement inserts.
 		assert.LessOrEqual(t, p.RowsRead(), test.rows, name)
 		assert.Empty(t, p.Scanned(), name)
 		if test.rows == 0 {
 			assert.Empty(t, p.Tables(), "%s: an insert reads no table", name)
 		}
-		// For each row: three levels of up to five indexes, and the table. The system catalogs are read as well.
+		// For each row, a statement reads three levels of up to five indexes, and a page of the table. It also reads
+		// pages of the system catalogs.
 		assert.LessOrEqual(t, p.Pages(), int64(members*6*6+200), name)
 	}
 }
 
-// Reading a page of a stream reads no more rows than the page has, wherever the page is and however long the stream is.
+// One page of events is read. The statement must read no more rows than the page has events, wherever the page is and
+// however long the stream is. For a topic without events, it must read at most maxSpan rows.
 func TestPlans_ReadingAStreamReadsAPage(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -163,7 +167,8 @@ func TestPlans_ReadingAStreamReadsAPage(t *testing.T) {
 	assert.Empty(t, p.Scanned(), "a topic without events")
 }
 
-// Loading a stream whose events contain the whole value reads only the newest event and the events about the subjects.
+// Each event of a stream contains the whole value, so a decision needs only the newest event and the events about its
+// subjects. Loading the stream must read no other events.
 func TestPlans_LoadingTheNewestReadsOneEvent(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -171,7 +176,7 @@ func TestPlans_LoadingTheNewestReadsOneEvent(t *testing.T) {
 	fill(t, l, Fill{Events: 10_000, Streams: 100, Prefix: "conversation:other"})
 	_, err := l.o.Pool.Exec(t.Context(), "VACUUM ANALYZE chat.events")
 	require.NoError(t, err)
-	tx := committing(t, l) // decisions under the lock load streams by generic plans
+	tx := committing(t, l) // a commit that decides under the lock loads streams by generic plans
 	for what, test := range map[string]struct {
 		subjects []string
 		rows     int64
@@ -191,8 +196,8 @@ func TestPlans_LoadingTheNewestReadsOneEvent(t *testing.T) {
 	}
 }
 
-// in makes a user a member of the conversations with the numbers from <= n < until, which fill wrote. The memberships
-// begin at position 1.
+// in makes a user a member of the conversations that fill wrote, with the numbers n for which from <= n < until. The
+// memberships begin at position 1.
 func in(t *testing.T, l *Log, user string, from, until int) {
 	t.Helper()
 	_, err := l.o.Pool.Exec(t.Context(), `INSERT INTO chat.memberships (room, member, opened_version, opened_position)

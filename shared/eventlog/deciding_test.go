@@ -27,7 +27,7 @@ func TestCommitDeciding_NeverLoses(t *testing.T) {
 			for i := range each {
 				_, err := instances[w%2].CommitDeciding(t.Context(), Selection{Stream: "conversation:1", Subjects: []string{"m"}},
 					func(_ context.Context, loaded Loaded) (Write, error) {
-						// The number of the next message is derived from the loaded events, so these must be complete.
+						// The test derives the next message from the loaded version, so no event may be missing.
 						if loaded.Events[0].Type != "chat.conversation_started" || catalog.Version(len(loaded.Events)) != loaded.Version {
 							return Write{}, fmt.Errorf("loaded %d events at version %d", len(loaded.Events), loaded.Version)
 						}

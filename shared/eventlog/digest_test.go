@@ -13,8 +13,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// A command with the id of another command is refused if their digests differ. If the digests are the same, or one of
-// them is unknown because an earlier release stored none, the command gets the first outcome again.
+// A command has the id of an earlier command. If the digests of the two commands differ, the second is refused. If the
+// digests are the same, or one of them is unknown because an earlier release stored none, the second command gets the
+// outcome of the first.
 func TestCommit_AnIDStandsForOneCommand(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -41,7 +42,7 @@ func TestCommit_AnIDStandsForOneCommand(t *testing.T) {
 	}
 }
 
-// An event that is too large for any topic makes its write fail before it is in the log.
+// An event is too large for any topic. Its write must fail, and the event must not be in the log.
 func TestCommit_RefusesAnEventThatNoTopicTakes(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

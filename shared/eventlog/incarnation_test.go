@@ -11,7 +11,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// lose deletes the events above a position from a database, as a failover to a replica that lags behind does.
+// lose deletes the events above a position from the log's database. A failover to a replica that lags behind has the
+// same effect.
 func lose(t *testing.T, l *Log, above int64) {
 	t.Helper()
 	for _, s := range []string{"DELETE FROM chat.events WHERE position > $1", "DELETE FROM chat.event_rooms WHERE position > $1",
@@ -22,8 +23,8 @@ func lose(t *testing.T, l *Log, above int64) {
 	}
 }
 
-// An instance that keeps running during a failover remembers the log's head, and commits nothing at positions that were
-// used before. The other instances are notified of the new incarnation.
+// A failover loses events while an instance keeps running. The instance remembers the log's head, so it must begin a
+// new incarnation and must not use positions again. Other instances must be notified of the new incarnation.
 func TestIncarnation_ChangesWhereAnInstanceHasSeenMore(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -40,7 +41,7 @@ func TestIncarnation_ChangesWhereAnInstanceHasSeenMore(t *testing.T) {
 	assert.Equal(t, c.Position+1, commit(t, other, said("1", "other")).Position)
 }
 
-// An operator begins a new incarnation above a position.
+// An operator begins a new incarnation and names a position. All later events must get positions above it.
 func TestReincarnate_ContinuesAboveAPosition(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

@@ -17,8 +17,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// A hundred times a second, Commit is called with a write that fails because of its data. Once it has failed, it gets
-// transactions of its own, and the other writes succeed.
+// A hundred times a second, Commit is called with a write that fails because of its data, while other writes are
+// committed. Once a write has failed, its next attempts must have transactions of their own. The other writes must
+// succeed.
 func TestCommit_IsolatesInvalidData(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -29,7 +30,7 @@ func TestCommit_IsolatesInvalidData(t *testing.T) {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	all.Go(func() {
-		for n := 0; ctx.Err() == nil || n < least; n++ { // for as long as the others write
+		for n := 0; ctx.Err() == nil || n < least; n++ { // until the other writers have finished
 			<-tick.C
 			all.Go(func() {
 				w := said("bad", fmt.Sprint("bad", n%50)) // the same 50 ids again and again, as in retries

@@ -19,7 +19,7 @@ var database, pool, during, named = pgtest.Database, pgtest.Pool, pgtest.During,
 
 var loaded = sync.OnceValues(catalog.Load)
 
-// instance opens the chat log of a database, as one of possibly many instances, without running it.
+// instance opens the log of chat in a database without running it. A test may open several instances of one log.
 func instance(t testing.TB, url string, change ...func(*Options)) *Log {
 	t.Helper()
 	c, err := loaded()
@@ -57,7 +57,7 @@ func sent(conversation, id, body string) proto.Message {
 	return &chatv1.MessageSent{ConversationId: conversation, MessageId: id, Body: body}
 }
 
-// said is a command with one message, by alice.
+// said returns a write with one command, by which alice sends one message.
 func said(conversation, commandID string) Write {
 	return Write{Stream: "conversation:" + conversation, Expected: AnyVersion, Commands: []Decided{{
 		Actor: "alice", CommandID: commandID, Type: "chat.send_message",

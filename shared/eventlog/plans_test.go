@@ -20,7 +20,7 @@ func explain(t *testing.T, l *Log, statement string, args ...any) queryplan.Plan
 	return queryplan.Explain(t, l.o.Pool, statement, args...)
 }
 
-// outcomes writes n outcomes that are day days old.
+// outcomes writes n outcomes. Their age in days is the parameter day.
 func outcomes(t *testing.T, l *Log, day, n int) {
 	t.Helper()
 	_, err := l.o.Pool.Exec(t.Context(), `INSERT INTO chat.outcomes (actor, command_id, type, stream, kind, version, position, code, text, at)
@@ -29,8 +29,8 @@ SELECT 'user' || n % 97, 'c' || $1::int || '-' || n, 'chat.send_message', 'conve
 	require.NoError(t, err)
 }
 
-// After months of pruning, pages contain new rows among old ones. Pruning still reads only the outcomes that it
-// removes.
+// After months of pruning, a page of the table contains new outcomes among old ones. Pruning must still read only the
+// outcomes that it removes.
 func TestPlans_PruningReadsOnlyRemovedRows(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -62,7 +62,7 @@ func TestPlans_PruningReadsOnlyRemovedRows(t *testing.T) {
 	assert.Zero(t, left)
 }
 
-// Many outcomes are removed by several statements, even if all of them have the same time.
+// More outcomes have the same time than one statement removes. PruneOutcomes must remove all of them.
 func TestPruneOutcomes_OfOneMoment(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -75,7 +75,8 @@ func TestPruneOutcomes_OfOneMoment(t *testing.T) {
 	assert.EqualValues(t, 12_000, removed)
 }
 
-// Loading a stream for one message reads the events about that message, and only the version of the newest event.
+// A stream is loaded for a command about one message. The statement must read only the events about that message, and
+// the version of the stream's newest event.
 func TestPlans_LoadReadsSelectedRowsOnly(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -93,7 +94,8 @@ func TestPlans_LoadReadsSelectedRowsOnly(t *testing.T) {
 	assert.EqualValues(t, 2000, loaded.Version)
 }
 
-// Personal fields are the largest parts of events. Loading a stream for a decision does not read them.
+// Personal fields, such as the text of a message, are the largest parts of events. A decision does not need them, so
+// loading a stream for a decision must not read them.
 func TestPlans_LoadReadsNoMessageBodies(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -108,7 +110,7 @@ func TestPlans_LoadReadsNoMessageBodies(t *testing.T) {
 	tx, err := l.o.Pool.Begin(t.Context())
 	require.NoError(t, err)
 	defer tx.Rollback(context.Background()) //nolint:errcheck
-	// SERIALIZE reads the values, as sending them to a client would.
+	// With the option SERIALIZE, EXPLAIN also reads the values that would be sent to a client.
 	var plans []struct {
 		Serialization struct {
 			Hit int64 `json:"Shared Hit Blocks"`
@@ -119,7 +121,7 @@ func TestPlans_LoadReadsNoMessageBodies(t *testing.T) {
 	assert.Zero(t, plans[0].Serialization.Hit, "pages of personal fields that were read")
 }
 
-// large commits a conversation of alice and others in which each message has 32 KiB.
+// large commits a conversation between alice and the users others, in which each message has 32 KiB.
 func large(t *testing.T, l *Log, id string, messages int, others ...string) {
 	t.Helper()
 	all := []proto.Message{started(id, append(others, "alice")...)}

@@ -14,8 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
 )
 
-// For any sequence of writes, positions and versions have no gaps, a write that is not admitted leaves no trace, and
-// each command has one outcome.
+// Any sequence of writes is passed to admit. Positions and versions must have no gaps, a write that is not admitted
+// must have no effect, and each command must have one outcome.
 func TestAdmission_LeavesNoGaps(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -127,7 +127,8 @@ func drawMember(t *rapid.T) *prepared {
 	return p
 }
 
-// Writing the rounds in order has the same result as writing each change of a membership in order.
+// membershipChanges puts the changes of memberships into rounds, each of which is written by one statement for the
+// openings and one for the closings. The rounds in order must have the same result as the single changes in order.
 func TestMembershipChanges_KeepTheOrderOfEachUser(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// on returns a write with one command on a conversation at any version.
+// on returns a write with one command on a conversation, which may have any version.
 func on(conversation, commandID string, events ...proto.Message) Write {
 	return Write{Stream: "conversation:" + conversation, Expected: AnyVersion, Commands: []Decided{{
 		Actor: "alice", CommandID: commandID, Type: "chat.any", Correlation: "x", Events: events,

@@ -20,8 +20,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Two archives in the published format, but small: one with the programs bin/postgres and bin/initdb, which print
-// version 17.11, and the link bin/postmaster, and one with the file ../outside.
+// goodArchive and evilArchive are small archives in the published format. goodArchive contains the programs
+// bin/postgres and bin/initdb, which print version 17.11, and the link bin/postmaster. evilArchive contains the file
+// ../outside, which must not be unpacked.
 const (
 	goodArchive = "/Td6WFoAAATm1rRGAgAhARYAAAB0L+Wj4Cf/AMldADEaShsFkZA3OlG9V3Gz1uIDp1boM29goXzVwNXGBtEoRyFCzhZOGvpEKk" +
 		"+tmzi/2GXnwOfUVWauB/DIPJWLuV8AKCucfmJHUEWBDFEqa5c5jdxHg+dts07mRuHoFR0cCZJ6nfIEwf3qdAy+Toy0h7Xcg1JmL8xbI6uz" +

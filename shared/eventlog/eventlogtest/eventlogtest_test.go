@@ -41,7 +41,7 @@ var migrations = fstest.MapFS{"00001_authors.sql": {Data: []byte(`-- +goose Up
 CREATE TABLE authors (stream text, author text, events bigint, PRIMARY KEY (stream, author));
 CREATE TABLE nothing (n bigint);`)}}
 
-// failing records the text of Fatalf, and lets the test continue.
+// failing is a testing.TB whose Fatalf only records its text, so that the test goes on.
 type failing struct {
 	testing.TB
 	text string

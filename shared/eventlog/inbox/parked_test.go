@@ -23,8 +23,8 @@ func at(position catalog.Position) inbox.Checkpoint {
 	return inbox.Checkpoint{Position: position, Incarnation: "i", Epoch: 1, Partitions: 1}
 }
 
-// consuming begins the consumption of a topic with one partition. It returns a function for writes that move its
-// checkpoint.
+// consuming begins the consumption of a topic with one partition. The function that it returns makes a write that moves
+// the partition's checkpoint.
 func consuming(t *testing.T, l *eventlog.Log, begin inbox.Checkpoint) func(from, to inbox.Checkpoint, revision int64) eventlog.Write {
 	t.Helper()
 	_, err := l.Inbox().BeginConsumer(t.Context(), inbox.Consumer{Source: "feed", Topic: "feed-events", Epoch: 1, Partitions: 1})
@@ -37,8 +37,8 @@ func consuming(t *testing.T, l *eventlog.Log, begin inbox.Checkpoint) func(from,
 	}
 }
 
-// A write is refused if the parked streams have changed since it was decided. So is a second resolution of a parked
-// stream.
+// The parked streams have changed since a write was decided. The write must be refused. If two writes resolve the same
+// parked stream, the second must be refused as well.
 func TestCommit_ComparesParkedStreams(t *testing.T) {
 	t.Parallel()
 	l := logtest.Fresh(t)
@@ -66,7 +66,7 @@ func TestCommit_ComparesParkedStreams(t *testing.T) {
 	logtest.Commit(t, l, next)
 	resolves := eventlog.Write{Expected: eventlog.AnyVersion, Resolution: &inbox.Resolution{Of: bad}}
 	_, err = l.Commit(t.Context(), resolves)
-	require.ErrorAs(t, err, new(*inbox.ParkedChangedError)) // three more events were passed over meanwhile
+	require.ErrorAs(t, err, new(*inbox.ParkedChangedError)) // the consumer has passed three more events meanwhile
 	found, err := l.Inbox().ParkedStream(t.Context(), "feed", "post:1")
 	require.NoError(t, err)
 	require.Equal(t, int64(3), found[0].Waiting)

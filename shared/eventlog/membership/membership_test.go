@@ -75,7 +75,8 @@ func TestIntervals_FromTheOpeningToTheClosingEvent(t *testing.T) {
 	}
 }
 
-// While a user enters and leaves a room, Rooms returns the rooms as of the position that it returns.
+// A user enters and leaves a room while Rooms is called. The rooms that a call returns must be the rooms as of the
+// position that the call returns.
 func TestRooms_AreAsOfTheirPosition(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

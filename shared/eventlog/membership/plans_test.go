@@ -17,8 +17,8 @@ func explain(t *testing.T, l *eventlog.Log, statement string, args ...any) query
 	return queryplan.Explain(t, l.Options().Pool, l.SQL(statement), args...)
 }
 
-// in makes a user a member of the conversations with the numbers from <= n < until, which fill wrote. The memberships
-// begin at position 1.
+// in makes a user a member of the conversations that fill wrote, with the numbers n for which from <= n < until. The
+// memberships begin at position 1.
 func in(t *testing.T, l *eventlog.Log, user string, from, until int) {
 	t.Helper()
 	_, err := l.Options().Pool.Exec(t.Context(), `INSERT INTO chat.memberships (room, member, opened_version, opened_position)
@@ -26,7 +26,8 @@ SELECT 'conversation:' || n, $1::text, 1, 1 FROM generate_series($2::int, $3::in
 	require.NoError(t, err)
 }
 
-// The cost of Resume is bounded by the size of its result, however many events were missed in however many rooms.
+// A user is in 2,000 rooms and has missed many events in each. Resume must read only about as many rows as its result
+// may have events.
 func TestPlans_ResumeWithManyRoomsIsBounded(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -59,7 +60,8 @@ func TestPlans_ResumeWithManyRoomsIsBounded(t *testing.T) {
 	assert.Equal(t, rooms-maxMissed.events/perRoom, len(got.Resumed[0].NotRecovered))
 }
 
-// Rooms with few events are recovered, although many rooms with too many events come before them by name.
+// A user has missed few events in some rooms and too many in others. The rooms with few events must be recovered,
+// although the names of the other rooms come first in the alphabet.
 func TestResume_RecoversSmallRoomsBeforeLargeOnes(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -76,8 +78,8 @@ SELECT DISTINCT room, 'heavy', 1, 1 FROM chat.event_rooms WHERE room ~ '[yz]'`)
 	assert.Equal(t, 1+300+10*350, len(got.Events), "and the event at which the memberships begin")
 }
 
-// A resumer that comes after a resumer with many missed events gets the same result as if it were alone, in this call
-// or in the next one. All of its rooms are recovered.
+// One call of Resume has several resumers, and the first has many missed events. Each later resumer must get the same
+// result as in a call of its own, if not in this call, then in the next one. The user "light" gets all rooms recovered.
 func TestResume_ResumersAreIndependent(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -107,7 +109,7 @@ SELECT 'conversation:other' || n, 'user' || n / 10, 1, n FROM generate_series(1,
 	require.NoError(t, err)
 }
 
-// Rooms reads all rooms of a user from an index alone.
+// Rooms must read the rooms of a user from an index alone, without reading the table and without sorting.
 func TestPlans_RoomsReadsAnIndex(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

@@ -23,7 +23,8 @@ func parted(conversation, user string) proto.Message {
 	return &chatv1.MemberLeft{ConversationId: conversation, UserId: user}
 }
 
-// comings returns a log in which bob enters and leaves rooms repeatedly. Its positions:
+// comings returns a log in which bob enters and leaves rooms repeatedly. The log has an event at each of these
+// positions:
 //
 //	1 started  2 a  3 bob enters  4 b  5 bob leaves  6 c  7 bob enters  8 d   conversation 1
 //	9 started with bob  10 e  11 bob leaves  12 f                             conversation 2
@@ -131,7 +132,8 @@ func TestResume_AnswersFewerResumersIfTheAnswerIsTooLarge(t *testing.T) {
 	if err != nil || len(got.Resumed) != 10 || len(got.Events) != 10*events {
 		t.Fatalf("%d users, %d events, %v", len(got.Resumed), len(got.Events), err)
 	}
-	// A resumer with too many events for one result gets the names of the rooms that are not recovered.
+	// The user "everywhere" has missed more events than one result may have. Resume must return the names of the rooms
+	// that it does not recover.
 	got, err = Resume(t.Context(), l, append([]Resumer{{User: "everywhere"}}, resumers[:3]...), Bounds{})
 	if err != nil || len(got.Resumed) != 4 || len(got.Resumed[0].NotRecovered) != 2 || len(got.Events) != 10*events {
 		t.Fatalf("%d users, %v not recovered, %d events, %v",
@@ -139,7 +141,7 @@ func TestResume_AnswersFewerResumersIfTheAnswerIsTooLarge(t *testing.T) {
 	}
 }
 
-// large commits a conversation of alice and others in which each message has 32 KiB.
+// large commits a conversation between alice and the users others, in which each message has 32 KiB.
 func large(t *testing.T, l *eventlog.Log, id string, messages int, others ...string) {
 	t.Helper()
 	all := []proto.Message{started(id, append(others, "alice")...)}

@@ -20,7 +20,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// counts is a projection whose rows show whether an event was applied twice or not at all.
+// counts is a projection that counts the events of each stream and stores the last version. Its rows show whether an
+// event was applied twice or not at all.
 type counts struct {
 	fail    func(events []envelope.Event) error // called after the rows are written
 	applied atomic.Int64
@@ -50,7 +51,7 @@ func counting(o *eventlog.Options) {
 CREATE TABLE counts (stream text PRIMARY KEY, applied bigint NOT NULL, last bigint NOT NULL);`)}}
 }
 
-// checkCounts asserts that all of n events were applied once.
+// checkCounts asserts that the projection counts has applied each of n events once.
 func checkCounts(t *testing.T, l *eventlog.Log, n int64) {
 	t.Helper()
 	var applied, last int64
@@ -60,7 +61,8 @@ func checkCounts(t *testing.T, l *eventlog.Log, n int64) {
 	}
 }
 
-// following returns a follower that has the lease of a projection. It applies batches only when the test calls it.
+// following returns a follower that has the lease of a projection. The follower applies a batch only when the test
+// calls applyNext.
 func following(t testing.TB, l *eventlog.Log, p Applier) *follower {
 	t.Helper()
 	f := newFollower(l, p)
@@ -122,7 +124,7 @@ func TestFollow_WakesAtOnce(t *testing.T) {
 		if err := WaitFor(t.Context(), other, "counts", c.Position); err != nil {
 			t.Fatal(err)
 		}
-		if i > 0 { // the instance may not listen yet at first
+		if i > 0 { // at the first event, the instance may not listen for notifications yet
 			all += time.Since(begun)
 		}
 	}

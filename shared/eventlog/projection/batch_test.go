@@ -16,7 +16,7 @@ func TestBatch_WritesTheRowsOfEachStatementAtOnce(t *testing.T) {
 	b.Add(second, "a", "x", int64(1))
 	b.Add(first, "a", at)
 	b.Add(second, "a", "y", int64(2))
-	b.Add(second, "a", "x", int64(3)) // replaces the first
+	b.Add(second, "a", "x", int64(3)) // replaces the row with the value 1, which has the same key
 	b.Add(first, "a", at)
 	b.Add(third, "gone")
 	require.Equal(t, []any{"a", "x", int64(3)}, b.Row(second, "a", "x"))

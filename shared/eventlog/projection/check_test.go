@@ -10,7 +10,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/projection"
 )
 
-// bells declares a projection of a kind of streams with three events. It ignores one of them.
+// bells declares a projection of the streams of kind bell, which have three types of events. The projection handles two
+// types and ignores the third.
 func bells(name string) *projection.Projection {
 	p := projection.Declare(name, projection.Options{Streams: []string{"bell"}, Tables: []string{name}})
 	rang := p.Statement(1, `INSERT INTO bells (id) SELECT unnest($1::text[])`)

@@ -23,7 +23,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// asked counts the requests to a server. pgx sends a request in one write, or in several if it is large.
+// asked is a connection that counts the requests to PostgreSQL, by counting writes. pgx sends a request in one write
+// unless the request is large.
 type asked struct {
 	net.Conn
 	times *atomic.Int64
@@ -34,7 +35,7 @@ func (c asked) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// heard records the statements of an instance.
+// heard is a tracer of pgx that records the statements of an instance.
 type heard struct {
 	mu         sync.Mutex
 	statements []string
@@ -85,7 +86,8 @@ func configured(t testing.TB, change func(*pgxpool.Config)) func(*eventlog.Optio
 	}
 }
 
-// learn makes an instance read the newest position over a connection of the test, in place of its listener.
+// learn makes an instance read the log's newest position, over a connection of the test. In an instance that runs, the
+// listener for notifications does that.
 func learn(t testing.TB, url string, l *eventlog.Log) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), url)
@@ -95,7 +97,8 @@ func learn(t testing.TB, url string, l *eventlog.Log) {
 	require.NoError(t, err)
 }
 
-// A batch takes one round trip to begin and read, one for the statement of Apply, and one to save and commit.
+// A follower applies a batch in three round trips: one begins the transaction and reads the events, one executes the
+// statement of Apply, and one saves the position and commits.
 func TestFollow_AppliesABatchInThreeRoundTrips(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
@@ -134,7 +137,8 @@ func TestFollow_AppliesABatchInThreeRoundTrips(t *testing.T) {
 	assert.Equal(t, "off", mode, "a projection can be applied again, so its commits do not wait for the disk")
 }
 
-// An instance that does not apply a projection only tries to get its lease now and then, however much is committed.
+// One instance applies a projection, and another stands by while events are committed. The statements of the standby
+// must be only attempts to get the projection's lease.
 func TestFollow_AStandbyReadsOnlyTheLease(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
@@ -168,7 +172,8 @@ func TestFollow_AStandbyReadsOnlyTheLease(t *testing.T) {
 	}
 }
 
-// When an instance ends, another one takes over its projection, without waiting until the server has noticed a silence.
+// The instance that applies a projection ends. Another instance must take over at once. The session of an instance that
+// crashes ends only after some silence, but here the instance has released its lease.
 func TestFollow_AnotherInstanceTakesOver(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
@@ -189,7 +194,8 @@ func TestFollow_AnotherInstanceTakesOver(t *testing.T) {
 	checkCounts(t, l, 2)
 }
 
-// loseApplied undoes everything that was applied to counts, and ends all sessions, as a crash of the server does.
+// loseApplied deletes the rows of the projection counts, sets its position to 0, and ends all sessions. A crash of
+// PostgreSQL has the same effect if the rows were not on disk yet.
 func loseApplied(t *testing.T, url string) {
 	t.Helper()
 	err := pgx.BeginFunc(t.Context(), pgtest.Pool(t, url), func(tx pgx.Tx) error {
@@ -203,8 +209,8 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()`, pgx.QueryExecMo
 	require.NoError(t, err)
 }
 
-// If a crash of the server has undone rows of a projection, queries wait until the events are applied again, on the
-// instance that had applied them and on others.
+// A crash of PostgreSQL has undone rows of a projection. Queries must wait until the events are applied again, both on
+// the instance that had applied the events and on another.
 func TestWaitFor_FallsBackWhenTheServerHasLostRows(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
@@ -219,7 +225,8 @@ func TestWaitFor_FallsBackWhenTheServerHasLostRows(t *testing.T) {
 		require.NoError(t, WaitFor(t.Context(), each, "counts", 10))
 	}
 	loseApplied(t, url)
-	// The instance that applies the projection continues at the position in the database.
+	// The instance that applies the projection must continue at the position that the database contains, and not at the
+	// position that the instance remembers.
 	meshtest.Eventually(t, "all is applied again", func() bool {
 		var n int64
 		err := pgtest.Pool(t, url).QueryRow(t.Context(), "SELECT coalesce(sum(applied), 0) FROM chat.counts").Scan(&n)
@@ -253,9 +260,9 @@ func TestWaitFor_FallsBackWhenTheServerHasLostRows(t *testing.T) {
 	checkCounts(t, l, 10)
 }
 
-// The server has crashed and the process has not noticed: it still has the projection's position from before the crash
-// in memory. Rows that it reads in a session from after the crash are read again, once the projection has reached that
-// position again.
+// PostgreSQL has crashed, and an instance has not noticed it: in memory, the instance still has the projection's
+// position from before the crash. A query of the instance then reads rows in a session that was opened after the crash.
+// ReadConsistently must notice that, wait until the projection has reached the position again, and repeat the read.
 func TestReading_FallsBackWhenTheServerHasLostRows(t *testing.T) {
 	t.Parallel()
 	for _, when := range []string{"before the query", "between the wait and the read"} {
@@ -269,7 +276,7 @@ func TestReading_FallsBackWhenTheServerHasLostRows(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			ended := make(chan error, 1)
 			go func() { ended <- Follow(ctx, writes, &counts{}) }()
-			l := logtest.Instance(t, url, counting) // it does not run, and so does not notice that sessions end
+			l := logtest.Instance(t, url, counting) // does not run, so it does not notice that sessions end
 			query := func(between func()) (applied int64, err error) {
 				return applied, ReadConsistently(t.Context(), l, func() error {
 					if err := WaitFor(t.Context(), l, "counts", 10); err != nil {
@@ -314,7 +321,8 @@ func TestReading_FallsBackWhenTheServerHasLostRows(t *testing.T) {
 	}
 }
 
-// The server crashes repeatedly. Events whose projection rows were not on disk yet are applied again.
+// PostgreSQL crashes repeatedly, while some rows of a projection are not on disk yet. The events of these rows must be
+// applied again.
 func TestFollow_SurvivesCrashesOfTheServer(t *testing.T) {
 	t.Parallel()
 	url := pgtest.OwnServer(t)
@@ -351,8 +359,8 @@ func TestFollow_SurvivesCrashesOfTheServer(t *testing.T) {
 	}
 }
 
-// An instance that stands by for a projection is healthy again once the database is back, although another instance
-// applies the projection.
+// One instance applies a projection, and the standby loses its session. Once the standby can reach the database again,
+// it must report that it no longer waits, although it does not get the lease.
 func TestWaiting_StandingByIsHealthy(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)

@@ -16,8 +16,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// Queries may wait for the floor of an incarnation that has no events yet. They get an answer without waiting for the
-// next event.
+// A new incarnation has no events yet, and a query waits for the incarnation's floor. The wait must end without a
+// further event.
 func TestWaitFor_ReachesTheBeginningOfAnIncarnationWithoutEvents(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
@@ -40,8 +40,8 @@ func TestWaitFor_ReachesTheBeginningOfAnIncarnationWithoutEvents(t *testing.T) {
 	checkCounts(t, l, 4)
 }
 
-// An event that is committed just before an incarnation begins is below the incarnation's floor. A projection that has
-// read the log up to its end a moment earlier still applies the event.
+// A projection reads the log up to its end. Then an event is committed, and a new incarnation begins, so that the event
+// is below the incarnation's floor. The projection must still apply the event.
 func TestReincarnate_SkipsNothingThatIsCommittedJustBefore(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)

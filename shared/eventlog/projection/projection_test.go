@@ -30,7 +30,8 @@ var migrations = fstest.MapFS{"00001_rows.sql": file(`
 CREATE TABLE notes (user_id text NOT NULL, number bigint NOT NULL, text text NOT NULL, PRIMARY KEY (user_id, number));
 CREATE TABLE diaries (user_id text PRIMARY KEY, notes bigint NOT NULL);`)}
 
-// diaries declares a projection with a statement that keeps each row, and one that keeps the newest for each key.
+// diaries declares a projection with two tables: notes has a row for each event, and diaries has the newest row for
+// each user.
 func diaries() *projection.Projection {
 	p := projection.Declare("diaries", projection.Options{Streams: []string{"diary"}, Tables: []string{"notes", "diaries"}})
 	note := p.Statement(0, `INSERT INTO notes SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[])`)
@@ -74,8 +75,8 @@ const (
 	sqlDiaries = `SELECT concat_ws(' ', user_id, notes) FROM toy.diaries ORDER BY 1`
 )
 
-// A projection writes the rows of the events of its streams, even if several of these events are in one batch. A
-// rebuild of its tables has the same result.
+// Several events of a projection's streams are in one batch, together with an event of another stream. The projection
+// must write the rows of its own events. A rebuild of its tables must have the same result.
 func TestProjection_WritesTheRowsOfItsFunctions(t *testing.T) {
 	t.Parallel()
 	l, pool := open(t, migrations)
@@ -91,7 +92,7 @@ func TestProjection_WritesTheRowsOfItsFunctions(t *testing.T) {
 	write("diary:ann", &toyv1.NoteWritten{UserId: "ann", Text: "one"}, &toyv1.NoteWritten{UserId: "ann", Text: "two"})
 	write("name:ann", &toyv1.NameTaken{Name: "ann", CircleId: "7"})
 	last := write("diary:b%3A1", &toyv1.NoteWritten{UserId: "b:1", Text: "three"})
-	go func() { ended <- projection.Follow(ctx, l, diaries()) }() // it reads all events as one batch
+	go func() { ended <- projection.Follow(ctx, l, diaries()) }() // all events exist, so they become one batch
 	t.Cleanup(func() { stop(); <-ended; <-ended })
 	require.NoError(t, projection.WaitFor(t.Context(), l, "diaries", last))
 	require.Equal(t, []string{"ann 1 one", "ann 2 two", "b%3A1 1 three"}, rows(t, pool, sqlNotes))
@@ -120,7 +121,8 @@ func TestCheckTables_NamesForgottenAndUnknownTables(t *testing.T) {
 	require.EqualError(t, check(l, "notes", "diaries", "dairies"),
 		"projection diaries: there is no table dairies; create it in a migration, or correct the name in Tables")
 
-	// A later release adds a table. The earlier release can still be started again.
+	// A later release adds two tables. The later release must assign the table pins to a projection. The earlier
+	// release, which does not know the tables, must still start.
 	later := maps.Clone(migrations)
 	later["00002_pins.sql"] = file("CREATE TABLE pins (id text); CREATE TABLE jobs_waiting (id text);")
 	require.EqualError(t, check(reopen(t, pool, later), "notes", "diaries"), "table pins belongs to no projection; add it to the "+

@@ -13,7 +13,8 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-// An instance keeps no old snapshot while it waits for the lease of a projection.
+// An instance waits for the lease of a projection. Meanwhile it must not keep an old snapshot, which would prevent
+// VACUUM from removing old row versions.
 func TestWaiting_LetsTheDatabaseVacuum(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
@@ -24,7 +25,7 @@ func TestWaiting_LetsTheDatabaseVacuum(t *testing.T) {
 	})
 }
 
-// followUntil applies the log to counts up to a position.
+// followUntil runs the projection counts until it has applied the log up to a position.
 func followUntil(ctx context.Context, l *eventlog.Log, position catalog.Position) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()

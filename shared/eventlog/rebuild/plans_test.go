@@ -17,9 +17,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/queryplan"
 )
 
-// A rebuild of the timers reads the log in parts. The statement that finds the end of a part reads no more rows than
-// the part has events. The statement that writes timers finds the outcome of each timer by an index, even if the table
-// outcomes is large.
+// A rebuild of the timers reads the log in parts of timerSpan events. The statement that finds the end of a part must
+// read at most timerSpan rows. The statement that writes timers must find the outcome of each timer by an index, even
+// if the table outcomes is large.
 func TestPlans_ARebuildOfTimersIsBounded(t *testing.T) {
 	t.Parallel()
 	l := logtest.Fresh(t)

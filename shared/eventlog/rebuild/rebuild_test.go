@@ -23,8 +23,8 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-// tally is a projection with a foreign key, and with a table that has no primary key. A migration has dropped the
-// identity column of that table.
+// tally is a projection with a foreign key. One of its tables has no primary key, and a migration has dropped the
+// identity column of this table.
 type tally struct{ broken bool }
 
 func (*tally) Name() string { return "tally" }
@@ -56,7 +56,7 @@ CREATE INDEX ids_id ON ids (id);`)},
 	}
 }
 
-// tallied returns a log of n events, all of which Follow has applied, and the projection.
+// tallied returns a log with n events and the projection tally, which has applied all of them.
 func tallied(t *testing.T, n int) (*eventlog.Log, *tally) {
 	t.Helper()
 	l := logtest.Running(t, pgtest.Database(t), tallying)
@@ -84,7 +84,8 @@ func rebuilt(t *testing.T, l *eventlog.Log) Result {
 	return r
 }
 
-// whole asserts that the live rows are those of a log with n events, and that nothing of a rebuild is left.
+// whole asserts that the projection's tables contain the rows for a log with n events, and that the database contains
+// no schema of a rebuild.
 func whole(t *testing.T, l *eventlog.Log, n int64) {
 	t.Helper()
 	if err := projection.WaitFor(t.Context(), l, "tally", catalog.Position(n)); err != nil {
@@ -99,7 +100,7 @@ func whole(t *testing.T, l *eventlog.Log, n int64) {
 	}
 }
 
-// A rebuild can end at the floor of an incarnation that has no events yet.
+// The newest incarnation has no events yet. A rebuild must end at the incarnation's floor.
 func TestRebuild_AfterANewIncarnationWithoutEvents(t *testing.T) {
 	t.Parallel()
 	l, _ := tallied(t, 20)
@@ -208,14 +209,14 @@ func TestRebuild_ReportsAndRepairsDamagedRows(t *testing.T) {
 	}
 }
 
-// A rebuild repairs a projection that fails at every further event.
+// A projection fails at every attempt to apply its next events. A rebuild must repair it.
 func TestRebuild_RepairsAStuckProjection(t *testing.T) {
 	t.Parallel()
 	l, live := tallied(t, 9)
 	if _, err := l.Options().Pool.Exec(t.Context(), `UPDATE chat.projections SET position = 5; DELETE FROM chat.ids`); err != nil {
 		t.Fatal(err)
 	}
-	_ = live // it fails when it applies the events again, because their rows exist
+	_ = live // the projection fails when it applies events 6 to 9 again, because some of their rows exist
 	r := rebuilt(t, l)
 	if r.Behind != 5 || r.Position != 9 || r.Differ() == 0 {
 		t.Errorf("%+v", r)
@@ -244,7 +245,7 @@ func TestRebuild_WaitsForReaders(t *testing.T) {
 		ended <- err
 	}()
 	<-tried
-	<-tried // the second attempt: in the first one, the reader blocked the swap
+	<-tried // the second attempt to swap; the reader's transaction has prevented the first one
 	if _, err := l.Commit(t.Context(), logtest.Said("1", "in between")); err != nil {
 		t.Fatal(err)
 	}
@@ -339,7 +340,8 @@ func TestRebuild_ReportsSuccessWithoutAComparison(t *testing.T) {
 	}
 }
 
-// A rebuild that takes too long under the log's lock loses the lock.
+// A rebuild takes longer than allowed while it holds the log's lock. It must lose the lock and fail, so that others can
+// commit.
 func TestRebuild_DoesNotHoldTheLogForLong(t *testing.T) {
 	t.Parallel()
 	l, _ := tallied(t, 3)
@@ -360,7 +362,7 @@ func TestRebuild_DoesNotHoldTheLogForLong(t *testing.T) {
 	whole(t, l, 5)
 }
 
-// slow takes 20 s to apply events above a position.
+// slow is the projection tally, but takes 20 s to apply events above the position after.
 type slow struct {
 	tally
 	after int64

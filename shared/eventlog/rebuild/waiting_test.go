@@ -11,7 +11,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/projection"
 )
 
-// A rebuild that waits for the log's lock keeps no old snapshot.
+// A rebuild waits for the log's lock. Meanwhile it must not keep an old snapshot, which would prevent VACUUM from
+// removing old row versions.
 func TestWaiting_LetsTheDatabaseVacuum(t *testing.T) {
 	t.Parallel()
 	for name, rebuild := range map[string]func(context.Context, *eventlog.Log) error{

@@ -24,8 +24,8 @@ type acknowledging struct{}
 
 func (acknowledging) Publish(string, ...*message.Message) error { return nil }
 
-// leader returns a relay that holds the lease of a log. It publishes one event at a time, and saves its state after
-// each.
+// leader returns a relay that holds the lease of a log. The relay publishes one event in each step, and saves its state
+// after each step.
 func leader(t testing.TB, l *eventlog.Log) *leading {
 	t.Helper()
 	r := New(l, Options{Publisher: acknowledging{}, PositionEvery: time.Hour, SignOfLife: time.Hour})
@@ -44,10 +44,10 @@ func leader(t testing.TB, l *eventlog.Log) *leading {
 	return x
 }
 
-// saving is the cost of saving the relay's state once.
+// saving is the cost of an update by which the relay saves its state.
 type saving struct {
-	buffers int64 // number of pages that were read
-	size    int64 // of the table, in bytes
+	buffers int64 // number of pages that the update read
+	size    int64 // size of the table after the update, in bytes
 }
 
 func measureSaving(t testing.TB, p *pgxpool.Pool) (s saving) {
@@ -71,14 +71,14 @@ SET position = position WHERE single`).Scan(&encoded)
 	return s
 }
 
-// A leader relays 100,000 batches while another instance stands by. The cost of saving the relay's state does not grow.
-// Each save leaves an old row version behind, and no session keeps these versions from being removed. So an update
-// reads as many pages in the last tenth of the batches as in the first. The test counts pages, because their number is
-// the same on any machine. BenchmarkRelayDrift measures the time of an update, which depends on the load of the
-// machine.
+// A leader relays 100,000 batches while another instance stands by. After each batch, an update saves the relay's state
+// and leaves an old row version behind. No session may prevent PostgreSQL from removing these versions: otherwise
+// updates would have to read more and more pages. The test requires that an update reads about as many pages in the
+// last tenth of the batches as in the first. It counts pages, because their number is the same on any machine.
+// BenchmarkRelayDrift measures the time of a batch, which depends on the load of the machine.
 func TestRelay_SaveCostStaysConstantBesideStandbys(t *testing.T) {
 	t.Parallel()
-	batches := 100_000 // with the race detector they take twice the CPU time
+	batches := 100_000 // with the race detector, these batches take twice the CPU time
 	if testing.Short() {
 		batches = 10_000
 	}
@@ -86,7 +86,7 @@ func TestRelay_SaveCostStaysConstantBesideStandbys(t *testing.T) {
 	url := pgtest.OwnServer(t)
 	l := instance(t, url)
 	require.NoError(t, l.FillForTest(t.Context(), eventlog.Fill{Events: int64(batches), Streams: 100}))
-	// Autovacuum of the large tables would keep a snapshot for long.
+	// An autovacuum of these large tables would keep a snapshot for a long time.
 	_, err := l.Options().Pool.Exec(t.Context(), `ALTER TABLE chat.events SET (autovacuum_enabled = off);
 ALTER TABLE chat.event_rooms SET (autovacuum_enabled = off)`)
 	require.NoError(t, err)
@@ -115,10 +115,11 @@ ALTER TABLE chat.event_rooms SET (autovacuum_enabled = off)`)
 	t.Logf("an update reads %d pages in the first tenth of %d batches, and %d in the last; the table has %d bytes", first,
 		batches, last, size)
 	assert.LessOrEqual(t, last, 2*first, "pages that an update reads")
-	// If all row versions were kept, each would take more than 100 bytes.
+	// If all row versions were kept, the table would have more than 100 bytes for each batch.
 	assert.Less(t, size, int64(10*batches), "bytes of the table")
 	for i, xmin := range oldest[samples/10:] {
-		// xmin belongs to sample i+samples/10, because the range skips the first tenth. now[i] is from sample i.
+		// xmin is the oldest snapshot at sample i+samples/10, because the loop skips the first tenth of the samples.
+		// now[i] is the transaction id at sample i, a tenth of the batches earlier.
 		if xmin != 0 {
 			assert.Greater(t, xmin, now[i], "the standby keeps a snapshot for a tenth of the batches")
 		}
@@ -126,7 +127,8 @@ ALTER TABLE chat.event_rooms SET (autovacuum_enabled = off)`)
 	assert.Greater(t, now[samples-1]-now[0], int64(batches/2), "each batch is a transaction of its own")
 }
 
-// BenchmarkRelayDrift measures how much longer a batch takes after many batches: run it with -benchtime 100000x.
+// BenchmarkRelayDrift compares how long a batch takes in the last tenth of many batches and in the first. Run it with
+// -benchtime 100000x.
 func BenchmarkRelayDrift(b *testing.B) {
 	url := pgtest.OwnServer(b)
 	l := instance(b, url)

@@ -19,7 +19,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// topicCounts contains the number of partitions of each topic, in place of a broker.
+// topicCounts stands in for a broker that is asked for the number of partitions of each topic.
 type topicCounts struct{ of map[string]*atomic.Int32 }
 
 func newCounts(l *eventlog.Log) *topicCounts {
@@ -39,14 +39,15 @@ func (c *topicCounts) relay(l *eventlog.Log) func(*Relay) {
 	return func(r *Relay) { r.o.Partitions, r.o.CountEvery = c.ask, 20*time.Millisecond }
 }
 
-// epochReader reads all partitions of a topic as consumers do: it stores one position for each partition, drops
-// repeats, and fills gaps by the partition count of the partition's epoch.
+// epochReader reads all partitions of a topic as consumers do. It stores one position for each partition and drops
+// repeated records. If records have a gap, it takes the missing events from the log. To know which events belong to the
+// partition, it uses the partition count of the partition's epoch.
 type epochReader struct {
 	t      *testing.T
-	log    map[string]map[catalog.Position]string // positions of each topic's events with their streams
+	log    map[string]map[catalog.Position]string // the stream of each event of the log, by topic and position
 	number map[topicPartition]catalog.Position
 	epoch  map[topicPartition]epoch
-	times  map[catalog.Position]int // how often each event was read
+	times  map[catalog.Position]int // how often each event was read, by position
 	fences map[topicPartition]int
 }
 
@@ -112,8 +113,8 @@ func checkEpochs(t *testing.T, l *eventlog.Log, b *broker) *epochReader {
 	return x
 }
 
-// The relay that leads crashes repeatedly while a topic grows twice under traffic and the broker fails at random. A
-// second relay stands by. A reader sees each event once.
+// A topic grows twice while events are committed. Meanwhile the relay that leads crashes repeatedly, a second relay
+// takes over, and the broker fails at times. A reader must see each event once.
 func TestRelay_GrowsATopicUnderTraffic(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -161,7 +162,7 @@ func TestRelay_GrowsATopicUnderTraffic(t *testing.T) {
 		i := slices.IndexFunc(records, func(e envelope.Event) bool { return e.Epoch == 3 })
 		require.GreaterOrEqual(t, i, 0)
 		assert.True(t, records[i].Fence, "the first record of an epoch is its fence: %+v", records[i])
-		// Every partition has the same fence, however often it was sent.
+		// The fence may be sent several times, but must have the same position in every partition.
 		for _, e := range records {
 			if e.Fence && e.Epoch == 3 {
 				assert.Equal(t, b.of(topicPartition{"chat-events", 5})[0].Position, e.Position)
@@ -170,7 +171,7 @@ func TestRelay_GrowsATopicUnderTraffic(t *testing.T) {
 	}
 }
 
-// If a release declares more partitions than the broker has, the relay uses the number that the broker has.
+// A release declares more partitions than the broker has. The relay must use the number that the broker has.
 func TestRelay_UsesTheBrokersPartitionCount(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -185,8 +186,8 @@ func TestRelay_UsesTheBrokersPartitionCount(t *testing.T) {
 	assert.Empty(t, b.of(topicPartition{"chat-events", 2}))
 }
 
-// An earlier release hashed by the declared count, whatever the broker had. A fence shows readers where the new
-// count begins.
+// An earlier release has chosen partitions by the declared number of partitions, 3, although the broker has 4. After
+// the upgrade, a fence must show readers from which position the broker's number counts.
 func TestRelay_AfterAReleaseThatHashedByTheDeclaredCount(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -201,7 +202,8 @@ partitions = '{"chat-events": {"0": 18, "1": 19, "2": 20}}'`)
 	commit(t, l, said("1", "new"))
 	relaying(t, l, b, c.relay(l))
 	meshtest.Eventually(t, "the new event is published", func() bool { return b.events() == 1 })
-	// Events that are in the log already are hashed by the old count; the fence follows them.
+	// Events that are in the log at the upgrade are still published by the old number of partitions. The fence follows
+	// them.
 	fence := func(p int32) int {
 		return slices.IndexFunc(b.of(topicPartition{"chat-events", p}), func(e envelope.Event) bool { return e.Fence })
 	}
@@ -219,8 +221,8 @@ partitions = '{"chat-events": {"0": 18, "1": 19, "2": 20}}'`)
 	assert.Equal(t, []any{int32(1), int32(3), catalog.Position(19)}, []any{first.Epoch, first.Partitions, first.Before})
 }
 
-// If a topic shrinks or vanishes, the relay raises an alarm and publishes to the other topics. Once the topic is back,
-// no event is missing.
+// A topic loses partitions or vanishes. The relay must raise an alarm and go on publishing to the other topics. Once
+// the topic is as before, no event may be missing.
 func TestRelay_ATopicThatCannotBePublishedToHoldsUpNoOther(t *testing.T) {
 	t.Parallel()
 	for name, broken := range map[string]int32{"shrunk": 2, "vanished": 0} {
@@ -276,7 +278,8 @@ func TestRelay_ATopicThatCannotBePublishedToHoldsUpNoOther(t *testing.T) {
 	}
 }
 
-// An event that the broker refuses permanently does not hold up later events. Its readers get it from the log.
+// The broker permanently refuses an event. The relay must publish the later events. Readers of the topic must see a gap
+// in place of the event, so that they read the event from the log.
 func TestRelay_PassesAnEventThatTheBrokerRefuses(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

@@ -21,7 +21,8 @@ import (
 // margin is the number of positions that a new incarnation leaves unused above the highest position that was seen.
 const margin = 1_000_000
 
-// lose deletes the events above a position from a database, as a failover to a replica that lags behind does.
+// lose deletes the events above a position from the log's database. A failover to a replica that lags behind has the
+// same effect.
 func lose(t *testing.T, l *eventlog.Log, above int64) {
 	t.Helper()
 	for _, s := range []string{"DELETE FROM chat.events WHERE position > $1", "DELETE FROM chat.event_rooms WHERE position > $1",
@@ -47,8 +48,8 @@ func lastOf(b *broker) func(*Relay) {
 }
 
 // All instances restart on a database that has lost commits. The newest records of the topics show the relay that the
-// lost commits were published. Positions then continue above them in a new incarnation, so that no reader takes a new
-// event for a repeat.
+// lost commits were published. The relay must begin a new incarnation, with positions above those of the lost commits:
+// otherwise readers would drop new events as repeats.
 func TestIncarnation_ChangesWhereATopicIsAheadOfTheLog(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -96,7 +97,8 @@ func TestIncarnation_ChangesWhereATopicIsAheadOfTheLog(t *testing.T) {
 	assert.Equal(t, "after", page.Events[0].Cause)
 }
 
-// The positions of lost events were given to other events before the loss was noticed.
+// Events were lost, and their positions were given to other events before anybody noticed the loss. The relay finds a
+// record in a topic whose position belongs to another event in the log. It must begin a new incarnation.
 func TestIncarnation_ChangesIfTheLogHasAnotherEvent(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -110,7 +112,7 @@ func TestIncarnation_ChangesIfTheLogHasAnotherEvent(t *testing.T) {
 	meshtest.Eventually(t, "a new incarnation begins", func() bool { return l.Incarnation() != first })
 }
 
-// The incarnation stays the same while instances only commit, read and restart.
+// Instances commit and read, and their relays crash, but no event is lost. The incarnation must stay the same.
 func TestIncarnation_DoesNotChangeOtherwise(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -132,8 +134,8 @@ func TestIncarnation_DoesNotChangeOtherwise(t *testing.T) {
 	assert.Equal(t, first, other.Incarnation())
 }
 
-// An event that is committed just before an incarnation begins is below the incarnation's floor. A relay that has read
-// the log up to its end a moment earlier still publishes the event.
+// A relay reads the log up to its end. Then an event is committed, and a new incarnation begins, so that the event is
+// below the incarnation's floor. The relay must still publish the event.
 func TestRelay_SkipsNothingThatIsCommittedJustBeforeAnIncarnation(t *testing.T) {
 	t.Parallel()
 	url := database(t)

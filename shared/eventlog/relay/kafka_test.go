@@ -47,7 +47,8 @@ func publisher(t testing.TB, k backend.Kafka) *bus.Publisher {
 	return p
 }
 
-// A reader of the bus gets the events of each partition in order, and the log's position in each partition.
+// A relay publishes to an embedded broker. A bus.Reader must get the events of each partition in order, and in each
+// partition a record with the log's last position.
 func TestRelay_OnABroker(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -94,7 +95,7 @@ func TestRelay_OnABroker(t *testing.T) {
 	}
 }
 
-// BenchmarkRelay measures how fast a backlog is published from the log to the embedded broker.
+// BenchmarkRelay measures how fast a relay publishes b.N events that are already in the log to an embedded broker.
 func BenchmarkRelay(b *testing.B) {
 	l := fresh(b)
 	k := kafka(b, l)

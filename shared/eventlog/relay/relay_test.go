@@ -27,7 +27,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// broker is a publisher that keeps the messages it gets, or fails as a test requires.
+// broker is a publisher that stores the messages of each call, or fails as a test requires.
 type broker struct {
 	// fault returns, for each call, which of its messages arrive and the error of the call. Nil: all messages arrive,
 	// and no call fails.
@@ -85,7 +85,8 @@ func (b *broker) events() int {
 	return len(b.arrived)
 }
 
-// reader stores one position for a partition, as gateways do.
+// reader reads one partition as gateways do: it stores the position of the last record, and drops records that are not
+// above this position as repeats.
 type reader struct {
 	number catalog.Position
 	seen   []catalog.Position
@@ -113,7 +114,7 @@ func (r *reader) take(e envelope.Event, log map[catalog.Position]bool) error {
 	return nil
 }
 
-// fill adds the missing events up to a position, as a read of the owner's log would.
+// fill adds the events up to a position that the reader has not seen. A gateway would read them from the owner's log.
 func (r *reader) fill(until catalog.Position, log map[catalog.Position]bool) {
 	for _, position := range slices.Sorted(maps.Keys(log)) {
 		if position > r.number && position <= until {
@@ -122,7 +123,8 @@ func (r *reader) fill(until catalog.Position, log map[catalog.Position]bool) {
 	}
 }
 
-// checkRead reads all partitions, asserts that each event is seen once and in order, and counts the gaps.
+// checkRead reads all partitions of a broker and asserts that a reader sees each event of the log once and in order. It
+// returns the number of gaps that the readers had to fill.
 func checkRead(t *testing.T, l *eventlog.Log, b *broker) (gaps int) {
 	t.Helper()
 	logs := map[topicPartition]map[catalog.Position]bool{}
@@ -167,7 +169,7 @@ func relaying(t testing.TB, l *eventlog.Log, b Publisher, change ...func(*Relay)
 	return r
 }
 
-// killLeader ends the session that holds the relay's lease, as a crash does: nothing more is saved.
+// killLeader ends the session of the relay that leads, so that this relay can save nothing more, as after a crash.
 func killLeader(ctx context.Context, l *eventlog.Log) error {
 	key := uint64(advisory.Key("eventlog/" + l.Options().Owner + "/relay"))
 	_, err := l.Options().Pool.Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted
@@ -190,9 +192,9 @@ func TestRelay_PublishesInOrderWithThePositionBefore(t *testing.T) {
 	}
 }
 
-// Publishing fails at random: no message arrives, or some arrive, or all arrive but the call returns an error. The
-// relay also crashes between publishing and saving. A reader still sees every event once. If failed calls
-// publish their first messages, it also sees no gap.
+// Some calls of the publisher fail, and none, some or all of their messages arrive nevertheless. The relay also crashes
+// between publishing and saving its state. A reader must still see every event once. If the messages that arrive in a
+// failed call are always the first ones, a reader must also see no gap.
 func TestRelay_DeliversEachEventOnceDespiteFailures(t *testing.T) {
 	t.Parallel()
 	for name, arrival := range map[string]func(n int) func(int) bool{
@@ -218,7 +220,7 @@ func TestRelay_DeliversEachEventOnceDespiteFailures(t *testing.T) {
 				return func(int) bool { return true }, nil
 			}
 			for i := range 300 {
-				if i == 150 { // publish a backlog first, and then events as they are committed
+				if i == 150 { // the relays start with a backlog of 150 events; later events are published as they come
 					relaying(t, l, b)
 					relaying(t, other, b)
 					meshtest.Eventually(t, "the backlog is published", func() bool { return b.events() == 150 })
@@ -238,8 +240,8 @@ func TestRelay_DeliversEachEventOnceDespiteFailures(t *testing.T) {
 	}
 }
 
-// One of two relays freezes while it publishes, and does not notice that it has lost its lease. The other relay takes
-// over within 3 s. Everything that the first relay publishes later is a repeat.
+// One of two relays freezes while it publishes, and does not notice that it has lost its lease. The other relay must
+// take over within 3 s. When the first relay goes on, it must publish only repeats.
 func TestRelay_ContinuesWhenTheLeaderFreezes(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -256,7 +258,7 @@ func TestRelay_ContinuesWhenTheLeaderFreezes(t *testing.T) {
 		}
 		return func(int) bool { return true }, nil
 	}
-	cold.records, cold.arrived = b.records, b.arrived // the same topics
+	cold.records, cold.arrived = b.records, b.arrived // cold and b are the same broker, but only cold can freeze
 	first := New(l, Options{Publisher: shared{cold, b}, PositionEvery: 50 * time.Millisecond})
 	first.renewal = time.Hour
 	during(t, first.Run)
@@ -287,7 +289,7 @@ func TestRelay_ContinuesWhenTheLeaderFreezes(t *testing.T) {
 	}
 }
 
-// shared publishes to the topics of one broker, with the faults of another broker.
+// shared publishes to the records of the broker topics, with the faults of the broker faulty.
 type shared struct{ faulty, topics *broker }
 
 func (s shared) Publish(topic string, messages ...*message.Message) error {
@@ -359,7 +361,8 @@ func TestRelay_ReportsThatItIsAlive(t *testing.T) {
 	checkRead(t, l, b)
 }
 
-// Commits of any instance are published at once, not by polling.
+// Two instances commit, and one of them relays. The commits of both must be published at once, and not only when the
+// relay polls.
 func TestRelay_WakesAtOnce(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -425,8 +428,9 @@ func TestRelay_WaitsForTheBrokerAndReportsIt(t *testing.T) {
 	}
 }
 
-// One trace leads from the command to the record. The spans of the transaction and of the batch are linked with it, and
-// are not parents.
+// A command is committed and its event is published. The trace of the command must continue to the record. The trace
+// spans of the transaction and of the relay's batch serve several commands, so they must be linked with the spans of
+// the command and not be their parents.
 func TestTrace_GoesFromTheCommandToTheRecord(t *testing.T) {
 	t.Parallel()
 	spans := tracetest.NewInMemoryExporter()
@@ -499,7 +503,8 @@ func (r refusing) Publish(topic string, messages ...*message.Message) error {
 	return failed
 }
 
-// A relay that stands by is healthy again once the database is back, although another instance relays.
+// One relay leads, and the standby loses its session. Once the standby can reach the database again, it must report
+// that it no longer waits, although it does not get the lease.
 func TestRelay_StandingByIsHealthy(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -530,7 +535,7 @@ func TestSampled_ReadsTheFlags(t *testing.T) {
 	t.Parallel()
 	for traceparent, want := range map[string]bool{
 		"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01": true,
-		"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-03": true, // sampled, and its id is random
+		"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-03": true, // the flags mean: sampled, and the trace id is random
 		"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00": false,
 		"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-02": false,
 		"": false,

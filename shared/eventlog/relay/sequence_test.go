@@ -12,13 +12,13 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// For any order of events, confirmations, crashes and position records, a reader that stores one position per partition
-// sees every event once, and no gap.
+// Events are committed, and a relay publishes them, announces its position, and crashes, all in any order. A reader
+// that stores one position for each partition must see every event once, and no gap.
 func TestSequence_AReaderSeesNoGap(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		places := []topicPartition{{"a", 0}, {"a", 1}, {"b", 0}}
-		var log []topicPartition // of the event at position i+1
+		var log []topicPartition // log[i] is the partition of the event at position i+1
 		records := map[topicPartition][]envelope.Event{}
 		var saved, s sequence
 		now := time.Unix(0, 0)
@@ -64,7 +64,7 @@ func TestSequence_AReaderSeesNoGap(t *testing.T) {
 			}
 			r := &reader{}
 			for _, e := range records[p] {
-				// A relay that crashed may have published events above the position of this relay.
+				// Before a crash, the relay may have published events above the position from which it continues.
 				if e.Position > s.Position && !e.IsPosition() {
 					inLog[e.Position] = true
 				}
