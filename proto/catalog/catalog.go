@@ -105,8 +105,8 @@ type Catalog struct {
 	kinds        map[string]*streamKind
 }
 
-// Load reads the declarations of all linked proto packages. If declarations contradict each other or the rules of the
-// envelope, it returns an error that names each of them.
+// Load reads the declarations of all linked proto packages. It returns an error that names every declaration that
+// contradicts another one or the rules of the envelope.
 func Load() (*Catalog, error) {
 	c := &Catalog{
 		commands: map[string]*Command{}, events: map[string]*Event{}, byType: map[protoreflect.FullName]any{},

@@ -64,7 +64,7 @@ type found struct {
 }
 
 // replicated is the number of replicas of a topic if there are enough brokers. confirmed is the number of replicas that
-// must have a record before it is confirmed. So one replica may be lost with its disk.
+// must have a record before it is confirmed. So one replica may be lost with its disk, and no confirmed record is lost.
 const replicated, confirmed = 3, 2
 
 func (f found) differences(declared catalog.Topic, name string, brokers int) (list []string) {
@@ -199,7 +199,7 @@ func deref(text *string) string {
 }
 
 // awaitTopics waits until every broker knows the topics with a leader for each partition. The controller confirms a
-// topic before the brokers know it; until then, clients get the error that it does not exist.
+// topic before the brokers know it; until then, clients get the error that the topic does not exist.
 func (k Kafka) awaitTopics(ctx context.Context, client *kgo.Client, topics []catalog.Topic) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

@@ -82,7 +82,8 @@ type Seen struct {
 	Text     string
 }
 
-// Session contains the events that a device received on one connection and on all later connections that resumed it.
+// Session contains the events that a device received on one connection and on all later connections that resumed the
+// session.
 type Session struct {
 	User   string
 	Device string

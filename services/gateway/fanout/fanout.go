@@ -39,9 +39,10 @@ type Options struct {
 	Partitions func(ctx context.Context, topic string) (int32, error)
 	// Resolve is called with each outcome of a command.
 	Resolve func(envelope.Result)
-	// Ready is called once for each owner, when all its topics are read; it may be nil.
+	// Ready is called once for each owner, when all topics of the owner are read. The function may be nil.
 	Ready func(owner string)
-	// Waiting is called with an error when work waits for a dependency, and with nil when it continues; it may be nil.
+	// Waiting is called with an error when work waits for a dependency, and with nil when the work continues. The
+	// function may be nil.
 	Waiting func(dependency string, err error)
 	Tracer  trace.Tracer
 	Metrics *Metrics
@@ -214,8 +215,8 @@ func (r *logProgress) partitionKnown() {
 	}
 }
 
-// Known returns a channel that is closed once the position of every partition of an owner's log is known and its
-// outcomes are read. From then on the hub gets every event of the owner, and the intake every outcome.
+// Known returns a channel that is closed once the position of every partition of an owner's log is known and the
+// owner's outcomes are read. From then on the hub gets every event of the owner, and the intake every outcome.
 func (f *Fanout) Known(owner string) <-chan struct{} { return f.logs[owner].known }
 
 func (r *logProgress) isKnown() bool {
@@ -227,7 +228,7 @@ func (r *logProgress) isKnown() bool {
 	}
 }
 
-// silence is the longest time without a new record in a partition. The owner writes one every 30 s.
+// silence is the longest time without a new record in a partition. The owner's relay publishes at least one every 30 s.
 const silence = 75 * time.Second
 
 // Reading returns an error that describes why the fan-out does not read every partition, or nil.

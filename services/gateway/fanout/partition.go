@@ -76,8 +76,8 @@ func (p *partition) take(ctx context.Context, f *Fanout, e *envelope.Event) erro
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if e.Epoch > 0 && e.Epoch < p.epoch.Load() {
-		// The record comes from a relay that had lost its lease without noticing. The relay that got the lease has
-		// published the same event in a later epoch, possibly in another partition.
+		// The record comes from a relay that had lost its lease without noticing. The relay that has the lease now
+		// publishes the same event in its own epoch, possibly in another partition.
 		p.repeat(f)
 		return nil
 	}

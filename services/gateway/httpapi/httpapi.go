@@ -191,7 +191,7 @@ func (s *Server) find(r *http.Request, name string) (call, error) {
 }
 
 // header returns the value of a header that may be absent but not empty. An empty value probably comes from a variable
-// that is not set, so it is refused instead of ignored.
+// that is not set in the client's program, so it is refused instead of ignored.
 func header(r *http.Request, name string) (string, error) {
 	value, err := access.Single(r, name)
 	if err == nil && value == "" && len(r.Header.Values(name)) > 0 {

@@ -79,8 +79,8 @@ func (c *Conn) Release() {
 	c.arrived(positions)
 }
 
-// SetProgress records the progress from which a client resumes. The resume tokens that are sent between its missed
-// events start from it.
+// SetProgress records the progress from which a client resumes. The resume tokens that are sent between the client's
+// missed events start from this progress.
 func (c *Conn) SetProgress(p Progress) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

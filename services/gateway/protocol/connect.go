@@ -202,8 +202,8 @@ func (m *Parts) Open(ctx context.Context, o Opening) (_ *Handler, err error) {
 	return s, nil
 }
 
-// user returns the user of the token in the first frame, or of the handshake. If both have a token, it must be of the
-// same user.
+// user returns the user of the token in the first frame, or of the handshake. If both contain a token, the two tokens
+// must be of the same user.
 func (m *Parts) user(ctx context.Context, handshake *auth.User, token string) (auth.User, error) {
 	if token == "" {
 		if handshake == nil {

@@ -50,8 +50,8 @@ type lane[T any] struct {
 type kind[T any] struct {
 	name  string
 	calls int // the number of calls in flight at a time, for each lane
-	// ask makes one call for a batch, and returns the entries for which the owner must be asked again. If it returns an
-	// error, no entry was answered.
+	// ask makes one call for a batch, and returns the entries for which the owner must be asked again. If ask returns
+	// an error, no entry was answered.
 	ask            func(ctx context.Context, batch []T) (retry []T, err error)
 	ended          func(T) bool // reports whether an entry needs no answer any more
 	user           func(T) string

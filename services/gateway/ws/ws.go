@@ -194,7 +194,7 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request, e frame.Encoding
 	limitUnsent(c.net)
 	socket.SetPingHandler(c.pinged)
 	socket.SetPongHandler(func(string) error { c.alive(); return nil })
-	socket.SetCloseHandler(func(int, string) error { return nil }) // the connection ends with its own reason
+	socket.SetCloseHandler(func(int, string) error { return nil }) // the writer sends a close frame with its own reason
 	return c
 }
 
