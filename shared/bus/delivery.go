@@ -67,7 +67,7 @@ func ClaimOf(ctx context.Context) (*Claim, bool) {
 }
 
 // Claim is one assignment of a partition to a Subscriber. A partition gets a new Claim when it is assigned again, and
-// when it is read again from its oldest record because it has lost records.
+// when it is read again from its oldest record because the topic has lost records.
 type Claim struct {
 	Topic     string // without the installation's prefix
 	Partition int32

@@ -33,8 +33,8 @@ type SubscriberOptions struct {
 	// once instead of after SessionTimeout. Two processes must not have the same InstanceID, because the broker
 	// excludes one of them from the group.
 	InstanceID string
-	// SessionTimeout is how long a member may send no heartbeat before the others take its partitions; default 6 s, the
-	// minimum that brokers allow by default.
+	// SessionTimeout is how long a member may send no heartbeat before other members get its partitions; default 6 s,
+	// the minimum that brokers allow by default.
 	SessionTimeout time.Duration
 	// Drain is how long the Subscriber waits for messages in flight when their partition is reassigned and when the
 	// Subscriber is closed; default 10 s. Then the contexts of these messages end. Drain must be well below 25 s, after

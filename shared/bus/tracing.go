@@ -13,12 +13,12 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// scope is the name of the tracer of outgoing messages. The spans of this package have the names and attributes of
-// OpenTelemetry's semantic conventions for messaging.
+// scope is the name of the tracer of outgoing messages. The trace spans of this package have the names and attributes
+// of OpenTelemetry's semantic conventions for messaging.
 const scope = "github.com/edumatrix/interlinked/shared/bus"
 
-// Tracing handles a message within a span "process <topic>", which continues the trace in the message's headers. The
-// span is in the message's context.
+// Tracing handles a message within a trace span "process <topic>", which continues the trace in the message's headers.
+// The span is in the message's context.
 func Tracing(tracer trace.Tracer) message.HandlerMiddleware {
 	return func(h message.HandlerFunc) message.HandlerFunc {
 		return func(m *message.Message) ([]*message.Message, error) {
@@ -73,9 +73,9 @@ func describe(operation, topic, id string) []attribute.KeyValue {
 	}
 }
 
-// startSend starts the span of an outgoing message and puts it into the record. The span is a child of the span in
-// the message's context and uses that span's provider, so that the span is reported under the name of the service.
-// Without a span in the context, startSend returns nil.
+// startSend starts the trace span of an outgoing message and puts the span into the record's headers. The span is a
+// child of the span in the message's context and uses that span's provider, so that the span is reported under the name
+// of the service. Without a span in the context, startSend returns nil.
 func startSend(topic string, m *message.Message, r *kgo.Record) trace.Span {
 	parent := trace.SpanFromContext(m.Context())
 	if !parent.SpanContext().IsValid() {
@@ -95,7 +95,7 @@ func startSend(topic string, m *message.Message, r *kgo.Record) trace.Span {
 	return span
 }
 
-// endSends ends the spans of a batch, with the partition and offset of each message, or its error.
+// endSends ends the trace spans of a batch, with the partition and offset of each message, or its error.
 func endSends(spans []trace.Span, records []*kgo.Record, messages []*message.Message, err error) {
 	failed := map[*message.Message]error{}
 	var some *PublishError

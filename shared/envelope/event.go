@@ -90,10 +90,10 @@ type Event struct {
 	// lost its lease; readers ignore it.
 	Epoch      int32
 	Partitions int32
-	// Fence reports whether this is a fence: the position record (see IsPosition) that begins an epoch. The relay writes
-	// a fence into every partition, old and new, after all events up to the fence's Position and before any event above
-	// it. A partition may have reached that Position already, so a reader must handle a fence before it drops repeats. In
-	// a new partition, the fence's Before is 0.
+	// Fence reports whether this is a fence: the position record (see IsPosition) that begins an epoch. The relay
+	// writes a fence into every partition, old and new, after all events up to the fence's Position and before any
+	// event above that Position. A partition may have reached that Position already, and the fence then looks like a
+	// repeat. So a reader must handle a fence before it drops repeats. In a new partition, the fence's Before is 0.
 	Fence bool
 }
 

@@ -133,8 +133,9 @@ func (a *admission) add(p *prepared) Committed {
 // eventNames is the UUID namespace of event ids.
 var eventNames = uuid.MustParse("0b1c6b60-3f0c-5f0e-8a41-2f6f0d3a9b17")
 
-// eventID derives the id of an event from its stream and version, so that every computation has the same result. A new
-// incarnation uses versions of a stream again, so from the second incarnation on the id depends on the incarnation too.
+// eventID derives the id of an event from its stream and version, so that every computation has the same result. In a
+// new incarnation, the versions of lost events are used again. So from the second incarnation on, the id also depends
+// on the incarnation.
 func eventID(owner string, i incarnation, stream string, version catalog.Version) uuid.UUID {
 	name := fmt.Appendf(nil, "%s/%s/%d", owner, stream, version)
 	if i.number > 1 {

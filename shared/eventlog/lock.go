@@ -12,9 +12,10 @@ import (
 // lockPollInterval is the interval at which a migration tries to get a lock that another instance may hold for days.
 const lockPollInterval = 400 * time.Millisecond
 
-// lockWaitSlice is how long one statement waits for the log's own lock, which is held for milliseconds. After that,
-// another statement waits, with a new snapshot, so that vacuum is not held up. Waiting in the server's queue, instead
-// of polling as advisory.Await does, keeps busy instances from starving each other.
+// lockWaitSlice is how long one statement waits for the log's own lock, which is held for milliseconds. The snapshot of
+// a waiting statement keeps obsolete row versions from being vacuumed. So after this time, another statement with a new
+// snapshot waits. Waiting in the server's queue, instead of polling as advisory.Await does, keeps busy instances from
+// starving each other.
 const lockWaitSlice = 250 * time.Millisecond
 
 // isLockTimeout reports whether a statement failed because it did not get a lock in time.

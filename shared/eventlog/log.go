@@ -4,10 +4,10 @@
 // owners' logs. This progress is committed together with the events that follow from the consumed events.
 //
 // Writes are committed in groups: one goroutine per Log commits all pending writes in one transaction, under the log's
-// advisory lock. So position order is commit order for any number of instances, and a reader that asks for "position >
-// last" misses nothing. No caller gets a result before the commit. Readers load single streams (Load), read pages
-// (Read), or follow by position in transactions of their own, as package projection does. Package relay publishes the
-// log to its topics.
+// advisory lock. The lock is held until the commit has ended. So positions ascend in the order of the commits, for any
+// number of instances, and a reader that reads the events above its last position misses none. No caller gets a result
+// before the commit. Readers load single streams (Load), read pages (Read), or follow by position in transactions of
+// their own, as package projection does. Package relay publishes the log to its topics.
 package eventlog
 
 import (
@@ -76,7 +76,7 @@ type Log struct {
 // session that keeps the lock for longer.
 const MaxHold = 2 * time.Second
 
-// timeouts bound how long a holder of the log's lock can delay the others.
+// timeouts bound how long a holder of the log's lock can delay other holders.
 type timeouts struct {
 	lock time.Duration // maximum wait for the lock
 	hold time.Duration // maximum time of holding the lock, and of being idle meanwhile

@@ -63,7 +63,7 @@ func (l *Log) Read(ctx context.Context, q Query) (Page, error) {
 		limit = 500
 	}
 	limit = min(limit, 1000)
-	// Events up to the head do not change, so a second statement may read them.
+	// Events up to the head do not change, so a statement that sees a later state of the log may read them.
 	until := head
 	if q.Until > 0 {
 		until = min(until, q.Until)

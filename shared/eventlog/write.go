@@ -89,7 +89,7 @@ type Append struct {
 	Actor       string
 	Cause       string
 	Correlation string
-	TraceParent string // empty: the span in the context
+	TraceParent string // empty: the trace span in the context
 	Events      []proto.Message
 }
 

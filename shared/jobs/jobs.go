@@ -40,7 +40,7 @@ type Args interface {
 type Job struct {
 	Args Args
 	// Key identifies the job among the jobs of its kind. Another job with the same key is not inserted while the first
-	// one waits or runs, or if the first one was completed within the last 24 hours. Empty: every job is inserted.
+	// job waits or runs, or if the first job was completed within the last 24 hours. Empty: every job is inserted.
 	Key string
 	// After is the time before which the job does not run; zero: it may run at once. Jobs that are inserted ahead of
 	// time may run up to about six seconds late.
@@ -57,7 +57,7 @@ type Options struct {
 	// attempt of a job that is interrupted after that does not count, and another instance runs the job at once.
 	Grace time.Duration
 	// Rescue is added to the longest time-out of all workers. A job that runs for longer than the sum counts as
-	// abandoned, because its instance was killed; 0: 30 s. The queue searches for abandoned jobs every 30 s.
+	// abandoned: its instance was probably killed. 0: 30 s. The queue searches for abandoned jobs every 30 s.
 	Rescue time.Duration
 	Log    *slog.Logger // nil: slog.Default
 }

@@ -3,8 +3,9 @@
 // streams that are parked, and the dead letters that an operator has dropped.
 //
 // A log commits changes of checkpoints and parked streams together with the events that follow from the consumed
-// events. It checks the changes with an Admission, under its lock, so that if two instances consume the same partition,
-// only one of them continues. All other rows are read and written through an Inbox, which eventlog.Log.Inbox returns.
+// events. It checks the changes with an Admission, under the log's lock. So if two instances consume the same
+// partition, only one of them continues. All other rows are read and written through an Inbox, which eventlog.Log.Inbox
+// returns.
 package inbox
 
 import (

@@ -31,8 +31,8 @@ type Parked struct {
 	Record *meshv1.Record
 	Error  string
 	At     time.Time
-	// HeldUntil is the time until which no further event of the stream may be passed over, because a retry is about to
-	// catch up with the partition. Zero: the stream is not held.
+	// HeldUntil is the time until which no further event of the stream may be passed over, because an operator's retry
+	// is about to catch up with the partition's checkpoint. Zero: the stream is not held.
 	HeldUntil time.Time
 }
 

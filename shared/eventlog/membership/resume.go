@@ -114,7 +114,7 @@ func (x reader) resume(ctx context.Context, resumers []Resumer, b Bounds) (Misse
 		return Missed{}, err
 	}
 	head := asOf.Position
-	// Events up to the head do not change, so other statements may read them.
+	// Events up to the head do not change, so statements that see a later state of the log may read them.
 	g := newGaps(resumers, intervals, head)
 	if err := x.count(ctx, g, b.Events); err != nil {
 		return Missed{}, err
@@ -271,7 +271,7 @@ func (s size) beyond(o size) size { return size{max(0, s.events-o.events), max(0
 
 func (s size) over(bound size) bool { return s.events > bound.events || s.bytes > bound.bytes }
 
-// gaps holds the gaps of all resumers. Resumers with the same position share gaps.
+// gaps holds the gaps (see interval.Gap) of all resumers. Resumers with the same position share gaps.
 type gaps struct {
 	resumers  []Resumer
 	intervals [][]interval.Interval

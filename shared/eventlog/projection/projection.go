@@ -59,9 +59,9 @@ func Declare(name string, o Options) *Projection {
 // statements of a batch are executed in the order of their declaration. A statement must not name a schema, because a
 // rebuild executes it in another schema.
 //
-// The parameter key is the number of leading columns by which a row of a batch replaces an earlier row of the batch. If
-// key is 0, each row is kept. One execution of a statement cannot change a row of a table twice, so an update, or an
-// insert with ON CONFLICT, needs a key.
+// The parameter key is a number of leading columns. Within a batch, a row replaces an earlier row that has the same
+// values in these columns. If key is 0, each row is kept. One execution of a statement cannot change a row of a table
+// twice, so an update, or an insert with ON CONFLICT, needs a key.
 func (p *Projection) Statement(key int, sql string) *Statement {
 	s := &Statement{sql: sql, key: key}
 	p.statements = append(p.statements, s)

@@ -16,8 +16,8 @@ import (
 // A crash of the server ends all its connections and may undo the last transactions of a projection. After the crash, a
 // process may still have the earlier position in memory, while the rows that it reads lack those transactions. This
 // happens if the process was frozen during the crash, and then opened a new connection to read the rows. If a
-// connection was opened before the position was read, and still works, the server has not crashed since then. So its
-// rows are never older than that position.
+// connection was opened before the position was read, and still works, the server has not crashed since then. So the
+// rows that are read on this connection are never older than that position.
 func ReadConsistently(ctx context.Context, l *eventlog.Log, read func() error) error {
 	pool := l.Options().Pool
 	for {

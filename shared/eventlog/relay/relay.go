@@ -76,9 +76,10 @@ const (
 // events.
 //
 // The relay chooses the partition of an event, by the partition count of the topic's current epoch. When a topic has
-// grown, the relay writes a fence into all its partitions before it uses the new count. A topic to which it cannot
-// publish, because the topic has vanished, shrunk or is forbidden, is paused with an alarm and does not delay the
-// others. Once publishing works again, readers of the topic detect that events are missing and read them from the log.
+// grown, the relay writes a fence into all its partitions before it uses the new count. If the relay cannot publish to
+// a topic, because the topic has vanished, shrunk or is forbidden, the relay pauses the topic with an alarm. Other
+// topics are not delayed. Once publishing works again, readers of the topic detect that events are missing and read
+// them from the log.
 type Relay struct {
 	log       *eventlog.Log
 	owner     string

@@ -18,11 +18,11 @@ type sequence struct {
 	announced map[topicPartition]time.Time // when the newest position record of a partition was written
 }
 
-// epoch is a period in which a topic has one partition count, by which the streams of its events are hashed.
+// epoch is a period in which a topic has one partition count. The count determines the partition of each stream.
 type epoch struct {
 	Epoch  int32 // from 1
 	Count  int32
-	From   catalog.Position // position of the fence; events above it are hashed by Count
+	From   catalog.Position // position of the fence; Count determines the partitions of events above it
 	Fenced bool             // the fence is in all partitions, or not needed because the epoch is the first
 }
 
@@ -49,9 +49,9 @@ func (s *sequence) append(p topicPartition, position catalog.Position, now time.
 	return before
 }
 
-// due returns when the log's position must be written into a partition. For a partition that lags, the parameter
-// interval is the time since its last position record. For any other partition, the parameter life is the time since
-// its last record. A partition into which this relay has written nothing is due at once.
+// due returns when the log's position must be written into a partition. For a partition that lags, this is the time of
+// its last position record plus the parameter interval. For any other partition, this is the time of its last record
+// plus the parameter life. A partition into which this relay has written nothing is due at once.
 func (s *sequence) due(p topicPartition, interval, life time.Duration) time.Time {
 	recorded, ever := s.recorded[p]
 	if !ever {

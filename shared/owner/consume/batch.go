@@ -81,8 +81,8 @@ func (a *applier) collectEffects(e envelope.Event, trace context.Context, before
 			a.items = append(a.items, &item{event: e, trace: trace, before: before})
 			return nil
 		}
-		// An operator's retry is about to catch up with this partition, and holds the stream meanwhile. Store the
-		// checkpoint, so that the retry finds how far the partition has passed over the stream.
+		// An operator's retry holds the stream, because it is about to catch up with this partition's checkpoint. Store
+		// the checkpoint, so that the retry can read up to which position the partition has passed over the stream.
 		if err := a.write(a.before(before)); err != nil {
 			return err
 		}

@@ -10,7 +10,7 @@ import (
 
 // When a topic gets more partitions, some streams move to other partitions: the new count determines the partitions of
 // events above the fence. No partition applies an event above the fence before the checkpoints of all old partitions
-// have reached the fence. So the events of a stream stay in order.
+// have reached the fence. So the events of a stream that moves stay in order.
 
 // awaitEvery is how often the checkpoints of other partitions are read.
 const awaitEvery = 100 * time.Millisecond
@@ -46,7 +46,7 @@ func (a *applier) crossFence(e envelope.Event) error {
 
 // fence returns the beginning of the epoch that follows the epoch of a checkpoint. All partitions use the position that
 // the first of them saved. If the topic no longer contains the fence, the position before the first record of the new
-// epoch is saved instead, which is not below the fence.
+// epoch is saved instead. That position is not below the fence.
 func (a *applier) fence(c inbox.Checkpoint, e envelope.Event) (found inbox.Fence, err error) {
 	own := inbox.Fence{From: c.Epoch, To: e.Epoch, Position: e.Before, Partitions: e.Partitions}
 	if e.Fence {

@@ -191,8 +191,8 @@ func (r *resolving) step(ctx context.Context, p inbox.Parked) (left *inbox.Parke
 	return nil, nil, err
 }
 
-// read returns the events of a stream from the one that parks it up to the checkpoint of its partition, and reports
-// whether the result contains all of them.
+// read returns the events of a stream, from the event that parks the stream up to the checkpoint of the stream's
+// partition. It reports whether the result contains all of them.
 func (r *resolving) read(ctx context.Context, p inbox.Parked) (events []envelope.Event, all bool, err error) {
 	limit, err := r.limit(ctx)
 	r.reached = limit

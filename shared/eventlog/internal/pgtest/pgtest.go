@@ -109,7 +109,7 @@ func During(t testing.TB, run func(context.Context) error) {
 	})
 }
 
-// Named returns the URL of a database with a name. For connections that are opened with this URL, pg_stat_activity
+// Named adds a name to the URL of a database. For connections that are opened with the returned URL, pg_stat_activity
 // shows the name.
 func Named(t testing.TB, database, name string) string {
 	t.Helper()
