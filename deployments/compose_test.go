@@ -78,7 +78,7 @@ func TestCompose_PublishesOnLoopbackOnly(t *testing.T) {
 	t.Parallel()
 	want := map[string][]string{
 		"postgres": {"5432:5432"}, "redis": {"6379:6379"}, "socketio": {"3001:3001"}, "jaeger": {"16686:16686"},
-		"kafka": {"9092:29092", "29092:29092"}, // both lead to the listener OUTER
+		"kafka": {"9092:29092", "29092:29092"}, // both published ports lead to Kafka's listener OUTER
 	}
 	got := map[string][]string{}
 	for name, s := range loaded(t).Services {
@@ -266,7 +266,8 @@ func TestCompose_ContainsNoSecret(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile(filepath.Join(root, "docker-compose.yml"))
 	require.NoError(t, err)
-	// The project is loaded with placeholders as secrets. Every setting that is a secret must contain a placeholder.
+	// The project is loaded with placeholders for the passwords and for JWT_SECRET. Each of these settings must be its
+	// placeholder. SERVICE_SECRET has no placeholder and must be empty.
 	project := loaded(t)
 	for name, s := range project.Services {
 		for variableName := range s.Environment {

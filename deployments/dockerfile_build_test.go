@@ -20,7 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// image executes the instructions of a Dockerfile's stage in a folder instead of a container.
+// image executes the instructions of one stage of a Dockerfile in a folder, instead of in a container.
 type image struct {
 	dir     string // the folder that replaces the root folder of the container
 	workdir string
@@ -38,7 +38,7 @@ func (i *image) run(t *testing.T, s stage) {
 			return value
 		})
 		switch in.word {
-		case "ARG": // the test has set the argument
+		case "ARG": // the test has set the argument in i.args
 		case "ENV":
 			i.env = append(i.env, strings.Fields(rest)...)
 		case "WORKDIR":
@@ -68,8 +68,8 @@ func (i *image) at(name string) string {
 	return filepath.Join(i.dir, name)
 }
 
-// copy copies a file, or the contents of a folder, from the build context, without the files that .dockerignore
-// excludes.
+// copy copies a file, or the contents of a folder, from the build context. It leaves out the files of a folder that
+// .dockerignore excludes. It fails the test if .dockerignore excludes the file that source names.
 func (i *image) copy(t *testing.T, source, target string) {
 	t.Helper()
 	from := filepath.Join(root, source)
@@ -103,7 +103,8 @@ func copyFile(from, to string) error {
 	return os.WriteFile(to, text, 0o644)
 }
 
-// sh runs a command of a RUN instruction with a shell. It uses the module cache and the build cache of this machine.
+// sh runs the command of a RUN instruction with a shell on this machine. The Go tool uses the module cache and the
+// build cache of this machine.
 func (i *image) sh(t *testing.T, command string) {
 	t.Helper()
 	require.NotRegexp(t, `(^|[\s=])/(src|out|go|root)\b`, command, "the command uses an absolute path of the container")
@@ -138,7 +139,8 @@ func TestDockerfile_BuildsEveryService(t *testing.T) {
 	}
 }
 
-// requireStatic checks that a binary needs no C library, because the image may have a different one than the build stage.
+// requireStatic checks that a binary needs no C library, because the final image may have another C library than the
+// build stage.
 func requireStatic(t *testing.T, binary string) {
 	t.Helper()
 	if runtime.GOOS != "linux" {

@@ -14,7 +14,7 @@ import (
 // instruction is an instruction of a Dockerfile, with its lines joined.
 type instruction struct{ word, rest string }
 
-// stage is a FROM instruction with the instructions up to the next one.
+// stage is a FROM instruction, with the instructions up to the next FROM.
 type stage struct {
 	from, name   string
 	instructions []instruction

@@ -17,8 +17,8 @@ func read(t *testing.T, path string) string {
 	return string(text)
 }
 
-// found returns the texts that the pattern's first group matches in the files of a glob. It fails the test if there are
-// none.
+// found returns the texts that the first group of a pattern matches in the files of a glob, without the files of tests.
+// It fails the test if nothing matches.
 func found(t *testing.T, glob, pattern string) (all []string) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(root, glob))
@@ -93,8 +93,8 @@ func TestDocs_DescribeEveryNameOfTheProtocol(t *testing.T) {
 	}
 }
 
-// filesOfPath returns the files that a row of the table in "The files of the path" names. A name without a folder is in
-// the same folder as the name before it.
+// filesOfPath returns the files that a row of a table names. The table is in docs/architecture.md, under "The files of
+// the path". A name without a folder is in the same folder as the name before it.
 func filesOfPath(t *testing.T, row string) (files []string) {
 	t.Helper()
 	dir := ""

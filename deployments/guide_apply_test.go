@@ -27,7 +27,7 @@ type tree string
 
 func (d tree) path(name string) string { return filepath.Join(string(d), filepath.FromSlash(name)) }
 
-// copyTree copies the files that git tracks.
+// copyTree copies the files of this repository that git tracks to a temporary folder.
 func copyTree(t *testing.T) tree {
 	t.Helper()
 	list := exec.Command("git", "ls-files", "-z")
@@ -63,8 +63,8 @@ func (d tree) run(t *testing.T, folder, program string, args ...string) string {
 	return string(out)
 }
 
-// generate generates code like buf generate, with the plugins in the modules that proto requires. It does not use buf,
-// because only make lint installs it.
+// generate generates the same code as `buf generate`. It builds the plugins from the modules that proto/go.mod
+// requires. It does not run buf, because only `make lint` installs buf.
 func (d tree) generate(t *testing.T) {
 	t.Helper()
 	plugins := []string{"protoc-gen-go", "protoc-gen-connect-go"}

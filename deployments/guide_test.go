@@ -69,7 +69,7 @@ var (
 	// In a .proto file, the header, the first line of an option, and the name in an option are connecting lines.
 	// Fields, and the other values of an option such as its stream, are content.
 	protoConnecting = regexp.MustCompile(`^((syntax|package|import|option)\b|name:)`)
-	// These functions are the same in every aggregate, except for their cases.
+	// These functions are the same in every aggregate, except for the cases of their switch statements.
 	aggregateFunction = regexp.MustCompile(`^func (New|\(\w+ \*?State\) (Decide|Evolve|Forget))\(`)
 	topLevelType      = regexp.MustCompile(`^type State\b`)
 	dispatch          = regexp.MustCompile(`^\t(switch|case|default|return)\b`)
@@ -161,7 +161,7 @@ func TestGuide_CountsTheLinesOfAFeature(t *testing.T) {
 	}
 }
 
-// The kind of each of these lines must be recognized. Otherwise the counts in the guide could be too low.
+// kinds must recognize the kind of each of these lines. Otherwise the counts in the guide could be too low.
 func TestGuide_SeesTheKindsOfLines(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -198,7 +198,7 @@ func TestGuide_SeesTheKindsOfLines(t *testing.T) {
 	require.Equal(t, []kind{connecting, connecting, content, notCounted, content, content, notCounted}, f.kinds())
 }
 
-// Each patch must apply to this tree.
+// Each patch must apply to the files of this checkout.
 func TestGuide_PatchesApply(t *testing.T) {
 	t.Parallel()
 	for _, name := range patches {

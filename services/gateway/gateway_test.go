@@ -133,7 +133,7 @@ func (m *mesh) onCommand(decide func(c envelope.Command)) {
 	m.decide = decide
 }
 
-// publish publishes an event, or keeps it until release is called if publishing is held back.
+// publish publishes an event. While m.held is true, publish only keeps the event, and release publishes it.
 func (m *mesh) publish(e envelope.Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -167,7 +167,7 @@ func (m *mesh) release() {
 	m.kept = nil
 }
 
-// commits decides a command by appending and publishing the event of a sent message.
+// commits decides a command that sends a message: it appends the event of the message and publishes it.
 func (m *mesh) commits(c envelope.Command) {
 	declared, _ := m.catalog.Command(c.Type)
 	body := declared.Type.New().Interface()
@@ -301,8 +301,9 @@ func connect(t testing.TB, address, user string, change ...func(*client.Options)
 	return in
 }
 
-// raw opens a socket of a user on which nothing was sent. The returned function sends a frame, unless it is empty,
-// and returns the next frame that is not a heartbeat, or the reason why the connection has ended.
+// raw opens a WebSocket of a user, and sends nothing on it. The returned function sends a frame, unless the frame is
+// empty. It returns the next frame from the gateway that is not a heartbeat, or the reason why the connection has
+// ended.
 func raw(t *testing.T, address, user string) func(frame string) string {
 	t.Helper()
 	socket, r, err := websocket.DefaultDialer.DialContext(t.Context(), "ws://"+address+"/ws",
@@ -533,9 +534,9 @@ func TestGateway_QueriesSeeTheUsersOwnWrites(t *testing.T) {
 	require.Equal(t, refusal.Unavailable, refused.Code)
 }
 
-// The projection of an owner may be behind its log. The owner waits only until the projection has reached the position
-// in the query. So that position must cover every event that was committed before the connection was opened, or before
-// an HTTP request was sent.
+// The projection of an owner may be behind the owner's log. Before the owner answers a query, it waits until the
+// projection has reached the position that the query contains. This position must therefore cover every event that was
+// committed before the connection was opened, or before the HTTP request was sent.
 func TestGateway_QueriesSeeEventsFromBeforeTheConnection(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
@@ -577,7 +578,7 @@ func TestGateway_QueriesSeeEventsFromBeforeTheConnection(t *testing.T) {
 	require.Contains(t, reply, `"body":"hello"`, "sent before the rooms are known")
 }
 
-// call posts to the HTTP API.
+// call posts a body to a path of the HTTP API. The headers are pairs of a name and a value.
 func call(t *testing.T, address, path, body string, headers ...string) (int, map[string]any, http.Header) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+address+path, strings.NewReader(body))
@@ -645,7 +646,7 @@ func TestGateway_HTTPAcceptsTheSameCommandsAndQueries(t *testing.T) {
 		require.Equal(t, c.status, status, "%s %s: %v", c.path, c.headers, answer)
 		require.Equal(t, c.code, answer["error"].(map[string]any)["code"], "%s: %v", c.path, answer)
 	}
-	// Requests that client libraries do not send, but other programs may.
+	// Client libraries do not send the following requests, but other programs may.
 	ok := `{"conversation_id":"g","body":"hi"}`
 	for _, c := range []struct {
 		method, path, body string

@@ -58,10 +58,11 @@ func (m *mesh) ordinary(t testing.TB, address string, n int) (l meshtest.Latenci
 	return l
 }
 
-// hostilities are the attacks of one user, which do not end. Each runs in a process of its own, so that its CPU time
-// is not counted as the gateway's, and repeats as fast as the gateway admits the frames and connections of one user.
+// hostilities are the attacks of a hostile user, by name. An attack never ends. It sends frames and opens connections
+// as fast as the gateway admits them from one user. Each attack runs in a separate process, so that its CPU time does
+// not count as the gateway's.
 var hostilities = map[string]func(address, token string){
-	// Resumes after three weeks, in 2,000 rooms, ten times a second.
+	// The user resumes ten times per second in 2,000 rooms, with a resume token from before all events.
 	"returns": func(address, token string) {
 		old := os.Getenv("GATEWAY_HOSTILE_RESUME_TOKEN")
 		for tick := time.NewTicker(time.Second / 10); ; <-tick.C {
@@ -75,7 +76,8 @@ var hostilities = map[string]func(address, token string){
 			_ = socket.Close()
 		}
 	},
-	// Sends commands on 64 connections. No owner decides them, so the maximum number waits on each connection.
+	// The user sends commands on 64 connections. No owner decides these commands, so that soon the maximum number of
+	// commands waits on each connection.
 	"commands": func(address, token string) {
 		hostileFrames(address, token, 64, 2000, func(s, n int) string {
 			return fmt.Sprintf(`{"id":"%d","type":"chat.send_message","command_id":"%d-%d","data":{"conversation_id":"e1","body":"hi"}}`,
@@ -129,7 +131,7 @@ func hostileFrames(address, token string, connections, rate int, frame func(s, n
 	sending.Wait()
 }
 
-// TestMain runs a hostile user instead of the tests if GATEWAY_HOSTILE names one.
+// TestMain runs an attack instead of the tests if the environment variable GATEWAY_HOSTILE names one.
 func TestMain(m *testing.M) {
 	if hostile := hostilities[os.Getenv("GATEWAY_HOSTILE")]; hostile != nil {
 		hostile(os.Getenv("GATEWAY_HOSTILE_ADDRESS"), os.Getenv("GATEWAY_HOSTILE_TOKEN"))
@@ -138,7 +140,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// beHostile starts a hostile user. The returned function ends it, and returns the CPU time that it used.
+// beHostile starts a process that runs the attack with the given name. The returned function ends the process, and
+// returns the CPU time that the process has used.
 func (m *mesh) beHostile(t testing.TB, name, address string) (end func() time.Duration) {
 	t.Helper()
 	c := exec.Command(os.Args[0])
@@ -160,10 +163,10 @@ func cpu(t testing.TB) time.Duration {
 	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
-// BenchmarkHostile measures, for each kind of hostile user, how long the actions of ordinary users take while one such
-// user is connected, and without it. Rounds of both kinds alternate in one run, because the machine may be busy with
-// other work. The hostile user runs on the same cores, so the benchmark also prints its CPU time: the measured users
-// wait for that time whatever the gateway does.
+// BenchmarkHostile measures, for each attack, how long the actions of ordinary users take with and without a hostile
+// user. Measurements with and without the hostile user alternate in one run, because the machine may be busy with other
+// work. The hostile user runs on the same cores as the gateway, so the ordinary users wait for its CPU time whatever
+// the gateway does. The benchmark therefore also prints this CPU time.
 func BenchmarkHostile(b *testing.B) {
 	for _, name := range slices.Sorted(maps.Keys(hostilities)) {
 		b.Run(name, func(b *testing.B) { benchmarkHostile(b, name) })

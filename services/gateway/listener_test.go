@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Above its maximum number of connections, the gateway responds with 503 before the upgrade. Once a connection is
-// closed, it accepts another one.
+// The gateway has its maximum number of connections. It must respond to further requests with 503, before the upgrade.
+// After a connection was closed, the gateway must accept another one.
 func TestListener_AboveItsMaximumResponds503BeforeTheUpgrade(t *testing.T) {
 	t.Parallel()
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
@@ -65,7 +65,7 @@ func TestListener_AboveItsMaximumResponds503BeforeTheUpgrade(t *testing.T) {
 	require.Positive(t, maxConnections())
 }
 
-// No spelling of a path under /api is redirected, since many clients send a GET after a redirect.
+// The gateway must not redirect any spelling of a path under /api, because many clients send a GET after a redirect.
 func TestRoute_RedirectsNothingUnderAPI(t *testing.T) {
 	t.Parallel()
 	api := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -21,7 +21,8 @@ func (m *mesh) continueSession(address, user, session string) *inbox {
 	return connect(m.t, address, user, func(o *client.Options) { o.SessionID = session })
 }
 
-// shown makes the presence service allow a user to subscribe to the presence of others, and returns their rooms.
+// shown makes the presence service allow a user to subscribe to the presence of others, and returns the rooms of this
+// presence.
 func (m *mesh) shown(user string, others ...string) (rooms []string) {
 	for n, other := range others {
 		e := m.owners["presence"].Event(other, "presence.came_online", fmt.Sprintf(`{"user_id":%q}`, other))
@@ -40,8 +41,8 @@ func (m *mesh) keeps(user, session string, rooms ...string) {
 	}, 10*time.Second, time.Millisecond)
 }
 
-// A session keeps the rooms that its client is subscribed to. A connection that continues it at another gateway is
-// subscribed to them without naming them.
+// A client subscribes to rooms and loses its connection. A connection that continues the session at another gateway
+// must be subscribed to the same rooms, although the client does not name them.
 func TestConnect_RestoresTheRoomsOfItsSession(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
@@ -69,7 +70,8 @@ func TestConnect_RestoresTheRoomsOfItsSession(t *testing.T) {
 	require.Eventually(t, func() bool { return len(second.seen()) == 3 }, 10*time.Second, time.Millisecond)
 	require.Equal(t, "presence.went_offline carol", second.seen()[2])
 
-	// A room that the user may not subscribe to any more is refused by name, and is not stored any longer.
+	// The user may no longer subscribe to a room of the session. The reply to connect must name this room as refused,
+	// and the room must no longer be stored.
 	m.owners["presence"].Allow("bob", "presence:alice", false)
 	second.Abort()
 	third := m.continueSession(one, "bob", session)
@@ -77,7 +79,7 @@ func TestConnect_RestoresTheRoomsOfItsSession(t *testing.T) {
 	require.Equal(t, "presence:alice", third.Connected().Refused[0].Room)
 	m.keeps("bob", session, "presence:carol")
 
-	// A client that names rooms is subscribed to these only.
+	// A client that names rooms must be subscribed to these rooms only.
 	fourth := connect(t, two, "bob", func(o *client.Options) { o.SessionID, o.Rooms = session, []string{"presence:dave"} })
 	require.Equal(t, []string{"presence:dave"}, fourth.Connected().Rooms)
 	m.keeps("bob", session, "presence:dave")
@@ -93,8 +95,9 @@ func TestConnect_RestoresTheRoomsOfItsSession(t *testing.T) {
 	require.Equal(t, asked, m.owners["presence"].Restored(), "a new session has no rooms to ask for")
 }
 
-// The rooms that a client chose take precedence over those that a later connection restored: a connection may
-// continue a session before the gateway of the previous connection has reported the newest rooms.
+// A second connection continues a session and restores its rooms. Then the client of the first connection unsubscribes
+// from a room, and its gateway reports this later than the second gateway reports the restored rooms. The rooms that
+// the client chose must be stored, and not the restored ones.
 func TestConnect_RestoredRoomsDoNotReplaceNewerOnes(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
@@ -126,7 +129,8 @@ func TestConnect_RestoredRoomsDoNotReplaceNewerOnes(t *testing.T) {
 	m.keeps("bob", session, "presence:alice")
 }
 
-// Missed events of the rooms of a session are sent like all other missed events.
+// A client resumes and continues its session, without naming the rooms of the session. It must get the missed events of
+// these rooms like all other missed events.
 func TestConnect_ResumesTheRoomsOfItsSession(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
@@ -146,7 +150,8 @@ func TestConnect_ResumesTheRoomsOfItsSession(t *testing.T) {
 	require.Equal(t, []string{"missed"}, second.seen(), "before the reply")
 }
 
-// If the rooms of a session cannot be read, the connection begins without them, and the reply does not list them.
+// The rooms of a session cannot be read, because the presence service is unavailable. The connection must begin without
+// these rooms, and the reply to connect must not list them. The stored rooms must not be lost.
 func TestConnect_BeginsWithoutTheRoomsOfItsSessionIfTheyAreUnknown(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
@@ -172,7 +177,8 @@ func TestConnect_BeginsWithoutTheRoomsOfItsSessionIfTheyAreUnknown(t *testing.T)
 	m.keeps("bob", session, "presence:carol")
 }
 
-// The gateway ends a subscription that it cannot renew, and the room is then no longer stored for the session.
+// The gateway cannot renew a subscription, because the user may no longer subscribe. It must end the subscription, and
+// the room must no longer be stored for the session.
 func TestConnect_ARoomThatTheGatewayUnsubscribedIsNotRestored(t *testing.T) {
 	t.Parallel()
 	m := begin(t)

@@ -16,7 +16,8 @@ import (
 // often makes gateways send resume tokens so often that a test need not wait for them.
 var often = settings{cover: 20 * time.Millisecond}
 
-// settled waits for a resume token that covers all events so far.
+// settled waits until the connection has a resume token that covers all events of chat's log so far, and returns the
+// token.
 func (m *mesh) settled(in *inbox) string {
 	m.t.Helper()
 	m.positions() // as relays do
@@ -35,7 +36,7 @@ func (m *mesh) reader() *hub.Hub {
 	return hub.New(hub.Options{Catalog: m.catalog, TokenKey: key})
 }
 
-// returns connects with a resume token, and with no other state of an earlier connection.
+// returns lets a user come back: it connects with a resume token, and with no other state of an earlier connection.
 func (m *mesh) returns(address, user, token string, rooms ...string) *inbox {
 	m.t.Helper()
 	return connect(m.t, address, user, func(o *client.Options) { o.ResumeToken, o.Rooms = token, rooms })
@@ -128,8 +129,8 @@ func TestRedial_DropsEventsFromAfterTheToken(t *testing.T) {
 	bob.expect(t, "1", "2", "3", "4")
 }
 
-// A token of another user, or a damaged one, is not an error: the connection starts without missed events. A client
-// that stores such a token could otherwise never connect again.
+// A client connects with a damaged resume token. The gateway must accept the connection, and start it without missed
+// events. If the gateway refused the connection, a client that has stored such a token could never connect again.
 func TestResume_AnInvalidTokenStartsWithoutMissedEvents(t *testing.T) {
 	t.Parallel()
 	m := begin(t)

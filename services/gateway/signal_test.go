@@ -15,7 +15,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// signals is a connection with the signals that it got.
+// signals is a client connection with the signals that it has received.
 type signals struct {
 	*inbox
 	mu  sync.Mutex
@@ -41,7 +41,7 @@ func (s *signals) received() []string {
 	return append([]string(nil), s.got...)
 }
 
-// types sends chat.typing, and returns the code of a refusal, or "".
+// types sends the signal chat.typing. It returns the code of the refusal, or "" if the gateway accepts the signal.
 func (s *signals) types(t *testing.T, conversation string) string {
 	t.Helper()
 	err := s.Signal(t.Context(), "chat.typing", map[string]any{"conversation_id": conversation})
@@ -53,7 +53,8 @@ func (s *signals) types(t *testing.T, conversation string) string {
 	return refused.Code
 }
 
-// typesUntilRelayed sends chat.typing until it is accepted, which means that gateways relay signals.
+// typesUntilRelayed sends the signal chat.typing until the gateway accepts it. A gateway accepts signals as soon as it
+// can relay them.
 func (s *signals) typesUntilRelayed(t *testing.T, conversation string) {
 	t.Helper()
 	require.Eventually(t, func() bool { return s.types(t, conversation) == "" }, 20*time.Second, 100*time.Millisecond)
@@ -84,7 +85,7 @@ func TestSignal_GoesOnlyToTheMembersOnEveryGateway(t *testing.T) {
 	require.Equal(t, "invalid_field", alice.types(t, "no id"))
 	require.Equal(t, "invalid_field", alice.types(t, string(make([]byte, 300))))
 
-	// A removed member can neither send nor receive any more.
+	// A removed member must neither send nor receive signals any more.
 	m.member("chat.member_left", "carol")
 	carol.expect(t, "member_left carol")
 	before := len(carol.received())
@@ -95,7 +96,7 @@ func TestSignal_GoesOnlyToTheMembersOnEveryGateway(t *testing.T) {
 	require.Len(t, carol.received(), before)
 	require.Empty(t, eve.received())
 
-	// Signals are not sent again to a client that resumes.
+	// A client that connects later must not get earlier signals.
 	back := signalling(t, two, "bob")
 	require.Empty(t, back.received())
 }

@@ -70,7 +70,7 @@ func newWorld(t *testing.T) *world {
 			Telemetry: traces, Log: slog.New(slog.DiscardHandler)}}
 }
 
-// emptyLog serves chat's log as if it contained no events.
+// emptyLog is a stub of chat whose log contains no events.
 type emptyLog struct {
 	meshv1connect.UnimplementedOwnerServiceHandler
 }
@@ -125,7 +125,7 @@ func (w *world) event(version catalog.Version, actor string, m proto.Message) en
 		Rooms: place.Rooms, Body: body}
 }
 
-// raised returns all notifications in the log, by recipient.
+// raised returns all notifications in the log of the notification service, by recipient.
 func (w *world) raised() map[string][]*notificationv1.Raised {
 	w.t.Helper()
 	log, err := eventlog.Open(w.t.Context(), eventlog.Options{Owner: "notification", Pool: w.env.Stores.Postgres,
@@ -170,8 +170,8 @@ func (w *world) read(stream string, version catalog.Version) {
 	w.t.Fatalf("%s is consumed up to version %d, not %d", stream, have, version)
 }
 
-// Every user whom another user has added is notified once, even if the topic contains the event several times and the
-// service restarts.
+// A user is added to a conversation by another user. The topic contains the event several times, and the service
+// restarts. The added user must be notified once.
 func TestRun_RaisesEachNotificationOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -24,7 +24,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// results is a publisher that records the outcomes published to it.
+// results is a publisher that records the outcomes that are published.
 type results struct {
 	mu  sync.Mutex
 	all []envelope.Result
@@ -54,7 +54,7 @@ func (r *results) last() envelope.Result {
 	return r.all[len(r.all)-1]
 }
 
-// topics returns topics whose outcomes are published to r.
+// topics returns topics whose outcomes are recorded by the given results.
 func topics(t *testing.T, r *results) command.Topics {
 	t.Helper()
 	return command.Topics{Service: "presence", Catalog: declared(t), Publisher: r}

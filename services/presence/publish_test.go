@@ -45,7 +45,7 @@ func open(t *testing.T, settings backend.Redis) *redis.Client {
 	return client
 }
 
-// topic is a broker that can be made unavailable.
+// topic is a stub of a broker, which can be made unavailable. It records the published events.
 type topic struct {
 	mu     sync.Mutex
 	away   bool
@@ -78,8 +78,8 @@ func (b *topic) set(away bool) {
 	b.away = away
 }
 
-// newest returns, for each stream, the event with the highest number. This is the state as a reader of the topic sees
-// it.
+// newest returns, for each stream, the event with the highest number. This is the current state for a reader of the
+// topic.
 func (b *topic) newest() map[string]envelope.Event {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -105,7 +105,7 @@ func declared(t *testing.T) *catalog.Catalog {
 	return c
 }
 
-// dependencies records which dependencies are reported as unavailable.
+// dependencies records for each dependency whether it was last reported as unavailable.
 type dependencies struct{ away sync.Map }
 
 func (d *dependencies) report(dependency string, err error) { d.away.Store(dependency, err != nil) }
@@ -136,7 +136,7 @@ func start(t *testing.T, p *publisher) (stop func()) {
 	return stop
 }
 
-// connected reports one connection of each user as all connections of a gateway.
+// connected sends a full report of a gateway, which has exactly one connection of each given user.
 func connected(t *testing.T, s *store.Store, gateway string, number int64, users ...string) {
 	t.Helper()
 	r := &meshv1.ReportRequest{Gateway: gateway, Number: number, All: true, Count: int64(len(users))}
@@ -192,8 +192,8 @@ func TestPublish_AChangeIsPublishedAsItsEvent(t *testing.T) {
 	})
 }
 
-// A change stays marked as unpublished in Redis until it is on the topic. If a user's state changed during the outage,
-// the newest state is published.
+// The broker is unavailable. A change must stay marked as unpublished in Redis until it is on the topic. If a user's
+// state changes again during the outage, the newest state must be published.
 func TestPublish_WaitsForTheBroker(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -215,8 +215,8 @@ func TestPublish_WaitsForTheBroker(t *testing.T) {
 	})
 }
 
-// If a publisher is killed after it has published a change, but before it has recorded this in Redis, the change is
-// published again with the same id.
+// A publisher is killed after it has published a change, but before it has recorded this in Redis. The next publisher
+// must publish the change again with the same id.
 func TestPublish_ACrashBeforeItIsRecordedRepeatsAChange(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -251,8 +251,8 @@ func TestRun_TheUsersOfAKilledGatewayGoOffline(t *testing.T) {
 	})
 }
 
-// Leases expire while presence or Redis is down and gateways cannot report. Afterwards, gateways must get time to
-// report before they are ended.
+// Leases of gateways expire while presence or Redis is down, because gateways cannot report. Afterwards, gateways must
+// get time to report before presence ends their leases.
 func TestRound_GatewaysMayReportBeforeTheirLeasesEnd(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -280,8 +280,8 @@ func TestRound_GatewaysMayReportBeforeTheirLeasesEnd(t *testing.T) {
 	})
 }
 
-// Several instances apply reports, end leases and publish concurrently. The event with the highest number must have
-// the current state.
+// Several instances apply reports, end leases and publish concurrently. Afterwards, for each user, the event with the
+// highest number must have the current state.
 func TestRun_SeveralInstancesAtOnce(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -325,7 +325,7 @@ func TestRun_SeveralInstancesAtOnce(t *testing.T) {
 	})
 }
 
-// Redis is killed and restarted with its data. The publisher reports the outage and continues afterwards.
+// Redis is killed and restarted with its data. The publisher must report the outage and continue afterwards.
 func TestRun_ContinuesWhenRedisIsBack(t *testing.T) {
 	t.Parallel()
 	server := meshtest.NewRedisServer(t)

@@ -165,7 +165,8 @@ func TestDropLetter_IsStored(t *testing.T) {
 	})
 }
 
-// A client that renews a subscription already has the state, so AuthorizeSubscriptions must not read it from Redis again.
+// The gateway renews a subscription of a client that already has the state. AuthorizeSubscriptions must then not read
+// the state from Redis again.
 func TestSubscribe_ARenewalReadsNoStates(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()

@@ -301,7 +301,7 @@ func testNoPostIsMissed(t *testing.T, m *mesh) {
 		select {
 		case got := <-posts:
 			if got == "seen" && len(want) == 4 {
-				continue // the post is newer than the resume token, so the gateway may send it again; clients ignore a version they have
+				continue // the post is newer than the resume token, so it may come again; clients skip known versions
 			}
 			if got != want[0] {
 				t.Fatalf("bob saw %q, not %q", got, want[0])

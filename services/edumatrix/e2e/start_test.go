@@ -136,7 +136,7 @@ func TestTerminal_TwoPeopleTalk(t *testing.T) {
 	alice.type_("hello bob")
 	bob.until("alice: hello bob")
 	bob.type_("hello \x1b[31malice")
-	alice.until("bob: hello ·[31malice") // control characters are replaced, so that no user can control another user's terminal
+	alice.until("bob: hello ·[31malice") // control characters are replaced, to protect the terminals of other users
 	status, printed := run(t, "edumatrix", []string{"verify"}, env...)
 	if status != 0 || !strings.Contains(printed, "chat-events") && !strings.Contains(strings.ToLower(printed), "topics") {
 		t.Errorf("verify: status %d\n%s", status, printed)

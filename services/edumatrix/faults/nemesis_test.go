@@ -344,7 +344,7 @@ func (n *nemesis) poison() bool {
 				n.t.Logf("poison: Kafka is unavailable: %v", err)
 				return false
 			}
-			p.Dead = err == nil && slices.Contains(consumed, topic) // after an error, the record may or may not have been published
+			p.Dead = err == nil && slices.Contains(consumed, topic) // after an error, the record may have been published
 			if err == nil {
 				taken++
 			}

@@ -102,7 +102,7 @@ func (w *world) seen(t *testing.T) (all []string) {
 	return all
 }
 
-// elsewhere returns a conversation whose events are in another partition.
+// elsewhere returns a conversation whose events are in a partition other than the given one.
 func (w *world) elsewhere(partition int32) string {
 	for n := range 1000 {
 		id := fmt.Sprint("other", n)
@@ -129,7 +129,7 @@ func TestTake_FillsAGapFromTheOwnersLogBeforeItContinues(t *testing.T) {
 	other := w.elsewhere(p)
 	w.take(t, p, first)
 	w.started(other)
-	for n := range 8 { // more than a page of the fake owner
+	for n := range 8 { // more than one page of the fake owner's log
 		w.messageSent("g", fmt.Sprint("missing", n))
 		w.messageSent(other, "of another partition")
 	}
@@ -204,7 +204,7 @@ func TestKnown_OnceEveryPartitionOfTheLogHasAPosition(t *testing.T) {
 			require.NoError(t, w.fan.topics[topic.Name].partition(w.fan, n).take(t.Context(), w.fan, &position))
 		}
 	}
-	// No event was published yet: the owner's log is at position 0, which is a valid position.
+	// No event was committed yet, so the owner's log is at position 0. This is a valid position.
 	require.True(t, w.fan.logs["chat"].isKnown())
 	require.ErrorContains(t, w.fan.Reading(), "feed")
 	require.NotContains(t, w.fan.Reading().Error(), "chat")
@@ -243,7 +243,8 @@ func TestUnreadable_IsSkipped(t *testing.T) {
 	require.Equal(t, []string{"chat.conversation_started", "good"}, w.seen(t))
 }
 
-// A panic affects only the record in which it happened. It is counted, and the next record is read.
+// A panic happens while a record is processed. It must affect only this record: the panic is counted, and the next
+// record is processed.
 func TestTake_APanicCostsOneRecord(t *testing.T) {
 	t.Parallel()
 	w := begin(t)
@@ -281,7 +282,7 @@ func TestFill_EndsWithItsContext(t *testing.T) {
 func TestReading_ReportsASilentPartition(t *testing.T) {
 	t.Parallel()
 	w := begin(t)
-	for owner := range w.fan.logs { // as if all partitions were known
+	for owner := range w.fan.logs { // pretend that the positions of all partitions are known
 		close(w.fan.logs[owner].known)
 	}
 	for _, topic := range w.fan.topics {

@@ -18,7 +18,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
-// decoded decodes a Protobuf message that contains one frame.
+// decoded decodes a binary WebSocket message that contains one frame in Protobuf.
 func decoded(t *testing.T, message []byte) *gatewayv1.ServerFrame {
 	t.Helper()
 	one, n := protowire.ConsumeBytes(message)
@@ -111,7 +111,7 @@ func TestEncode_MatchesTheDeclarationInEitherEncoding(t *testing.T) {
 	}
 }
 
-// Every declared kind of frame has a constructor, and the type in its JSON is the name of the field.
+// ServerFrame declares one field for each kind of frame. Package frame must have a constructor for each of these kinds.
 func TestEncode_SupportsEveryDeclaredFrame(t *testing.T) {
 	t.Parallel()
 	none := &refusal.Error{Code: "c", Text: "t"}
@@ -270,7 +270,8 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// The encoding is the first offered one that the gateway knows.
+// A client offers several subprotocols. Choose must return the encoding of the first one that it knows. If the client
+// offers none, Choose must return JSON.
 func TestChoose_ReturnsTheFirstKnownSubprotocol(t *testing.T) {
 	t.Parallel()
 	for offered, want := range map[string]string{

@@ -146,7 +146,8 @@ func TestSchemas_MatchTheFramesThatGatewaysSend(t *testing.T) {
 	require.Error(t, schema.CheckReceived([]byte(`{"type":"reply","reply_to":"1","ok":true,"data":{"x":1}}`)))
 }
 
-// The schemas of client frames must accept the frames that the gateway accepts, and refuse those that it refuses.
+// The schemas of client frames must accept the frames that the gateway accepts, and refuse the frames that the gateway
+// refuses.
 func TestSchemas_RefuseTheFramesThatGatewaysRefuse(t *testing.T) {
 	t.Parallel()
 	c := load(t)

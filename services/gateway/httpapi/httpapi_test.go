@@ -38,7 +38,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// tokens accepts every token as the name of its user, except "unknown", which cannot be checked.
+// tokens is a verifier that takes every token for the id of its user. Only the token "unknown" cannot be checked.
 type tokens struct{}
 
 func (tokens) Verify(_ context.Context, token string) (auth.User, error) {
@@ -151,8 +151,8 @@ func (a *api) post(name, user, body string, headers ...string) (got answer) {
 	return answer{response.StatusCode, response.Header, string(text), err}
 }
 
-// The requests in flight of one user are limited. Further requests of that user are refused, and those of other users
-// are not.
+// A user has as many requests in flight as the limit allows. Further requests of this user must be refused, and
+// requests of other users must not.
 func TestServer_LimitsTheRequestsInFlightOfAUser(t *testing.T) {
 	t.Parallel()
 	a := begin(t, func(a *api) { a.Users.Limits.Requests, a.Queries.Users.Limits.Asked = 3, 3 })
@@ -190,7 +190,7 @@ func TestServer_LimitsTheRequestsInFlightOfAUser(t *testing.T) {
 	require.Equal(t, http.StatusOK, a.post(history, "eve", asked).status, "answered requests must not count")
 }
 
-// A refusal that may be temporary contains how long to wait before another attempt.
+// A refusal that may be temporary must contain, in the header Retry-After, how long to wait before another attempt.
 func TestServer_ReturnsWhenToTryAgain(t *testing.T) {
 	t.Parallel()
 	a := begin(t, func(a *api) { a.Users.Limits.FrameBurst, a.Users.Limits.Frames = 1, 1 })
@@ -205,7 +205,7 @@ func TestServer_ReturnsWhenToTryAgain(t *testing.T) {
 		require.NotEmpty(t, got.header.Get("Retry-After"), name)
 	}
 	var got answer
-	for range 20 { // more than one a second
+	for range 20 { // more than the limit of one frame per second
 		if got = a.post(history, "eve", asked+strings.Repeat(" ", 16<<10)); got.status == http.StatusTooManyRequests {
 			break
 		}
@@ -214,7 +214,8 @@ func TestServer_ReturnsWhenToTryAgain(t *testing.T) {
 	require.NotEmpty(t, got.header.Get("Retry-After"))
 }
 
-// The same id for another command is refused, whether or not the first one is decided.
+// A client sends two different commands with the same command id. The second command must be refused, whether the first
+// one has been decided or is still in flight.
 func TestServer_AnIDOfAnotherCommandIsAConflict(t *testing.T) {
 	t.Parallel()
 	t.Run("decided", func(t *testing.T) {
@@ -258,7 +259,9 @@ func TestServer_AnIDOfAnotherCommandIsAConflict(t *testing.T) {
 	})
 }
 
-// Spans have declared names, and a client's trace context does not decide what this mesh records.
+// A client sends requests with a trace context of its own, and with unknown command names. The names of trace spans
+// must come from declarations, not from requests. The mesh must begin a trace of its own, and only link it to the
+// client's trace.
 func TestServer_NamesSpansByDeclarationsAndLinksForeignTraces(t *testing.T) {
 	t.Parallel()
 	spans := tracetest.NewInMemoryExporter()
@@ -332,8 +335,8 @@ func (b *breaking) Write(p []byte) (int, error) {
 	return b.ResponseWriter.Write(p)
 }
 
-// A panic in the middle of an answer closes the connection, so that the client does not take the part that it got for
-// the whole answer.
+// A panic happens in the middle of an answer. The connection must be closed, so that the client does not take the part
+// that it has received for the whole answer.
 func TestServer_APanicInTheMiddleOfAnAnswerCutsIt(t *testing.T) {
 	t.Parallel()
 	a := begin(t)
@@ -351,7 +354,8 @@ func TestServer_APanicInTheMiddleOfAnAnswerCutsIt(t *testing.T) {
 	require.Error(t, got.err)
 }
 
-// recorder records the sizes of the parts in which an answer was written, and whether each had a new deadline.
+// recorder records the sizes of the parts in which an answer is written. It counts the parts before which no new write
+// deadline was set.
 type recorder struct {
 	*httptest.ResponseRecorder
 	armed bool
@@ -370,7 +374,8 @@ func (r *recorder) Write(b []byte) (int, error) {
 	return r.ResponseRecorder.Write(b)
 }
 
-// A long answer may take as long as the client's link needs, since each part of it has its own deadline.
+// A client with a slow link reads a long answer. Each part of the answer must have a write deadline of its own, so that
+// the whole answer may take as long as the link needs.
 func TestServer_EachPartOfAnAnswerHasADeadlineOfItsOwn(t *testing.T) {
 	t.Parallel()
 	a := begin(t)
@@ -389,7 +394,7 @@ func TestServer_EachPartOfAnAnswerHasADeadlineOfItsOwn(t *testing.T) {
 	}
 }
 
-// The request of a client that does not read its answer ends, and the user may send other requests.
+// A client does not read the answer to its request. The request must end, and the user may then send other requests.
 func TestServer_EndsTheRequestOfAClientThatDoesNotRead(t *testing.T) {
 	t.Parallel()
 	a := begin(t, func(a *api) {
@@ -421,8 +426,8 @@ func TestServer_EndsTheRequestOfAClientThatDoesNotRead(t *testing.T) {
 	require.False(t, bytes.HasSuffix(rest, []byte("0\r\n\r\n")), "the answer looks complete")
 }
 
-// An owner gets only a few queries of one user at a time, however many requests that user sends. Meanwhile it answers
-// the queries of other users.
+// A user sends many queries at once. The owner must get only a few of them at a time, and must meanwhile answer the
+// queries of other users.
 func TestQueries_OfOneUserTakeTurns(t *testing.T) {
 	t.Parallel()
 	a := begin(t)
@@ -465,7 +470,7 @@ func TestQueries_OfOneUserTakeTurns(t *testing.T) {
 	require.Equal(t, 2, most)
 }
 
-// unread is a client that does not read until the test allows it.
+// unread is the response writer of a client that does not read until the channel read is closed.
 type unread struct {
 	*httptest.ResponseRecorder
 	writes chan struct{}
@@ -481,8 +486,8 @@ func (w *unread) Write(b []byte) (int, error) {
 	return w.ResponseRecorder.Write(b)
 }
 
-// Answers that a user does not read are limited in bytes, together with the frames that wait for the user's
-// connections.
+// A user does not read the answers to requests. The bytes of these answers must be limited, together with the bytes of
+// the frames that wait for the user's connections.
 func TestAnswers_UnreadBytesOfOneUserAreLimited(t *testing.T) {
 	t.Parallel()
 	const bound = 100_000

@@ -35,8 +35,8 @@ func (w *world) long(n, bytes int) *hub.Event {
 		fmt.Sprintf(`{"conversation_id":"g","message_id":"%d","body":%q}`, n, strings.Repeat("x", bytes))))
 }
 
-// If a client does not read several connections of one user, the bytes that wait for all of them are bounded by the
-// limit of one user. Only these connections are closed.
+// A user has 60 connections that nobody reads. The bytes that wait for all of them together must stay within the limit
+// of one user. Only connections of this user may be closed.
 func TestAccount_UnreadConnectionsShareOneBound(t *testing.T) {
 	t.Parallel()
 	const bound = 200_000
@@ -61,7 +61,7 @@ func TestAccount_UnreadConnectionsShareOneBound(t *testing.T) {
 	for _, c := range stuck {
 		w.hub.Remove(c)
 	}
-	// The bytes of the removed connections no longer count, so one connection may hold as many.
+	// The bytes of the removed connections no longer count, so a new connection may hold as many bytes.
 	again := w.connect(t, "eve", []string{"conversation:g"}, w.shard.BufferedAfter()+1+events)
 	for n := range 150 {
 		w.shard.Deliver(w.long(events+n, 1000))
@@ -69,8 +69,8 @@ func TestAccount_UnreadConnectionsShareOneBound(t *testing.T) {
 	require.False(t, again.Ended())
 }
 
-// If a client does not read some of its connections, and these hold all bytes that the user may, another connection
-// that is read is not affected.
+// Some connections of a user are not read, and hold all bytes that the user may have. Another connection of this user
+// is read. It must get all events and stay open.
 func TestAccount_AReadConnectionContinuesBesideUnreadOnes(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{Limits: hub.Limits{UserBytes: 100_000, Bytes: 60_000}})
@@ -93,7 +93,7 @@ func TestAccount_AReadConnectionContinuesBesideUnreadOnes(t *testing.T) {
 	}
 }
 
-// The answers that wait for a user who does not read them are bounded in bytes: further answers to this user are
+// A user does not read answers. The bytes of the answers that wait must be bounded: further answers to this user are
 // refused, and answers to other users are not.
 func TestAccount_AnswersThatAreNotReadAreBounded(t *testing.T) {
 	t.Parallel()
@@ -126,7 +126,8 @@ func TestAccount_AnswersThatAreNotReadAreBounded(t *testing.T) {
 	require.True(t, w.connect(t, "eve", nil, 0).Reply([]byte(strings.Repeat("x", bound-1000)), nil))
 }
 
-// Missed events are bounded for all connections of a user together. Above the bound, rooms are not recovered.
+// A user resumes on many connections and does not read them. The missed events must be bounded for all connections of
+// the user together. For the connections above the bound, the room must not be recovered.
 func TestAccount_BoundsMissedEventsOfAUser(t *testing.T) {
 	t.Parallel()
 	const bound = 100_000
@@ -159,7 +160,7 @@ func TestAccount_BoundsMissedEventsOfAUser(t *testing.T) {
 	require.False(t, notRecovered, "events that were read no longer count")
 }
 
-// Frames that the writer has taken but not written yet still count.
+// Frames that the writer has taken but not written yet must still count against the user's limit of bytes.
 func TestAccount_CountsFramesThatAreBeingWritten(t *testing.T) {
 	t.Parallel()
 	const bound = 50_000
@@ -175,6 +176,6 @@ func TestAccount_CountsFramesThatAreBeingWritten(t *testing.T) {
 	require.True(t, eve[1].Reply(answer, nil))
 	_, _, _ = eve[1].Next(nil, bound)
 	w.hub.Remove(eve[1])
-	w.connect(t, "eve", nil, 0) // so that a share is half of the bound
+	w.connect(t, "eve", nil, 0) // with two connections, each has a share of half of the bound
 	require.True(t, eve[0].Reply(answer, nil), "frames of a removed connection do not count")
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/interval"
 )
 
-// An event that expires while it waits is delivered without its personal fields, and in its place. An event that has
-// not expired is delivered unchanged. Each subtest is a place where the event waits.
+// An event expires while it waits. It must be delivered in its place in the order, but without its personal fields. An
+// event that has not expired must be delivered unchanged. Each subtest is a place where the event waits.
 func TestExpiry_RedactsExpiredEventsInQueueAndBuffer(t *testing.T) {
 	t.Parallel()
 	for name, wait := range map[string]func(t *testing.T, w *world, pass func(), story envelope.Event) *hub.Conn{

@@ -59,7 +59,7 @@ func (w *world) deliver(events ...envelope.Event) {
 	}
 }
 
-// connect adds a connection, and attaches it with the rooms that the owner has at a position.
+// connect adds a connection of a user, and attaches it with the rooms that the owner has returned as of a position.
 func (w *world) connect(t testing.TB, user string, rooms []string, position catalog.Position) *hub.Conn {
 	t.Helper()
 	c, err := w.hub.Add(user, frame.JSON)
@@ -122,7 +122,8 @@ func TestDeliver_OpensAndClosesInTheOrderOfTheLog(t *testing.T) {
 	require.Equal(t, []string{"member_added bob", "within", "member_left bob", "member_added bob", "again"}, seen(t, bob))
 }
 
-// A connection that is in several rooms of an event gets the event once, even if it is a repeated state event.
+// A connection is in several rooms of one event. It must get the event once. It must also get a state event only once,
+// even if the state event is delivered repeatedly.
 func TestDeliver_GoesOnceToAConnectionInSeveralRooms(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
@@ -173,7 +174,7 @@ func TestAttach_AddsBufferedEventsToAnOlderAnswer(t *testing.T) {
 	w.deliver(w.began(`["alice","bob"]`), w.said("known"))
 	c, err := w.hub.Add("bob", frame.JSON)
 	require.NoError(t, err)
-	// These events are read after the owner has answered as of position 2, but before the answer arrives.
+	// The gateway reads these events after the owner has answered as of position 2, but before the answer arrives.
 	w.deliver(w.said("under way"), w.member("chat.member_left", "bob"), w.said("gone"),
 		w.member("chat.member_added", "bob"), w.said("back"))
 
@@ -325,7 +326,7 @@ func TestSubscribe_EventsReadWhileTheOwnerAnsweredAreDelivered(t *testing.T) {
 	shard.Deliver(w.presence("alice", "came_online", 1))
 	shard.Deliver(w.presence("carol", "came_online", 1))
 	e := w.presence("carol", "went_offline", 2)
-	e.Rooms = []string{"presence:alice"} // a room other than the one of its stream
+	e.Rooms = []string{"presence:alice"} // this room is not the room of the event's stream
 	shard.Deliver(e)
 
 	require.True(t, shard.Subscribe(c, hub.Authorization{Room: "presence:alice", Asked: asked, Until: time.Now().Add(time.Minute)}))

@@ -17,7 +17,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
 )
 
-// A connection enters and leaves very many rooms while other users get their events. No delivery waits until the
+// A connection enters and leaves 100,000 rooms while another user gets events. No delivery may wait until the
 // connection has entered or left all of its rooms.
 func TestResume_VeryManyRoomsDoNotHoldUpDelivery(t *testing.T) {
 	if testing.Short() {
@@ -126,14 +126,14 @@ func TestResume_BeyondTheGatewaysBoundIsNotRecovered(t *testing.T) {
 	require.Contains(t, string(frames[0]), `{"type":"not_recovered","room":"conversation:g"}`)
 	require.Contains(t, string(frames[1]), `"not_recovered":["conversation:g","user:bob"]`)
 
-	w.hub.Remove(second) // the missed events that it has not taken no longer count
+	w.hub.Remove(second) // the missed events that wait for this connection no longer count
 	fourth := w.comeBack(t, hub.Progress{"chat": {}})
 	require.True(t, w.shard.Attach(fourth, back))
 	require.Len(t, fake.Take(fourth, 100), 40)
 }
 
-// A client on a slow link loses its connection again and again before it has all events. Each time it continues from
-// the last resume token.
+// A client on a slow link loses its connection again and again before it has all events. Each time the client must
+// continue from its last resume token.
 func TestResume_ACutOffClientContinuesFromTheLastToken(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
@@ -190,8 +190,9 @@ func TestResume_ACutOffClientContinuesFromTheLastToken(t *testing.T) {
 	require.Equal(t, want, got)
 }
 
-// A client that is cut off while it resumes has the list of rooms that are not recovered before it gets a resume token
-// that is above the events left out.
+// A client resumes, and the events of one room are left out because there are too many. The client must get the name of
+// this room, as not recovered, before it gets a resume token above the events that were left out. Otherwise, a client
+// whose connection breaks in between would never learn of the room.
 func TestResume_NotRecoveredPrecedesTokensThatPassIt(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
@@ -261,7 +262,7 @@ func TestQueue_AQueueThatIsReadMayBeLonger(t *testing.T) {
 	require.Equal(t, hub.Slow, reason, "the queue of a client that reads is bounded, too")
 }
 
-// A flush starts when a frame waits and no flush is running. It ends when no frame waits.
+// A flush must start when a frame waits and no flush is running. It must end when no frame waits.
 func TestBind_FlushesOnDemand(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
@@ -298,8 +299,8 @@ func TestBind_FlushesOnDemand(t *testing.T) {
 	require.Contains(t, <-taken, `"type":"closing"`)
 }
 
-// No flush starts before Next has ended the previous one. Two concurrent flushes would mix up their frames, and both
-// would write the closing frame.
+// A flush ends when Next returns false, or the reason why the connection ends. No other flush may start before that.
+// Two concurrent flushes would mix up their frames, and both would write the closing frame.
 func TestBind_RunsOneFlushAtATime(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
@@ -362,7 +363,7 @@ func TestRestored_ClientsConnectAgainAndNothingOfBeforeIsKept(t *testing.T) {
 	_, whole := w.shard.Buffered(2)
 	require.False(t, whole)
 	back := w.connect(t, "bob", []string{"conversation:g"}, 1000)
-	w.shard.SetIncarnation("one", 2) // from a partition that lags
+	w.shard.SetIncarnation("one", 2) // a partition that lags still has the old incarnation
 	e := w.said("new")
 	e.Position = 1001
 	w.deliver(e)
@@ -374,7 +375,8 @@ func TestRestored_ClientsConnectAgainAndNothingOfBeforeIsKept(t *testing.T) {
 	require.True(t, hub.Point{}.Holds(hub.IncarnationOf("two")))
 }
 
-// Deliver iterates over the members of a room although the event removes some of them.
+// An event closes a room for some of its members. Deliver must reach each member once, although it removes members from
+// the room while it iterates over them.
 func TestDeliver_ClosingARoomForSomeUsersReachesAllMembersOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})

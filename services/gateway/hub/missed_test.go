@@ -75,7 +75,7 @@ func TestMissed_IsRedactedWhereverTheDeletionWasRead(t *testing.T) {
 	kept := []envelope.Event{w.began(`["bob"]`), w.said("secret")}
 	deleted := w.chat.Append("alice", "chat.message_deleted", `{"conversation_id":"g","message_id":"m-secret"}`)
 	p := hub.NewMissedEvents([]*hub.Event{w.event(kept[0]), w.event(kept[1])}, []*hub.Event{w.event(deleted)})
-	// The user resumes as of a position before the deletion, but the deletion is already known.
+	// The missed events end at a position before the deletion, but the gateway already knows the deletion.
 	got, _ := p.Of("bob", frame.JSON, hub.Absence{Until: 2, Intervals: []interval.Interval{{Room: "conversation:g", From: 1}}}, wide)
 	require.Equal(t, []catalog.Position{1, 2}, at(got))
 	require.True(t, got[1].Redacted)
@@ -110,7 +110,7 @@ func TestMissed_OneRoomAloneIsNotRecovered(t *testing.T) {
 	require.Equal(t, []string{"conversation:h"}, notRecovered, "the owner has found more events")
 }
 
-// A client that disconnects and resumes, however often, gets the same events as one that stays connected.
+// A client disconnects and resumes many times. It must get the same events as a client that stays connected.
 func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(200) {
@@ -146,8 +146,8 @@ func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 			if r.IntN(2) == 0 {
 				continue
 			}
-			// Some events are delivered while the client is away. The owner, whose log is ahead, then answers for the
-			// resuming client.
+			// Some events are delivered while the client is disconnected. Then the client resumes, and the owner
+			// answers as of a position that may be above the events that the gateway has read.
 			w.hub.Remove(c)
 			n = min(r.IntN(12), len(log)-read)
 			w.deliver(log[read : read+n]...)
@@ -180,7 +180,8 @@ func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 	}
 }
 
-// asOf returns the membership intervals that reach above the position after, as they are known at the given position.
+// asOf returns the membership intervals that contain positions above the parameter after, as the owner knows them at
+// the parameter position. An interval that ends above this position is still open.
 func asOf(intervals []interval.Interval, after, position catalog.Position) (known []interval.Interval) {
 	for _, s := range intervals {
 		if s.Until > position {

@@ -125,7 +125,8 @@ func TestHeartbeat_ItsTokenCoversTheEventsQueuedBeforeIt(t *testing.T) {
 	require.Equal(t, []catalog.Position{15}, tokens(t, w, c), "before the connection ends")
 }
 
-// A client that resumes gets heartbeats with its own resume token until it gets missed events.
+// A client that resumes has not got any missed events yet. Its heartbeats must contain the resume token with which it
+// resumes.
 func TestHeartbeat_OfAResumingConnectionHasItsOwnToken(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
@@ -155,7 +156,7 @@ func TestHeartbeat_IsDroppedRatherThanAConnection(t *testing.T) {
 	require.Equal(t, []string{"conversation_started", "1", "2"}, seen(t, c))
 }
 
-// The user that caused an event gets the id of the command with it, and other users do not.
+// The user whose command caused an event must get the command id with the event. Other users must not get it.
 func TestEvent_ShowsTheCommandToItsUserAlone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})

@@ -177,7 +177,8 @@ func TestSend_AnswersQueuedOnceKafkaHasTheCommandAndTheOutcomeLater(t *testing.T
 	require.Equal(t, refusal.NotAMember, later.Refusal.Code)
 }
 
-// The outcome arrives while the client is being answered with "queued", and has time to overtake that answer.
+// The outcome of a command arrives while the client is being answered with "queued". The client must get "queued"
+// first.
 func TestSend_TheOutcomeWaitsUntilQueuedIsAnswered(t *testing.T) {
 	t.Parallel()
 	s := begin(t, intake.Options{Patience: time.Second})
@@ -202,8 +203,8 @@ func TestSend_TheOutcomeWaitsUntilQueuedIsAnswered(t *testing.T) {
 	require.Equal(t, envelope.Committed, last.Kind)
 }
 
-// Outcomes arrive at the moment when Options.Patience has passed. Whichever answers a client gets, the outcome is the
-// last one.
+// The outcomes of commands arrive at about the time when Options.Patience has passed. A client may get "queued" before
+// the outcome, but no answer after the outcome.
 func TestSend_TheOutcomeIsTheLastAnswer(t *testing.T) {
 	t.Parallel()
 	const commands, patience = 3000, 2 * time.Millisecond
@@ -297,8 +298,8 @@ func TestSend_RefusesAnIDInUseForAnotherCommand(t *testing.T) {
 	require.Equal(t, refusal.IDReused, next(t, other).Refusal.Code, "the same type of command, but with other data")
 }
 
-// A panic while an outcome or "queued" is answered affects only that answer. Other waiters for the same outcome, and
-// later commands, get their answers.
+// A panic happens while a client is answered with an outcome or with "queued". It must affect only this answer: other
+// clients that wait for the same outcome, and later commands, must get their answers.
 func TestSend_APanicInAnAnswerCostsThatAnswer(t *testing.T) {
 	t.Parallel()
 	for name, patience := range map[string]time.Duration{"the outcome": time.Minute, "the timer": time.Millisecond} {

@@ -202,8 +202,8 @@ func TestReport_ManyChangesAreSentInParts(t *testing.T) {
 	}, 10*time.Second, time.Millisecond)
 }
 
-// A keeper that was unavailable for long then gets all open connections, not each one that was opened and closed
-// meanwhile.
+// Many connections are opened and closed while the keeper is unavailable. Afterwards the keeper must get all open
+// connections, and no connection that was opened and closed meanwhile.
 func TestReport_ConnectionsThatEndedDuringAnOutageAreNotKept(t *testing.T) {
 	t.Parallel()
 	l, keeper, _ := begin(t)
@@ -250,8 +250,8 @@ func TestReport_ContainsTheRoomsOfSessionsWhenTheyChange(t *testing.T) {
 	set()
 	keeps()
 
-	// Rooms that changed during an outage of the keeper are reported after it, also those of a connection that has
-	// ended.
+	// The rooms of a connection change while the keeper is unavailable. The rooms must be reported afterwards, even if
+	// the connection has ended meanwhile.
 	keeper.SetAway(true)
 	set("c")
 	refused := keeper.Refused()
@@ -266,14 +266,15 @@ func TestReport_ContainsTheRoomsOfSessionsWhenTheyChange(t *testing.T) {
 	keeper.SetAway(false)
 	keeps("d")
 
-	// The rooms are reported again if the keeper has lost everything.
+	// The keeper has lost everything. The rooms must be reported again.
 	subscribed(l, "c2", "s", func() {})("e")
 	keeps("e")
 	keeper.Forget()
 	keeper.AskAgain()
 	keeps("e")
 
-	// Rooms that were restored, and not chosen by this connection's client, do not replace stored ones.
+	// The rooms of the next connection were restored, and not chosen by its client. Such rooms must not replace rooms
+	// that the keeper has stored.
 	l.Open(lease.Connection{ID: "c4", User: "alice", Session: "s", Since: time.Now(), Token: func() string { return "" }, End: func() {},
 		Rooms: func() ([]string, bool) { return []string{"restored"}, true }})
 	reportsAll := func() {
@@ -291,7 +292,7 @@ func TestReport_ContainsTheRoomsOfSessionsWhenTheyChange(t *testing.T) {
 	reportsAll()
 	keeps("restored")
 
-	// Rooms that were not reported yet are reported when this gateway ends.
+	// The gateway ends before it has reported some rooms. It must report them when it ends.
 	subscribed(l, "c3", "s2", func() {})("f")
 	l.Gone("c3")
 	end()
@@ -330,7 +331,7 @@ func TestRooms_ConcurrentCallsAreJoined(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"a", "b"}, rooms)
 
-	keeper.Slow(20 * time.Millisecond) // while two calls are in flight, further calls are joined
+	keeper.Slow(20 * time.Millisecond) // while two calls are in flight, further requests are joined in one call
 	before := keeper.Restored()
 	var asking sync.WaitGroup
 	for n := range 150 {

@@ -13,7 +13,8 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 )
 
-// A panic in a timer of a handler, such as that of its token, closes that handler's connection. The process continues.
+// A timer of a handler panics, such as the timer for the expiry of its token. The handler's connection must be closed,
+// and the process must continue.
 func TestTimer_APanicCostsOneConnection(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()

@@ -20,7 +20,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/auth"
 )
 
-// hourly accepts tokens of alice that expire in an hour; the token "eternal" does not expire.
+// hourly is a verifier that takes every token for a token of alice. The token "eternal" does not expire; every other
+// token expires in an hour.
 type hourly struct{}
 
 func (hourly) Verify(_ context.Context, token string) (auth.User, error) {
@@ -30,8 +31,8 @@ func (hourly) Verify(_ context.Context, token string) (auth.User, error) {
 	return auth.User{ID: "alice", Expires: time.Now().Add(time.Hour)}, nil
 }
 
-// A client gets token_expiring a minute before its token expires and its connection ends. After a renewal, the client
-// gets token_expiring again, a minute before the new end.
+// A client must get token_expiring a minute before its token expires, because the connection then ends. After the
+// client has renewed its token, it must get token_expiring again, a minute before the new expiry.
 func TestToken_ItsExpiryIsAnnouncedAgainAfterARenewal(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()

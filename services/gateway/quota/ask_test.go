@@ -9,8 +9,8 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/quota"
 )
 
-// An owner gets only a few queries of one user at a time, and none for a while after large answers. Other users do not
-// wait.
+// A user sends several queries, one of which has a very large answer. The owner must get only two of these queries at a
+// time, and for a while no further query after the large answer. Other users must not wait.
 func TestAsk_LimitsTheQueriesAndAnswersOfOneUser(t *testing.T) {
 	t.Parallel()
 	users := &quota.Users{Limits: quota.Limits{Asked: 2, AnswerBurst: 100}}
@@ -41,8 +41,7 @@ func TestAsk_LimitsTheQueriesAndAnswersOfOneUser(t *testing.T) {
 	done(0)
 }
 
-// A client that shows many things when it starts sends all of its queries at once, on all devices of its user, and
-// none has to wait.
+// Five devices of a user start at the same time, and each sends 15 queries at once. No query may have to wait.
 func TestAsk_AnOrdinaryUserDoesNotWait(t *testing.T) {
 	t.Parallel()
 	users := &quota.Users{}

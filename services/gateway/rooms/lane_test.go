@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A call has only a few entries of one user, so the entries of other users behind them are in the same call. The
-// remaining entries follow in order.
+// Many entries of one user wait, and entries of other users wait behind them. A call must contain only a few entries of
+// one user, so that the entries of the other users are in the same call. The remaining entries must follow in order.
 func TestLane_TakesOnlySoManyOfOneUserInOneCall(t *testing.T) {
 	t.Parallel()
 	batches := make(chan []string, 100)
@@ -54,7 +54,7 @@ func TestLane_TakesOnlySoManyOfOneUserInOneCall(t *testing.T) {
 	require.Empty(t, l.waiting)
 }
 
-// An entry that has to wait is in a call when its time has come, even if no other entry is added then.
+// An entry has to wait. It must be in a call when its time has come, even if no other entry is added then.
 func TestLane_OneCallContainsAllWaitingUsers(t *testing.T) {
 	t.Parallel()
 	var looked atomic.Int64
@@ -84,8 +84,8 @@ func TestLane_OneCallContainsAllWaitingUsers(t *testing.T) {
 	}
 }
 
-// A user that is in a call is in no other call until it has returned, however many calls may be in flight. Calls for
-// other users continue.
+// A call for a user is in flight. Until it has returned, no other call may contain an entry of this user, although the
+// lane may have more calls in flight. Calls for other users must continue.
 func TestLane_AsksForOneUserInOneCallAtATime(t *testing.T) {
 	t.Parallel()
 	batches, release := make(chan string, 100), make(chan struct{})
@@ -123,8 +123,8 @@ func TestLane_AsksForOneUserInOneCallAtATime(t *testing.T) {
 	}
 }
 
-// After a call for several users, the next call waits longer for further entries. After a call for many entries of one
-// user it does not: otherwise that user would delay other users.
+// After a call for several users, the lane must wait longer for further entries before the next call. After a call for
+// many entries of one user it must not wait longer, because this user would then delay other users.
 func TestLane_WaitsLongerAfterACallForSeveralUsersOnly(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

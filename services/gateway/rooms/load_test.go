@@ -14,8 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 )
 
-// Clients that subscribe to many rooms must not delay clients that connect: calls of both kinds continue beside each
-// other.
+// A client subscribes to rooms faster than the owner answers. This must not delay clients that connect: calls of both
+// kinds must continue beside each other.
 func TestSubscribe_AnOverloadedOwnerDelaysNoConnect(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)
@@ -86,7 +86,7 @@ func TestAttach_ClosedConnectionsDoNotWaitForAnOwner(t *testing.T) {
 	require.Equal(t, "connect", await(t, stays)["reply_to"])
 }
 
-// A panic while a connection is attached closes that connection only.
+// A panic happens while a connection is attached. Only this connection must be closed.
 func TestAttach_APanicCostsOneConnection(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)

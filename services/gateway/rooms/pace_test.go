@@ -16,8 +16,8 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
 )
 
-// A user that resumes again and again gets missed events at a limited rate. Other users do not wait, and neither does a
-// user that was away for a while.
+// A user resumes again and again. This user must get missed events at a limited rate only. Other users must not wait,
+// and this user must not wait any more after an hour without a connection.
 func TestPace_SpreadsTheReturnsOfOneUser(t *testing.T) {
 	t.Parallel()
 	var p pace
@@ -42,8 +42,8 @@ func TestPace_SpreadsTheReturnsOfOneUser(t *testing.T) {
 	require.Len(t, p.users, 1, "a user who is not limited any more is forgotten")
 }
 
-// After an outage of the network, all devices of a user with very many rooms resume at once, and none of them waits.
-// The same holds when they do so again a minute later.
+// After an outage of the network, all ten devices of a user with 2,000 rooms resume at once. None of them may have to
+// wait, also if all of them resume again a minute later.
 func TestPace_TenDevicesWithTwoThousandRoomsDoNotWait(t *testing.T) {
 	t.Parallel()
 	var p pace
@@ -55,13 +55,14 @@ func TestPace_TenDevicesWithTwoThousandRoomsDoNotWait(t *testing.T) {
 		}
 		now = now.Add(time.Minute)
 	}
-	for range 30 { // the ten devices after an update of the app, three times, without a resume token
+	for range 30 { // three times, ten devices connect without a resume token, as after an update of the app
 		require.Zero(t, p.wait("ann", now))
 		p.charge("ann", 0, 2000, now)
 	}
 }
 
-// A user over the rate has to wait, with a resume token or without, and delays no other user.
+// A user who is over the rate connects, with or without a resume token. This user must wait, and must not delay other
+// users.
 func TestPace_AUserOverTheRateWaits(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()
@@ -73,7 +74,7 @@ func TestPace_AUserOverTheRateWaits(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			connections := hub.New(hub.Options{Catalog: c})
-			r := New(Options{Catalog: c, Hub: connections, Log: slog.New(slog.DiscardHandler)}) // it does not run
+			r := New(Options{Catalog: c, Hub: connections, Log: slog.New(slog.DiscardHandler)}) // r does not run
 			a := r.asks["chat"]
 			now := time.Now()
 			a.now = func() time.Time { return now }
@@ -114,7 +115,8 @@ func TestPace_AUserOverTheRateWaits(t *testing.T) {
 	}
 }
 
-// The missed events and rooms that a connection gets count against the rate, with a resume token and without.
+// A connection gets missed events and rooms, with or without a resume token. Both must count against the rate of the
+// user.
 func TestPace_CountsEventsAndRooms(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()

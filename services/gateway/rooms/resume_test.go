@@ -65,7 +65,8 @@ func told(t *testing.T, c *hub.Conn) (all []string, notRecovered string) {
 	}
 }
 
-// resumed waits until one resumed connection is counted, which happens after its events were queued.
+// resumed waits until the gateway has counted one resumed connection. The gateway counts a connection after it has
+// queued the connection's missed events.
 func (w *world) resumed(t *testing.T, from string) {
 	t.Helper()
 	require.Eventually(t, func() bool {
@@ -242,11 +243,12 @@ func TestResume_AFailedAnswerDoesNotDelayOthers(t *testing.T) {
 	told(t, bob)
 	require.True(t, <-w.look(bob, "author:alice"))
 
-	// Eve's missed events cannot be read, so none of her rooms is recovered, but she is connected.
+	// Eve's missed events cannot be read. None of her rooms is recovered, but she must be connected.
 	_, notRecovered := told(t, eve)
 	require.Equal(t, "[user:eve]", notRecovered)
 
-	// From now on the owner is not asked for eve's missed events, so many connections need only a few calls again.
+	// From now on the gateway does not ask the owner for eve's missed events. Many connections must therefore need only
+	// a few calls again.
 	asked := feed.Resumed()
 	others = nil
 	for n := range 100 {
@@ -297,7 +299,7 @@ func TestResume_RecoversSubscribedRooms(t *testing.T) {
 	require.ElementsMatch(t, []string{"author:alice false", "author:dave true"}, []string{<-answers, <-answers})
 	require.Equal(t, 1, w.rooms.CountSubscriptions(c))
 
-	for _, e := range feed.Log() { // the fan-out is behind
+	for _, e := range feed.Log() { // the gateway reads the log only now
 		w.deliver(e)
 	}
 	w.deliver(w.post("dave", "still not"))

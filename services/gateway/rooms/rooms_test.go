@@ -135,7 +135,8 @@ func (w *world) look(c *hub.Conn, room string) chan bool {
 	return allowed
 }
 
-// A client may unsubscribe before the owner has answered its subscription.
+// A client unsubscribes from a room before the owner has answered its subscription to the room. It must then not be
+// subscribed.
 func TestUnsubscribe_BeforeTheAnswerEndsTheSubscription(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)

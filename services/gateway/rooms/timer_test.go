@@ -13,7 +13,8 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 )
 
-// A panic in a timer that repeats the call for one connection closes that connection. The process continues.
+// A timer that repeats the call for one connection panics. This connection must be closed, and the process must
+// continue.
 func TestLater_APanicCostsOneConnection(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()

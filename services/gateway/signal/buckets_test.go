@@ -9,7 +9,8 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
-// A sender that has used up its burst does not get a full bucket when unused buckets are removed.
+// A sender has used up its burst when unused buckets are removed. Its bucket must stay, because a new bucket would be
+// full.
 func TestBuckets_AreRemovedOnlyWhenFull(t *testing.T) {
 	t.Parallel()
 	s := New(Options{})

@@ -14,13 +14,13 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/guard"
 )
 
-// A panic while a signal from another gateway is delivered is recovered from, whatever the signal contains.
+// A panic happens while a signal from another gateway is delivered. The gateway must count the panic and continue.
 func TestDeliver_APanicCostsOneMessage(t *testing.T) {
 	t.Parallel()
 	declared, err := catalog.Load()
 	require.NoError(t, err)
 	counted, log := prometheus.NewRegistry(), slog.New(slog.DiscardHandler)
-	s := New(Options{Catalog: declared, Guard: guard.New(log, counted), Log: log}) // the missing hub makes it panic
+	s := New(Options{Catalog: declared, Guard: guard.New(log, counted), Log: log}) // without a hub, each delivery panics
 	payload, err := proto.Marshal(&meshv1.Signals{Gateway: "other",
 		Signals: []*meshv1.Signal{{Name: "chat.typing", Room: "conversation:g", Actor: "bob"}}})
 	require.NoError(t, err)

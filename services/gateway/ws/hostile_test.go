@@ -27,7 +27,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// works checks that other users are not affected by a hostile one: they can connect, send a command, and get an event.
+// works checks that a hostile user does not affect other users: another user can connect, send a command, and get an
+// event.
 func (m *mesh) works(t testing.TB) {
 	t.Helper()
 	got := make(chan client.Event, 1)
@@ -153,7 +154,8 @@ func TestHostile_LongIDsAreRefusedAndNotKept(t *testing.T) {
 	m.works(t)
 }
 
-// A waiting command keeps its body, and not the message that contained it: 512 messages of 60 kB would take 30 MB.
+// Commands wait whose frames have 60 kB each. The gateway must keep only the body of a waiting command, and not its
+// frame: 512 such frames would take 30 MB.
 func TestHostile_WaitingCommandsKeepNoFrames(t *testing.T) {
 	m := begin(t, ws.Options{}, hub.Options{}, func(s *setup) { s.mesh.silent = undecided })
 	h := m.hostile(t, 1)
@@ -220,7 +222,7 @@ func TestHostile_SubscriptionsAreBoundedForTheUser(t *testing.T) {
 func TestHostile_AnswersThatAreNotReadAreBounded(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{WriteWait: time.Minute}, hub.Options{Limits: hub.Limits{UserBytes: 2 << 20}})
-	const size = 500_000 // more than an equal share, which a connection may hold in any case
+	const size = 500_000 // more than an equal share of the limit, which each connection may always hold
 	page := fmt.Sprintf(`{"messages":[{"body":%q}]}`, strings.Repeat("x", size))
 	m.chat.OnQuery(func(string, fake.Question) (string, error) { return page, nil })
 	const ask = `{"id":"q","type":"chat.history","data":{"conversation_id":"g"}}`
@@ -274,8 +276,9 @@ func TestHostile_ConnectionsAreBoundedInTime(t *testing.T) {
 	m.works(t)
 }
 
-// BenchmarkHostile measures how long another user takes to connect, send and get an event, first alone and then beside
-// each hostile user. It reports p99 in milliseconds, and its ratio to the quiet run.
+// BenchmarkHostile measures how long it takes until an ordinary user has connected, sent a command and got an event,
+// first without and then with each hostile user. It reports the 99th percentile in milliseconds, and the ratio of this
+// percentile to the one without a hostile user.
 func BenchmarkHostile(b *testing.B) {
 	long := strings.Repeat("i", 60_000)
 	users := []struct {
@@ -304,8 +307,8 @@ func BenchmarkHostile(b *testing.B) {
 						if socket.WriteMessage(websocket.TextMessage, frame) != nil {
 							return
 						}
-						// All senders together send twice as much as the gateway accepts, and no more, because they use
-						// the CPU time of the same process.
+						// All hostile senders together send twice as many frames as the gateway accepts. They do not
+						// send more, because they use the CPU time of the gateway's process.
 						time.Sleep(time.Duration(u.connections*quota.Cost(len(frame))) * time.Second / 4000)
 					}
 				})

@@ -16,13 +16,13 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/ws"
 )
 
-// maxIdle is the maximum cost of an idle connection, in bytes: heap and stacks, including those of the test's own end
-// of the connection.
+// maxIdle is the maximum cost of an idle connection in bytes of heap and stacks. The cost includes the client's end of
+// the connection, which is in the same process.
 const maxIdle = 17_000
 
 func TestIdleConnection_CostsLittle(t *testing.T) {
 	cost, goroutines := idle(t, 300)
-	for range 3 { // other memory that the process allocates meanwhile can only increase the result
+	for range 3 { // other memory that the process allocates at the same time can only increase the cost
 		if cost < maxIdle {
 			break
 		}
@@ -34,7 +34,7 @@ func TestIdleConnection_CostsLittle(t *testing.T) {
 	require.Less(t, goroutines, 1.2, "only the reader has a goroutine")
 }
 
-// BenchmarkIdle measures 2,000 connections: go test ./ws -run '^$' -bench Idle -benchtime 1x
+// BenchmarkIdle measures the cost of each of 2,000 connections: go test ./ws -run '^$' -bench Idle -benchtime 1x
 func BenchmarkIdle(b *testing.B) {
 	for b.Loop() {
 		cost, goroutines := idle(b, 2000)
@@ -43,7 +43,8 @@ func BenchmarkIdle(b *testing.B) {
 	}
 }
 
-// idle opens sockets with the headers of a browser. It returns the cost of each once all are connected.
+// idle opens connections with the headers of a browser. After all are connected, it returns the bytes and the
+// goroutines of each connection.
 func idle(t testing.TB, sockets int) (cost, goroutines float64) {
 	m := begin(t, ws.Options{}, hub.Options{PerUser: sockets})
 	address := strings.TrimSuffix(strings.TrimPrefix(m.url, "ws://"), "/ws")
@@ -77,7 +78,7 @@ func idle(t testing.TB, sockets int) (cost, goroutines float64) {
 		require.Equal(t, byte(0x81), head[0])
 		return c
 	}
-	for range 50 { // the first connections allocate memory that all share
+	for range 50 { // the first connections allocate memory that all connections share
 		warm := open(0)
 		defer func() { _ = warm.Close() }()
 	}

@@ -20,7 +20,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// panickingTracer panics when a span of the given name begins.
+// panickingTracer is a tracer that panics when a trace span of the given name begins.
 type panickingTracer struct {
 	noop.Tracer
 	name string
@@ -33,7 +33,7 @@ func (p panickingTracer) Start(ctx context.Context, name string, o ...trace.Span
 	return p.Tracer.Start(ctx, name, o...)
 }
 
-// panickingConn panics when it is to write a marker that tests put into their data.
+// panickingConn panics when it is to write the text "panic-in-write", which a test puts into a frame.
 type panickingConn struct{ net.Conn }
 
 func (c panickingConn) Write(b []byte) (int, error) {
@@ -73,14 +73,14 @@ func TestPanic_CostsOneConnection(t *testing.T) {
 			eve := m.raw(t, "eve")
 			ready(t, eve)
 			write(t, eve, frame)
-			if place == "writer" { // no close frame can follow a frame that was written in part
+			if place == "writer" { // no close frame follows, because a frame may have been written in part
 				_, _, err := eve.ReadMessage()
 				require.Error(t, err)
 			} else {
 				require.Equal(t, hub.Internal.Code, closed(t, eve))
 			}
 			require.Eventually(t, func() bool { return m.gone("eve") }, 5*time.Second, 10*time.Millisecond, "still reported")
-			// The hub has removed the connection: PerUser is 1, and eve can connect again.
+			// The hub must have removed the connection: PerUser is 1, so eve can connect only then.
 			m.dial(t, client.Options{Token: "eve"})
 			_, err := alice.Command(t.Context(), "chat.send_message", map[string]string{"conversation_id": "g", "body": "hi"})
 			require.NoError(t, err)
@@ -104,7 +104,7 @@ func TestPanic_InAHandshakeCostsThatHandshake(t *testing.T) {
 	require.Equal(t, 2, strings.Count(m.log.String(), "recovered from a panic"))
 }
 
-// gone reports whether a report to the keeper contains that a connection of the user has ended.
+// gone reports whether the keeper has got a report that a connection of the user has ended.
 func (m *mesh) gone(user string) bool {
 	for _, r := range m.keeper.Reports() {
 		for _, c := range r.Changes {

@@ -65,8 +65,9 @@ func TestConnect_TheTokensOfFrameAndHeaderNameTheSameUser(t *testing.T) {
 	}
 }
 
-// A client may send frames after connect without waiting for the reply, in the same message or in later ones. They are
-// answered before the rooms of the user are open, and heartbeats are sent during that time, too.
+// A client sends frames after connect without waiting for the reply, and an owner is unavailable, so that the rooms of
+// the user cannot be opened. The later frames must be answered before the reply to connect. Meanwhile, heartbeats must
+// be sent.
 func TestConnect_LaterFramesAreAnsweredWhileAnOwnerIsUnavailable(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{CoverEvery: 20 * time.Millisecond})
@@ -113,7 +114,7 @@ func TestConnect_WithoutAReplyInTimeTheClientReconnects(t *testing.T) {
 	require.True(t, hub.ConnectTimeout.Reconnect)
 }
 
-// Heartbeats are sent in every period, whether or not there are events.
+// The gateway must send heartbeats in every period, whether or not there are events.
 func TestHeartbeat_IsASignOfLife(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{CoverEvery: 10 * time.Millisecond})
@@ -126,8 +127,8 @@ func TestHeartbeat_IsASignOfLife(t *testing.T) {
 	}
 }
 
-// A web page cannot see the response to a refused handshake, so it gets every error after the upgrade, except that of
-// its origin.
+// A web page cannot see the response to a refused handshake. It must therefore get every refusal after the upgrade, as
+// a close code, unless its origin is refused.
 func TestBrowser_SeesTheCloseCodeAfterTheUpgrade(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
@@ -151,8 +152,8 @@ func TestBrowser_SeesTheCloseCodeAfterTheUpgrade(t *testing.T) {
 	require.Equal(t, hub.Shutdown.Code, closed(t, page("alice")))
 }
 
-// If a gateway is full, a web page gets the close code, unless too many other web pages are being refused at that time.
-// A program, or a page of another origin, gets the HTTP status.
+// A gateway is full. A web page must get the close code, unless the gateway is already refusing too many other web
+// pages in this way. A program, or a page of another origin, must get the HTTP status.
 func TestBrowser_SeesTheCloseCodeOfAFullGateway(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{}, func(s *setup) {
@@ -201,14 +202,14 @@ func TestBrowser_SeesTheCloseCodeOfAFullGateway(t *testing.T) {
 		_ = socket.Close()
 	}
 	require.True(t, hub.GatewayFull.Reconnect)
-	require.Eventually(t, func() bool { // once those connections are closed, other pages get the close code
+	require.Eventually(t, func() bool { // after those connections were closed, other pages get the close code
 		socket, _ := dial("https://school.example")
 		return socket != nil
 	}, 10*time.Second, 10*time.Millisecond)
 }
 
-// The first frame has the same size limit as all frames. A larger frame is not read to its end, so there is no id to
-// reply to, and the client gets only the close code.
+// The first frame of a connection is larger than the limit, which is the same for all frames. The gateway does not read
+// it to its end, so it does not know the id to reply to. The client must get only the close code.
 func TestConnect_AFirstFrameThatIsTooLargeIsClosedWith1009(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
@@ -220,7 +221,7 @@ func TestConnect_AFirstFrameThatIsTooLargeIsClosedWith1009(t *testing.T) {
 	require.Equal(t, "too_large", closing.Error.Code)
 	require.Equal(t, hub.TooLarge.Code, closed(t, socket))
 
-	// A frame that is just within the bound is accepted.
+	// A first frame of exactly the maximum size must be accepted.
 	socket = m.raw(t, "")
 	connect := `{"id":"connect","type":"connect","data":{"token":"alice","device":""}}`
 	write(t, socket, strings.Replace(connect, `""`, `"`+strings.Repeat("x", frame.MaxMessage-len(connect))+`"`, 1))
@@ -248,7 +249,8 @@ func TestSubprotocol_IsTheFirstThatIsKnown(t *testing.T) {
 	require.Equal(t, http.StatusBadRequest, response.StatusCode)
 }
 
-// binary opens a socket with the Protobuf subprotocol.
+// binary opens a socket with the Protobuf subprotocol. The returned functions send client frames and read the next
+// server frame.
 func (m *mesh) binary(t *testing.T) (send func(...*gatewayv1.ClientFrame), read func() *gatewayv1.ServerFrame, socket *websocket.Conn) {
 	t.Helper()
 	socket, _, err := websocket.DefaultDialer.Dial(m.url, http.Header{"Authorization": {"Bearer alice"},
@@ -310,7 +312,7 @@ func TestProtobuf_TheSameFramesInBinary(t *testing.T) {
 	require.NoError(t, proto.Unmarshal(read().GetReply().Data, &history))
 	require.EqualValues(t, 7, history.Version)
 
-	// A bad frame is refused and has no other effect.
+	// A bad frame must be refused and have no other effect.
 	send(&gatewayv1.ClientFrame{Id: "x", Type: "chat.send_message", Data: []byte("\xff")})
 	require.Equal(t, refusal.InvalidField, read().GetReply().Outcome.Error.Code)
 	require.NoError(t, socket.WriteMessage(websocket.BinaryMessage, []byte("\x05ab")))
@@ -327,7 +329,8 @@ func TestProtobuf_TheSameFramesInBinary(t *testing.T) {
 	require.EqualValues(t, hub.Shutdown.Code, f.GetClosing().Code)
 }
 
-// Control frames take effect and are answered in order, even if one of them has to wait.
+// A client sends several control frames, and the first one has to wait for an owner. All control frames must take
+// effect and be answered in order.
 func TestControl_FramesAreAnsweredInOrder(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
@@ -378,7 +381,8 @@ func TestToken_IsRenewedOnALiveConnection(t *testing.T) {
 	require.Equal(t, refusal.Unavailable, refused.Code)
 	require.NoError(t, c.Authenticate(t.Context(), "alice"))
 
-	// Without a renewal, the connection ends when its token expires. A refused renewal changes nothing.
+	// A connection must end when its token expires, even after a refused renewal. A renewal that is accepted must
+	// extend the connection.
 	brief := m.dial(t, client.Options{Token: "brief-alice"})
 	_ = brief.Authenticate(t.Context(), "bad")
 	<-brief.Done()
@@ -418,7 +422,8 @@ func TestCommand_ExpiresAfterTheClientsLimit(t *testing.T) {
 	}
 }
 
-// An error contains the field, for forms, and the trace if it is recorded, for operators.
+// An error must contain the field, so that a form can show the error beside it. It must also contain the id of the
+// trace, for operators, if the trace is recorded.
 func TestError_NamesTheFieldAndTheTrace(t *testing.T) {
 	t.Parallel()
 	tracer := trace.NewTracerProvider(trace.WithSampler(trace.AlwaysSample())).Tracer("test")
@@ -446,8 +451,8 @@ func TestError_NamesTheFieldAndTheTrace(t *testing.T) {
 	require.NotContains(t, f.Error, "retry_after_ms", "waiting does not help")
 }
 
-// Every close code of this protocol has a text for the frame "closing", and the code tells clients whether to
-// reconnect.
+// Every close code that the gateway defines must have a text for the frame "closing". The number of the code must tell
+// clients whether to reconnect.
 func TestClosing_EachCodeDefinesWhetherToReconnect(t *testing.T) {
 	t.Parallel()
 	values := gatewayv1.CloseCode(0).Descriptor().Values()

@@ -23,7 +23,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// slowLink limits the bytes that are read to a rate per second.
+// slowLink is a connection that reads at most the given number of bytes per second.
 type slowLink struct {
 	net.Conn
 	rate int
@@ -35,7 +35,7 @@ func (c slowLink) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// slow opens a socket over a slow link.
+// slow opens a socket over a link with the given rate, and sends the frame connect.
 func (m *mesh) slow(t *testing.T, token, connect string, rate int) *websocket.Conn {
 	t.Helper()
 	dialer := websocket.Dialer{ReadBufferSize: 4096, NetDialContext: func(ctx context.Context, network, address string) (
@@ -54,8 +54,8 @@ func (m *mesh) slow(t *testing.T, token, connect string, rate int) *websocket.Co
 	return socket
 }
 
-// hurried makes the gateway close connections after 8 s of silence. In that time these links cannot transfer
-// everything, but even a busy machine can answer a ping.
+// hurried makes the gateway close a connection from which nothing arrives for 8 s. The slow links of these tests cannot
+// transfer everything within 8 s. Even a busy machine can answer a ping within 8 s.
 var hurried = ws.Options{Ping: 4 * time.Second}
 
 func TestSlowLink_SixteenPagesAtOnceAreAllAnswered(t *testing.T) {
@@ -90,7 +90,7 @@ func TestFastLink_PagesOfEmojiDoNotEndTheConnection(t *testing.T) {
 	for n := range 4 {
 		write(t, socket, fmt.Sprintf(`{"id":"%d","type":"chat.history","data":{"conversation_id":"g"}}`, n))
 	}
-	var answers [][]byte // decoded only when all have arrived, so that the client reads fast even on a busy machine
+	var answers [][]byte // decoded after all have arrived, so that the client reads fast even on a busy machine
 	for len(answers) < 4 {
 		_, text, err := socket.ReadMessage()
 		require.NoError(t, err)
@@ -149,8 +149,8 @@ func TestSlowLink_AClientThatReadsNothingIsClosed(t *testing.T) {
 	require.Eventually(t, func() bool { return m.gone("alice") }, time.Minute, 10*time.Millisecond)
 }
 
-// cutting starts a proxy to a gateway. The proxy cuts each connection once the client was sent the given number of
-// bytes.
+// cutting starts a proxy to a gateway. The proxy cuts each connection after it has sent the given number of bytes to
+// the client.
 func cutting(t *testing.T, to string, after int64) (address string, cuts *atomic.Int64) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -182,8 +182,9 @@ func cutting(t *testing.T, to string, after int64) (address string, cuts *atomic
 	return listener.Addr().String(), cuts
 }
 
-// A link of 20 kB/s that is lost every 20 seconds lets 400 kB through each time. A client that has missed almost 4 MiB,
-// the most that a client can get, resumes until it has every event, once and in order.
+// A link transfers 20 kB/s and breaks every 20 seconds, so that each connection gets 400 kB. A client has missed almost
+// 4 MiB, which is the most that a client can recover. It must be able to resume again and again until it has every
+// event, once and in order.
 func TestSlowLink_AClientThatIsCutOffCatchesUp(t *testing.T) {
 	t.Parallel()
 	for _, protobuf := range []bool{false, true} {
@@ -232,7 +233,8 @@ func TestSlowLink_AClientThatIsCutOffCatchesUp(t *testing.T) {
 	}
 }
 
-// A message within the limits is accepted in any valid JSON: 8,000 emoji as \u escapes take 96 kB.
+// A client sends a message of the maximum length with \u escapes: 8,000 emoji take 96 kB of JSON. The gateway must
+// accept it, because the limit is in characters.
 func TestFrame_ALongMessageOfEscapesIsTaken(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})

@@ -28,9 +28,10 @@ func (m *mesh) posted(n int) envelope.Event {
 		fmt.Sprintf(`{"post_id":"7","author_id":"carol","body":"%d"}`, n))
 }
 
-// Unsubscribing ends subscriptions that connect began, even if their owner has not answered yet. No event of the room
-// follows the reply to unsubscribe, and the reply to connect does not list the room. This holds for a client that
-// resumes, one that does not, and one that gets the rooms of its session.
+// A client sends unsubscribe right after connect, while the owner of the room is unavailable. This must end the
+// subscription that connect has begun: no event of the room may follow the reply to unsubscribe, and the reply to
+// connect must not list the room. This must hold for a client that resumes, for a client that does not, and for a
+// client whose rooms are restored from its session.
 func TestUnsubscribe_BehindAConnectEndsItsSubscriptions(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ resumes, restores bool }{
@@ -68,7 +69,7 @@ func TestUnsubscribe_BehindAConnectEndsItsSubscriptions(t *testing.T) {
 			write(t, socket, `{"id":"connect","type":"connect","data":`+string(withToken(t, data))+`}`+"\n"+
 				`{"id":"un","type":"unsubscribe","data":{"rooms":["post:7"]}}`+"\n"+send)
 			require.Equal(t, "c1", read(t, socket).ReplyTo, "the frames after connect were handled")
-			reports := len(m.keeper.Reports()) // no rooms are reported until they are known
+			reports := len(m.keeper.Reports()) // two more reports, which must not contain unknown rooms
 			require.Eventually(t, func() bool { return len(m.keeper.Reports()) >= reports+2 }, 20*time.Second, time.Millisecond)
 			feed.SetAway(false)
 			var connected *client.Connected
@@ -93,8 +94,8 @@ func TestUnsubscribe_BehindAConnectEndsItsSubscriptions(t *testing.T) {
 	}
 }
 
-// A session keeps the rooms to which a client subscribes right after connect, even if the reply to subscribe is sent
-// before the reply to connect.
+// A client subscribes to a room right after connect, and the reply to subscribe is sent before the reply to connect.
+// The session must keep this room too.
 func TestSubscribe_BehindAPendingConnectIsKeptForTheSession(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
@@ -117,7 +118,7 @@ func TestSubscribe_BehindAPendingConnectIsKeptForTheSession(t *testing.T) {
 	write(t, socket, fmt.Sprintf(`{"id":"connect","type":"connect","data":{"token":"alice","session_id":%q}}`, session)+"\n"+
 		`{"id":"1","type":"subscribe","data":{"rooms":["presence:bob"]}}`)
 	require.Equal(t, "1", read(t, socket).ReplyTo)
-	reports := len(m.keeper.Reports()) // no rooms are reported until they are known
+	reports := len(m.keeper.Reports()) // two more reports, which must not contain unknown rooms
 	require.Eventually(t, func() bool { return len(m.keeper.Reports()) >= reports+2 }, 20*time.Second, time.Millisecond)
 	feed.SetAway(false)
 	for read(t, socket).ReplyTo != "connect" { // skip heartbeats
@@ -136,8 +137,8 @@ func withToken(t *testing.T, data []byte) []byte {
 	return text
 }
 
-// If the frame "unsubscribed" comes before the reply to a later subscribe, it concerns the earlier subscription. The
-// new subscription remains.
+// A client is subscribed to a room and subscribes again. Before the reply to the second subscribe, it gets the frame
+// "unsubscribed". This frame must concern only the first subscription: the new subscription must remain.
 func TestSubscribe_IsNotEndedByAnUnsubscribedBeforeItsReply(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{}, func(s *setup) { s.lease = 50 * time.Millisecond })
@@ -151,7 +152,7 @@ func TestSubscribe_IsNotEndedByAnUnsubscribedBeforeItsReply(t *testing.T) {
 	release := feed.Hold("post:7")
 	t.Cleanup(release)
 	write(t, socket, `{"id":"2","type":"subscribe","data":{"rooms":["post:7"]}}`)
-	<-feed.Hanging() // the owner has decided, but the gateway has no answer yet
+	<-feed.Hanging() // the owner has decided about the subscription, but the gateway has no answer yet
 	feed.Allow("alice", "post:7", false)
 	f := read(t, socket)
 	require.Equal(t, "unsubscribed", f.Type)
@@ -165,8 +166,8 @@ func TestSubscribe_IsNotEndedByAnUnsubscribedBeforeItsReply(t *testing.T) {
 	require.Equal(t, "feed.post_created", read(t, socket).Event)
 }
 
-// A connection that waits for the rooms of its session gets heartbeats, like every connection whose token was accepted.
-// Later frames wait until its rooms are known.
+// A connection waits until the rooms of its session are read. It must get heartbeats, like every connection whose token
+// was accepted. Later frames must wait until the rooms of the session are known.
 func TestHeartbeat_IsSentWhileTheSessionsRoomsAreRead(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{CoverEvery: 10 * time.Millisecond}, func(s *setup) {

@@ -41,8 +41,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// tokens accepts tokens that are names of users. The token "bad" is expired, "unknown" cannot be checked, "panic…"
-// makes the check panic, "short-<name>" is valid for less than a minute, and "brief-<name>" for 100 ms.
+// tokens is a verifier that takes a token for the name of its user, except that "bad" is expired, "unknown" cannot be
+// checked, a token that begins with "panic" makes the check panic, "short-<name>" is valid for less than a minute, and
+// "brief-<name>" is valid for 100 ms.
 type tokens struct{}
 
 func (tokens) Verify(_ context.Context, token string) (auth.User, error) {
@@ -64,7 +65,8 @@ func (tokens) Verify(_ context.Context, token string) (auth.User, error) {
 	return auth.User{ID: token}, nil
 }
 
-// mesh is a gateway without Kafka. It commits every command at once, unless the command's body contains "refuse".
+// mesh is a gateway without Kafka. The mesh commits every command at once, unless the body of the command contains
+// "refuse".
 type mesh struct {
 	catalog *catalog.Catalog
 	hub     *hub.Hub
@@ -248,7 +250,7 @@ type received struct {
 	ResumeToken string `json:"resume_token"`
 }
 
-// refused returns the error of a refused request, or nil if it was not refused.
+// refused returns the error of a refused request, or nil if the request was not refused.
 func (f received) refused() *client.Error {
 	if f.Outcome != nil {
 		return f.Outcome.Error
@@ -256,7 +258,7 @@ func (f received) refused() *client.Error {
 	return f.Error
 }
 
-// read returns the next frame that is not a heartbeat. Every frame must match the AsyncAPI document.
+// read returns the next frame that is not a heartbeat. It checks that every frame matches the AsyncAPI document.
 func read(t testing.TB, socket *websocket.Conn) received {
 	t.Helper()
 	for {
@@ -330,8 +332,8 @@ func TestCommand_WithoutAnIDGetsOneInTheReply(t *testing.T) {
 	require.True(t, catalog.ValidID(f.Outcome.CommandID))
 }
 
-// The data of connect is checked as strictly as that of later frames, except that unknown fields are ignored, because a
-// newer client may send them.
+// The data of connect must be checked as strictly as the data of later frames. Only unknown fields must be ignored,
+// because a newer client may send them.
 func TestConnect_ItsDataIsReadStrictly(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
@@ -366,7 +368,8 @@ func manyRooms(n int) string {
 	return strings.Join(all, ",")
 }
 
-// A handshake with an invalid Authorization header is refused with a status, a code and a text that name the problem.
+// A client sends an invalid header Authorization in the handshake. The refusal must have a status, a code and a text
+// that name the problem.
 func TestHandshake_OddRequestsAreRefusedByName(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
@@ -398,7 +401,7 @@ func TestHandshake_OddRequestsAreRefusedByName(t *testing.T) {
 	}
 }
 
-// The texts of a refusal before the upgrade are not HTML-escaped, as in all other answers.
+// The text of a refusal before the upgrade must not be HTML-escaped. The same holds for all other answers.
 func TestRefuse_TextsAreNotEscapedForHTML(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
@@ -530,8 +533,8 @@ func TestHandshake_ATokenThatCannotBeCheckedNow(t *testing.T) {
 	require.Less(t, code, 4500, "the client connects again")
 }
 
-// Cookies must not authenticate, because browsers send them with requests of any page. URLs must not, because they are
-// logged.
+// Cookies must not authenticate, because browsers send them with requests of any page. URLs must not authenticate
+// either, because they are written to logs.
 func TestHandshake_NeitherACookieNorTheURLAuthenticates(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
@@ -664,7 +667,7 @@ func TestSlowClient_CostsOnlyItself(t *testing.T) {
 			fmt.Sprintf(`{"conversation_id":"g","message_id":"m%d","body":%q}`, n, body))
 		declared, _ := m.catalog.Event(e.Type)
 		m.hub.Shard("chat").Deliver(hub.NewEvent(e, declared))
-		if n%10 == 0 { // not faster than the client can read
+		if n%10 == 0 { // wait until the client has read the events, so that it does not become slow
 			require.Eventually(t, func() bool { mu.Lock(); defer mu.Unlock(); return len(got) >= n }, 5*time.Second,
 				100*time.Microsecond)
 		}

@@ -13,8 +13,8 @@ import (
 	"github.com/edumatrix/interlinked/services/notification/rule"
 )
 
-// Kafka does not order the partitions of a topic among each other. However the events of several conversations
-// interleave, every recipient must have the same notifications in the end.
+// Kafka does not order the records of different partitions, so the events of several conversations arrive in any
+// interleaving. In the end, every recipient must have the same notifications.
 func TestRaise_DoesNotDependOnTheOrderOfConversations(t *testing.T) {
 	t.Parallel()
 	var streams [][]rule.About

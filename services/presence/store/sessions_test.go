@@ -15,7 +15,7 @@ import (
 	"github.com/edumatrix/interlinked/services/presence/store"
 )
 
-// begin reports a connection of a session.
+// begin reports that a connection of a session has been opened.
 func (g *gateway) begin(connection, user, session, device string, since time.Time) {
 	g.t.Helper()
 	g.users[connection] = user
@@ -82,7 +82,8 @@ func TestSessions_ContinueOverConnections(t *testing.T) {
 		wantSessions(t, s, "bob", `s2 "" at a since 200, false, token "m2"`,
 			`s1 "a phone, blue" at a since 100, true, token "m1"`)
 
-		// The session resumes at gateway b before gateway a has noticed that its connection has ended.
+		// A client resumes the session at gateway b before gateway a has noticed that the client's connection to a has
+		// ended.
 		b.begin("4", "bob", "s1", "a phone, blue", time.Unix(900, 0))
 		a.covered("1", "s1", "a phone, blue", "m0", true)
 		wantSessions(t, s, "bob", `s2 "" at a since 200, false, token "m2"`,
@@ -110,7 +111,7 @@ func TestEndSession_EndsItsConnectionAndThoseThatResumeIt(t *testing.T) {
 			t.Errorf("ending it again has the number %d, the first time it was %d", again, first)
 		}
 		wantSessions(t, s, "bob", `s2 "desk" at a since 200, true, token ""`)
-		for range 2 { // the request is repeated until the gateway has closed the connection
+		for range 2 { // each answer asks again, until the gateway has closed the connection
 			if a.report(false); !slices.Equal(a.ended, []string{"1"}) {
 				t.Fatalf("a is asked to close %q", a.ended)
 			}
@@ -155,7 +156,8 @@ func TestSessions_OfADeviceThatChangesNetworks(t *testing.T) {
 	})
 }
 
-// A report that is too large for one request is sent in parts. No user may be shown as offline in between.
+// A full report of a gateway is too large for one request and is sent in parts. No user may be shown as offline between
+// the parts.
 func TestReport_AllInParts(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -228,7 +230,8 @@ func TestSessions_OfAGatewayWithoutReportsAreNotConnected(t *testing.T) {
 	})
 }
 
-// Clients that begin a new session with every connection must not fill Redis.
+// A client begins a new session with every connection. The sessions of its user must be bounded, so that they do not
+// fill Redis.
 func TestSessions_AreBoundedPerUser(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -248,7 +251,7 @@ func TestSessions_AreBoundedPerUser(t *testing.T) {
 	})
 }
 
-// After Redis was emptied, the sessions of open connections are reported again.
+// Redis is emptied. The gateway must be asked for all connections, and their sessions must be stored again.
 func TestSessions_AreReportedAgainAfterRedisWasEmptied(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -310,7 +313,7 @@ func TestSessionRooms_AreThoseOfItsNewestConnection(t *testing.T) {
 		a.covered("1", "s1", "phone", "m1", false)
 		wantRooms(t, s, "bob", "s1", "post:7", "presence:alice")
 
-		// The session resumes at gateway b before gateway a has reported the last rooms.
+		// A client resumes the session at gateway b before gateway a has reported the last rooms.
 		b.begin("2", "bob", "s1", "phone", time.Unix(200, 0))
 		restored := &meshv1.ConnectionChange{Connection: "2", User: "bob", Session: "s1", Device: "phone",
 			ConnectedAt: timestamppb.New(time.Unix(200, 0)), Rooms: &meshv1.SubscribedRooms{Rooms: []string{"post:6"}, Restored: true}}
@@ -329,14 +332,14 @@ func TestSessionRooms_AreThoseOfItsNewestConnection(t *testing.T) {
 		wantRooms(t, s, "bob", "s1", "post:9")
 		wantSessions(t, s, "bob", `s1 "" at b since 100, false, token "m1"`)
 
-		// When the newer of two connections has ended, reports of the older connection are stored again.
+		// The newer of two connections has ended. Rooms that the older connection reports must be stored again.
 		a.begin("3", "bob", "s1", "phone", time.Unix(300, 0))
 		b.begin("4", "bob", "s1", "phone", time.Unix(400, 0))
 		b.subscribes("4", "s1", true, "post:1")
 		a.subscribes("3", "s1", false, "post:2")
 		wantRooms(t, s, "bob", "s1", "post:2")
 
-		// If the rooms in Redis are lost, restored rooms are stored until newer rooms are reported.
+		// The rooms in Redis are lost. Restored rooms must then be stored, until newer rooms are reported.
 		if err := r.Del(t.Context(), r.Keys(t.Context(), "*rooms:bob").Val()...).Err(); err != nil {
 			t.Fatal(err)
 		}
@@ -380,7 +383,8 @@ func TestSessionRooms_AreForgottenWithTheirSession(t *testing.T) {
 	})
 }
 
-// When a gateway's lease expires, the rooms that it last reported stay stored with the sessions of its connections.
+// A gateway's lease expires. The rooms that the gateway last reported must stay stored with the sessions of its
+// connections.
 func TestSessionRooms_OfAGatewayWithoutReportsAreKept(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -395,8 +399,8 @@ func TestSessionRooms_OfAGatewayWithoutReportsAreKept(t *testing.T) {
 	})
 }
 
-// A connection may be opened, subscribe to rooms and close between two reports of its gateway. Its session and its
-// rooms must be stored nevertheless.
+// A connection is opened, subscribes to rooms and is closed between two reports of its gateway. The session and the
+// rooms of the connection must be stored nevertheless.
 func TestSessionRooms_OfAConnectionThatWasNeverReportedBefore(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {

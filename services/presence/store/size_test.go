@@ -14,8 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// BenchmarkSize measures the calls of presence with 500 and with 50,000 users online: snapshots for users that
-// subscribe to others, reports of gateways, and reads.
+// BenchmarkSize measures the calls of presence with 500 and with 50,000 users online: snapshots for users who subscribe
+// to the presence of others, reports of gateways, and reads.
 func BenchmarkSize(b *testing.B) {
 	const users = 50_000
 	small, large := measureSize(b, users/100), measureSize(b, users)

@@ -33,14 +33,14 @@ func both(t *testing.T, test func(t *testing.T, r *redis.Client)) {
 	}
 }
 
-// gateway is a gateway that reports its connections.
+// gateway is a stub of a gateway that reports its connections.
 type gateway struct {
 	t      *testing.T
 	s      *store.Store
 	name   string
 	number int64
 	users  map[string]string
-	ended  []string // the connections to end in the answer to the last report
+	ended  []string // the connections that the last answer asked the gateway to end
 }
 
 func newGateway(t *testing.T, s *store.Store, name string) *gateway {
@@ -149,7 +149,7 @@ func TestReport_AsksForAllConnectionsIfTheDigestDiffers(t *testing.T) {
 			t.Fatalf("all: %s", answer)
 		}
 		want(t, s, "bob", true)
-		g.users["2"] = "carol" // its report was lost
+		g.users["2"] = "carol" // the report of this connection was lost
 		if answer := g.report(false); answer != store.ReportAll {
 			t.Fatalf("a report with a different digest: %s", answer)
 		}
@@ -223,8 +223,8 @@ func TestReport_AUserWhoDisconnectsWhileRedisIsEmptyIsOfflineForEveryUser(t *tes
 	})
 }
 
-// A connection should never change its user. If a report contains another user for a connection, the report replaces
-// the stored user.
+// A report contains another user for a connection than the stored one, although a connection never changes its user.
+// The reported user must replace the stored user.
 func TestReport_AConnectionOfAnotherUser(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -241,7 +241,7 @@ func TestReport_AConnectionOfAnotherUser(t *testing.T) {
 	})
 }
 
-// A report that is sent twice, as after a lost answer, counts once.
+// A report is sent twice, as after a lost answer. It must count once.
 func TestReport_SentTwiceCountsOnce(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -261,8 +261,8 @@ func TestReport_SentTwiceCountsOnce(t *testing.T) {
 	})
 }
 
-// Every change is published, even if there are many more changes than one step of a scan returns and the hash shrinks
-// during the scan.
+// There are many more changes than one step of a scan returns, and the hash of changes shrinks during the scan. Every
+// change must be published.
 func TestDirty_ManyAtOnceAreAllPublished(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -297,14 +297,15 @@ func TestDirty_ManyAtOnceAreAllPublished(t *testing.T) {
 	})
 }
 
-// Several instances apply reports concurrently while connections open and close. The counts must be right in the end.
+// Several instances apply reports concurrently while connections open and close. Afterwards, the counts of connections
+// must be right.
 func TestReport_FromManyAtOnce(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
 		var all sync.WaitGroup
 		for i := range 6 {
 			all.Go(func() {
-				s := store.New(r, "t.", time.Minute) // each gateway reports to an instance of its own
+				s := store.New(r, "t.", time.Minute) // each gateway reports to its own instance
 				g := newGateway(t, s, fmt.Sprint("g", i))
 				for n := range 20 {
 					connection := fmt.Sprint(i, "-", n)
@@ -385,7 +386,7 @@ func TestDirty_KeepsChangesUntilTheyArePublished(t *testing.T) {
 	})
 }
 
-// Expire also ends connections without a session, as an earlier version stored them.
+// An earlier version stored connections without a session. Expire must end these connections too.
 func TestExpire_EndsConnectionsStoredByAnEarlierVersion(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -402,8 +403,8 @@ func TestExpire_EndsConnectionsStoredByAnEarlierVersion(t *testing.T) {
 	})
 }
 
-// A gateway with many connections is ended in several short calls of a script. If it reports between two calls, it is
-// asked for all its connections, and the state is correct afterwards.
+// Expire ends a gateway with many connections in several short calls of a script. If the gateway reports between two
+// calls, it must be asked for all of its connections. The state must be correct afterwards.
 func TestExpire_OfManyConnectionsIsDoneInParts(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -443,7 +444,7 @@ func TestExpire_OfManyConnectionsIsDoneInParts(t *testing.T) {
 		require.NoError(t, err)
 		require.Zero(t, online())
 
-		// One call ends the first 500 connections, and then the gateway reports again.
+		// One call of the script ends the first 500 connections. Then the gateway reports again.
 		back := fill("back")
 		require.Eventually(t, func() bool {
 			n, err := s.ExpireSome(t.Context(), "back")
@@ -457,7 +458,8 @@ func TestExpire_OfManyConnectionsIsDoneInParts(t *testing.T) {
 		require.Equal(t, store.OK, back.report(false))
 		expired("back")
 
-		// Connections that are missing in a full report are dropped. If there are many, this takes several reports.
+		// Connections that are missing in a full report must be dropped. If there are many such connections, this takes
+		// several reports.
 		other := newGateway(t, s, "other")
 		for i := range 2*many + 200 {
 			other.users[fmt.Sprint("c", i)] = fmt.Sprint("user", i)
