@@ -321,8 +321,9 @@ func (c *Catalog) Refusals() []Refusal {
 	return slices.SortedFunc(slices.Values(c.refusals), func(a, b Refusal) int { return strings.Compare(a.Code, b.Code) })
 }
 
-// LoggedTopics returns the topics to which an owner's log is published, or those of all logs if owner is empty, sorted
-// by name. These are the topics with at least one event that is not ephemeral. Their records have positions.
+// LoggedTopics returns the topics to which an owner's log is published, or the topics of all logs if the parameter
+// owner is empty, sorted by name. These are the topics with at least one event that is not ephemeral. Their records
+// have positions.
 func (c *Catalog) LoggedTopics(owner string) []Topic {
 	return slices.DeleteFunc(c.Topics(owner), func(t Topic) bool { return !c.carries(t.Name, true) })
 }

@@ -107,7 +107,7 @@ func (e *Event) Place(m proto.Message, o Origin) Place {
 }
 
 // Split separates the personal fields of an event from the others. It returns the event without its personal fields,
-// and a message of the same type with only these fields, or nil if the type has none.
+// and a message of the same type with only the personal fields, or nil if the type has none.
 func (e *Event) Split(m proto.Message) (plain, personal proto.Message) {
 	if len(e.personal) == 0 {
 		return m, nil

@@ -71,7 +71,7 @@ func replay(ctx context.Context, t Terminal, args []string) error {
 	return err
 }
 
-// consumed returns the topics to replay: those of the owner that the consumer consumes, or only the requested one.
+// consumed returns the topics to replay: the owner's topics that the consumer consumes, or only the requested topic.
 func (i *installation) consumed(ctx context.Context, consumer string, s selected) (topics []string, err error) {
 	if err := i.known(s.owner); err != nil {
 		return nil, err

@@ -278,7 +278,7 @@ func (c *conversationOnTerminal) converse(ctx context.Context, conn *client.Clie
 	}
 }
 
-// unsent is a line without an outcome. It is sent again with the same command id, so it becomes only one message.
+// unsent is a line without an outcome. It is sent again with the same command id, so the line becomes only one message.
 type unsent struct{ id, line string }
 
 // sendAll sends the lines without an outcome, in order, and reports whether all of them have one now.

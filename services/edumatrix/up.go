@@ -113,7 +113,7 @@ func instanceOf(c config.Config) string {
 	return ""
 }
 
-// useSecrets sets missing secrets to those that `edumatrix up` generated.
+// useSecrets sets missing secrets to the secrets that `edumatrix up` generated.
 func useSecrets(c *config.Config, made secrets) {
 	if c.JWTSecret == "" && c.JWKSURL == "" {
 		c.JWTSecret = made.JWTSecret
@@ -124,7 +124,8 @@ func useSecrets(c *config.Config, made secrets) {
 	c.AnyLocalOrigin = true
 }
 
-// configs returns the configuration of each service: the gateway listens on PORT, the others at their own URLs.
+// configs returns the configuration of each service: the gateway listens on PORT, and each other service at its own
+// URL.
 func configs(c config.Config, listeners map[string]listener) map[string]config.Config {
 	all := map[string]config.Config{}
 	for _, s := range services() {

@@ -40,8 +40,8 @@ const (
 // errNoKeys means that the keys could not be fetched after the token arrived, so the token may or may not be valid.
 var errNoKeys = errors.New("the keys could not be fetched")
 
-// keySet holds the keys at a JWKS URL. One goroutine fetches them: at the start until it succeeds, then every hour, and
-// when a token names an unknown key, because the key may be new.
+// keySet holds the keys at a JWKS URL. One goroutine fetches them: at the start until a fetch succeeds, then every
+// hour, and when a token names an unknown key, because the key may be new.
 type keySet struct {
 	url    string
 	pace   fetchIntervals
@@ -152,8 +152,8 @@ func (k *keySet) sleep(ctx context.Context, next time.Time) bool {
 }
 
 // fetch replaces the keys by the keys at the URL, so tokens of a withdrawn key become invalid. It ignores keys that are
-// not for signing tokens, which sets contain for other purposes. A set without any usable key is an error, because no
-// token would be valid.
+// not for signing tokens, because sets also contain keys for other purposes. A set without any usable key is an error,
+// because no token would be valid.
 func (k *keySet) fetch(ctx context.Context) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, k.url, nil)
 	if err != nil {

@@ -25,8 +25,8 @@ const KeptRetention = "edumatrix.retention.ms"
 const inSyncReplicas = "min.insync.replicas"
 
 // EnsureTopics creates missing topics, and waits until every broker knows them with a leader for each partition. It
-// does not change existing topics. It reports those that have another number of partitions or another retention than
-// declared, or fewer replicas than the brokers allow; the operator decides. The mesh adapts to the topics that the
+// does not change existing topics. It reports the topics that have another number of partitions or another retention
+// than declared, or fewer replicas than the brokers allow; the operator decides. The mesh adapts to the topics that the
 // broker has.
 func (k Kafka) EnsureTopics(ctx context.Context, topics []catalog.Topic) (differences []string, err error) {
 	client, admin, err := k.admin()

@@ -81,7 +81,7 @@ type finding struct {
 	warn   bool
 }
 
-// check is one check of a store. The first check of a store opens the connection for the others.
+// check is one check of a store. The first check of a store opens the connection for the other checks.
 type check struct {
 	name string
 	run  func(context.Context) (finding, error)

@@ -166,7 +166,7 @@ func Dial(ctx context.Context, o Options) (*Client, error) {
 	return c, nil
 }
 
-// dial is Dial with the versions that earlier connections got. If it fails after it has connected, it returns the
+// dial is Dial with the versions that earlier connections got. If dial fails after it has connected, it returns the
 // ended connection with the error.
 func dial(ctx context.Context, o Options, before map[string]int64) (*Client, error) {
 	header := o.Header.Clone()

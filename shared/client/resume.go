@@ -15,8 +15,8 @@ type Connected struct {
 	UserID      string `json:"user_id"`
 	SessionID   string `json:"session_id"`
 	ResumeToken string `json:"resume_token"`
-	// Resumed reports whether the missed events were sent. Those of the rooms in NotRecovered were not sent; load the
-	// history of these rooms instead.
+	// Resumed reports whether the missed events were sent. The missed events of the rooms in NotRecovered were not
+	// sent; load the history of these rooms instead.
 	Resumed      bool     `json:"resumed"`
 	NotRecovered []string `json:"not_recovered"`
 	Subscribed
@@ -48,8 +48,8 @@ func Reconnects(err error) bool {
 
 // Redial closes a connection, if it has not ended yet, and opens another connection that resumes from it. The new
 // connection is to the gateway with the given URL or, if url is empty, to the same gateway. Each event is delivered
-// once. If Redial fails, it may be called again; it then resumes after the events that the failed connection got. If
-// the user has ended the session, the new connection begins another session without missed events.
+// once. If Redial fails, it may be called again. The next call resumes after the events that the failed connection got.
+// If the user has ended the session, the new connection begins another session without missed events.
 func (c *Client) Redial(ctx context.Context, url string) (*Client, error) {
 	c.Close()
 	o := c.options

@@ -73,7 +73,8 @@ type Config struct {
 	Traces         telemetry.Settings
 	PostgresBin    string
 
-	// Given contains the stores whose variables are set: "postgres", "redis", "kafka". AllInOne embeds the others.
+	// Given contains the stores whose variables are set: "postgres", "redis", "kafka". AllInOne embeds the other
+	// stores.
 	Given map[string]bool
 
 	// Notices are messages that the process logs at its start. They never contain a secret.

@@ -359,8 +359,9 @@ func (r *reader) compareRedis(b backend.Redis) {
 	r.loses("REDIS_URL", "REDIS_PASSWORD", options.Password, false)
 }
 
-// loses adds a notice if the variable with the name part is set, and its value differs from inURL: that is the value in
-// the URL of the variable with the name winner. If tell is false, the notice does not contain the values.
+// loses adds a notice if the variable whose name is passed as part is set, and has another value than inURL. The value
+// inURL is from the URL in the variable whose name is passed as winner. If tell is false, the notice does not contain
+// the values.
 func (r *reader) loses(winner, part, inURL string, tell bool) {
 	switch value := r.text(part, ""); {
 	case value == "" || value == inURL:

@@ -144,7 +144,7 @@ func DeleteTopics(ctx context.Context, k backend.Kafka) error {
 	return nil
 }
 
-// Redis returns a real server for one test or, if REDIS_URL names a server, one of its databases.
+// Redis returns a real server for one test or, if REDIS_URL names a server, one of that server's databases.
 func Redis(t testing.TB) backend.Redis {
 	t.Helper()
 	if named := server.Named(server.RedisVariable); named != "" {

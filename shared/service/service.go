@@ -63,7 +63,8 @@ func (s *Service) Interceptors() connect.HandlerOption {
 	return rpc.Interceptors(s.env.Log, s.env.Telemetry.Tracer())
 }
 
-// DeadLetter is called before a command becomes a dead letter, so that its sender gets an outcome. It accepts repeats.
+// DeadLetter is called before a command becomes a dead letter, so that its sender gets an outcome. It may be called
+// more than once for a command.
 type DeadLetter func(ctx context.Context, m *message.Message, cause error) error
 
 // Parts are the parts that a service runs in addition to its listener and its health.

@@ -71,8 +71,8 @@ func generate(protos string) ([]file, error) {
 	}, nil
 }
 
-// declarations are the declarations and comments from which the documents are generated. The methods return those that
-// clients may use, sorted by name.
+// declarations are the declarations and comments from which the documents are generated. The methods return the
+// declarations that clients may use, sorted by name.
 type declarations struct {
 	catalog  *catalog.Catalog
 	comments comments

@@ -15,7 +15,8 @@ type page struct {
 	blocks []block
 }
 
-// block is a heading with its level, a paragraph (text), a list or a table. Only the fields of one of these are set.
+// block is a heading with its level, a paragraph (text), a list or a table. Only the fields of one of these kinds are
+// set.
 type block struct {
 	level   int
 	heading string

@@ -55,13 +55,13 @@ type Page struct {
 	After, Before catalog.Version
 	// Ranges are the readable versions, ascending and disjoint.
 	Ranges []Range
-	// Up selects the messages nearest to After; otherwise those nearest to Before are read.
+	// If Up is true, the messages nearest to After are read, otherwise the messages nearest to Before.
 	Up    bool
 	Limit int
 }
 
-// clamped returns the parts of the ranges that lie between After and Before. They ascend if Up is true, and otherwise
-// descend, so the first range is the one where the page begins.
+// clamped returns the parts of the ranges that lie between After and Before. The parts ascend if Up is true, and
+// otherwise descend, so the first range is the one where the page begins.
 func (p Page) clamped() (all []Range) {
 	for _, r := range p.Ranges {
 		if r.To > p.After && r.From < p.Before {
@@ -109,7 +109,7 @@ func (s *Store) Messages(ctx context.Context, id string, p Page) (all []*chatv1.
 		}
 		if had > 0 && bytes > MaxPageBytes {
 			// The statement returns its first row even if that is too long. Only the first message of the whole page
-			// may be too long. So drop this one; the next page begins with it.
+			// may be too long. So drop this message; the next page begins with it.
 			found = nil
 		}
 		all = append(all, found...)

@@ -139,8 +139,8 @@ func (h *History) Tell(c *Command, a Answer) {
 	c.Answers = append(c.Answers, a)
 }
 
-// Sent returns the number of commands sent, and the number of those without an outcome. The channel is closed when
-// another command is sent.
+// Sent returns the number of commands sent, and how many of them have no outcome. The channel is closed when another
+// command is sent.
 func (h *History) Sent() (sent, open int, more <-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -119,8 +119,8 @@ func Token(r *http.Request) (string, error) {
 	return token, nil
 }
 
-// Single returns the value of a header that a request may contain at most once, or "" if it does not contain it. The
-// error is a refusal.
+// Single returns the value of a header that a request may contain at most once, or "" if the request does not contain
+// the header. The error is a refusal.
 func Single(r *http.Request, name string) (string, error) {
 	values := r.Header.Values(name)
 	switch len(values) {

@@ -23,7 +23,8 @@ import (
 //
 // When a topic has grown, later events of a stream may be in another partition than earlier ones. Before these later
 // events, the relay writes a fence into all partitions. The fence begins an epoch of the topic. A partition continues
-// after its fence only when the other partitions have reached theirs, so that the events of a stream stay in order.
+// after its fence only when the other partitions have reached their fences, so that the events of a stream stay in
+// order.
 type partition struct {
 	topic  *topic
 	number int32
@@ -111,7 +112,7 @@ func (p *partition) take(ctx context.Context, f *Fanout, e *envelope.Event) erro
 		}
 	}
 	if !e.IsPosition() {
-		// Move the position even if delivery panics, so that the next record continues from it.
+		// Move the position even if delivery panics, so that the next record continues from the new position.
 		defer p.moveTo(e.Position)
 		f.deliver(p.topic.log, e)
 	} else {

@@ -40,9 +40,9 @@ func (t *topic) partition(f *Fanout, number int32) *partition {
 	return list[number]
 }
 
-// grow adds partitions up to the given number. Partitions added by a fence begin at its position, because earlier
-// events were in the other partitions. Without a fence, the parameter position is -1, and a new partition begins at the
-// position in its first record.
+// grow adds partitions up to the given number. Partitions added by a fence begin at the position of the fence, because
+// earlier events were in the other partitions. Without a fence, the parameter position is -1, and a new partition
+// begins at the position in its first record.
 func (t *topic) grow(f *Fanout, count int32, position catalog.Position) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

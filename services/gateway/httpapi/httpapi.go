@@ -130,8 +130,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, name string) erro
 	if err != nil {
 		return err
 	}
-	// The span has a declared name, never a text of the client. The client's traceparent becomes a link: as a parent,
-	// it could force this mesh to record the trace.
+	// The trace span has a declared name, never a text of the client. The client's traceparent becomes a link. If it
+	// were the parent, it could force this mesh to record the trace.
 	options := []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(
 		attribute.String("http.request.method", r.Method), attribute.String("url.path", "/api/"+call.name()))}
 	if link, ok := telemetry.Link(r.Header.Get("Traceparent")); ok {

@@ -81,8 +81,8 @@ func (c *Conn) settle() {
 }
 
 // mayHold reports whether the given number of further bytes may wait for the connection. They may if all connections of
-// the user together stay within Limits.UserBytes. Beyond that bound, each connection may hold an equal share of it. So
-// a connection that the client reads is not affected by other connections of the user that are not read.
+// the user together stay within Limits.UserBytes. Beyond that bound, each connection may hold an equal share of the
+// bound. So a connection that the client reads is not affected by other connections of the user that are not read.
 func (c *Conn) mayHold(more int) bool {
 	return c.affords(c.held.account.held.Load(), more)
 }
@@ -93,7 +93,7 @@ func (c *Conn) affords(held int64, more int) bool {
 }
 
 // reserve is like mayHold, but also counts the bytes, which the caller queues at once. Concurrent calls for other
-// connections of the user then see them.
+// connections of the user then see these bytes.
 func (c *Conn) reserve(more int) bool {
 	more += frameCost
 	held := c.held.account.held.Add(int64(more))

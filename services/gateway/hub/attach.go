@@ -51,8 +51,8 @@ func AllRooms(user string, rooms []string) []string {
 	return append([]string{catalog.UserRoom(user)}, rooms...)
 }
 
-// joinAll puts a subscriber into its rooms before it is attached. It returns false if the subscriber is already
-// attached, or was removed.
+// joinAll puts a subscriber into its rooms before the subscriber is attached. It returns false if the subscriber is
+// already attached, or was removed.
 func (sh *Shard) joinAll(s *subscriber, a Attachment) bool {
 	names := slices.Concat(a.Rooms, a.Subscribed)
 	joined := make([]membership, len(names))

@@ -69,8 +69,8 @@ func (r *eventBuffer) clear(position catalog.Position) {
 	r.entries, r.size = nil, 0
 }
 
-// since returns the state events whose entries have the given number or a higher one. It returns false if some of them
-// are no longer in the buffer.
+// since returns the state events whose entries have the given number or a higher one. It returns false if some of these
+// entries are no longer in the buffer.
 func (r *eventBuffer) since(number uint64) ([]*Event, bool) {
 	if number < r.first {
 		return nil, false

@@ -33,7 +33,7 @@ func NewEvent(e envelope.Event, declared *catalog.Event) *Event {
 // state reports whether the event is state, such as who is online, which has no position in a log.
 func (e *Event) state() bool { return e.Class == routingv1.Class_CLASS_EPHEMERAL }
 
-// mergeable reports whether a newer event of the same stream replaces this one.
+// mergeable reports whether a newer event of the same stream replaces this event.
 func (e *Event) mergeable() bool { return e.state() || e.Class == routingv1.Class_CLASS_COUNTER }
 
 // variant is a form of an event's frame. There are two for each encoding: one with the id of the command, for the
@@ -77,7 +77,7 @@ func (e *Event) Err() error {
 func (e *Event) frame(v variant) []byte { return e.encoded[v] }
 
 // shown returns the frame that clients get at time now. The frame of an expired event has no personal fields, like the
-// owner's answers to queries. It is still sent, so that versions have no gap.
+// owner's answers to queries. The frame is still sent, so that no version is missing.
 func (e *Event) shown(v variant, now time.Time) []byte {
 	if e.Expires.IsZero() || e.Expires.After(now) || e.declared == nil || e.Redacted {
 		return e.frame(v)

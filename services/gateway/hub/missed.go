@@ -27,8 +27,8 @@ type MissedEvents struct {
 	rooms  map[string][]int // indices of events, by room
 }
 
-// NewMissedEvents merges lists of events that were read from several places. Events that a later one redacts lose their
-// personal fields.
+// NewMissedEvents merges lists of events that were read from several places. Events that a later event redacts lose
+// their personal fields.
 func NewMissedEvents(lists ...[]*Event) *MissedEvents {
 	events := slices.Concat(lists...)
 	slices.SortStableFunc(events, func(a, b *Event) int {

@@ -70,7 +70,7 @@ const smallQueue = 16
 
 func (q *queue) len() int { return len(q.items) - q.head }
 
-// push adds an item, or replaces the older one with the same key. If the queue is full, push drops all items that can
+// push adds an item, or replaces the older item with the same key. If the queue is full, push drops all items that can
 // be spared. If it is still full, push drops the item itself if that can be spared, and else returns false. It also
 // returns the number of dropped items. The parameter afforded reports whether the limit of the user allows the item.
 func (q *queue) push(it item, l *Limits, afforded bool) (dropped int, ok bool) {

@@ -16,7 +16,8 @@ func (e *Event) afterExpiry() *Event {
 	return e.hidden
 }
 
-// redacted returns the event without its personal fields, for clients that get it after it was redacted.
+// redacted returns the event without its personal fields. Clients get this form once a later event has redacted the
+// event.
 func (e *Event) redacted() *Event {
 	if e.Redacted || e.declared == nil {
 		return e
@@ -41,7 +42,7 @@ func (e *Event) withoutPersonal() (public *Event, personal bool) {
 	return NewEvent(copied, e.declared), personal
 }
 
-// redact replaces each event that a later event of the list redacts by the same event without personal fields.
+// redact returns the list of events, without the personal fields of each event that a later event of the list redacts.
 func redact(list []*Event) []*Event {
 	if !slices.ContainsFunc(list, func(e *Event) bool { return e.declared != nil && e.declared.Redacts }) {
 		return list

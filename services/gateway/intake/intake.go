@@ -305,7 +305,7 @@ func (i *Intake) remove(w *waiter) bool {
 	return true
 }
 
-// answered records that a waiter has its first answer. It returns false if it had one before.
+// answered records that a waiter has its first answer. It returns false if the waiter had an answer before.
 func (i *Intake) answered(w *waiter) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()

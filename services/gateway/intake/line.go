@@ -73,7 +73,7 @@ func (l *line) run(ctx context.Context) error {
 }
 
 // publish publishes a batch, and tries again until it succeeds. Later batches wait, so that the order is kept. A
-// command may be published twice; its owner recognizes the second one by the id. Commands that were answered with
+// command may be published twice; its owner recognizes the repeat by the command id. Commands that were answered with
 // "unavailable" are not published.
 func (l *line) publish(ctx context.Context, waiters []*waiter) bool {
 	backoff := retry.Backoff{First: 50 * time.Millisecond, Max: time.Second}

@@ -13,8 +13,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Sender is one connection, or one HTTP request, that sends commands. It records the highest position of its own events
-// in each owner's log, so that its queries see them.
+// Sender is one connection, or one HTTP request, that sends commands. It records, for each owner's log, the highest
+// position of the events that its commands caused, so that later queries of the connection see these events.
 type Sender struct {
 	intake *Intake
 

@@ -225,7 +225,7 @@ func (l *Lease) Run(ctx context.Context) error {
 	}
 }
 
-// report sends the changes. If the keeper asks for everything, because its digest differs, report sends all
+// report sends the changes. If the keeper asks for everything, because the keeper's digest differs, report sends all
 // connections.
 func (l *Lease) report(ctx context.Context) error {
 	for range 2 {

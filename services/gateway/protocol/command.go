@@ -17,7 +17,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// command publishes a command. Its span ends with the first answer.
+// command publishes a command. The trace span of the command ends with the first answer.
 func (h *Handler) command(ctx context.Context, r frame.Request, declared *catalog.Command) {
 	ctx, span := h.parts.Tracer.Start(ctx, "receive "+r.Type, trace.WithSpanKind(trace.SpanKindServer),
 		trace.WithAttributes(attribute.String("edumatrix.connection", h.conn.ID)))

@@ -31,7 +31,7 @@ type Opening struct {
 	// Device names the client if its connect frame does not.
 	Device   string
 	Encoding frame.Encoding
-	// Request is the first frame. Err is the reason why it could not be read.
+	// Request is the first frame. Err is the reason why the frame could not be read.
 	Request frame.Request
 	Err     error
 }

@@ -54,8 +54,9 @@ func (h *Handler) expires(at time.Time) {
 	})
 }
 
-// authenticate renews the token. Checking it may wait for keys from the identity provider, so it does not delay later
-// frames. If the new token is refused, the old one remains valid until it expires.
+// authenticate renews the token. Checking the new token may wait for keys from the identity provider. So the check runs
+// on a goroutine of its own, and does not delay later frames. If the new token is refused, the old one remains valid
+// until it expires.
 func (h *Handler) authenticate(ctx context.Context, r frame.Request) {
 	reply := h.controls.begin(h.conn)
 	var a gatewayv1.Authenticate

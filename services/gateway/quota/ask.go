@@ -22,8 +22,8 @@ var ErrAsksTooMuch = errors.New("too many queries of one user in a short time")
 // Ask waits until an owner may be asked on behalf of the user. Call the function done with the size of the answer, in
 // bytes, when it has arrived.
 //
-// Owners serve all users from one pool of database connections, so each user has only a few queries there at a time,
-// and the others wait here. After large answers the user's next query waits for a moment, because reading and
+// Owners serve all users from one pool of database connections, so each user has only a few queries there at a time.
+// The user's other queries wait here. After large answers the user's next query waits for a moment, because reading and
 // encoding them takes CPU time that other users need.
 func (u *User) Ask(ctx context.Context) (done func(bytes int), err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, maxAskWait, ErrAsksTooMuch)

@@ -135,7 +135,7 @@ func (u *User) take(b *Bucket, n int) bool {
 	return b.Take(time.Now(), n)
 }
 
-// Frame counts a frame of the given number of bytes, and returns how long to wait before handling it. If that is
+// Frame counts a frame of the given number of bytes, and returns how long to wait before handling it. If the wait is
 // longer than max, Frame returns false, and the frame must be refused.
 func (u *User) Frame(bytes int, max time.Duration) (wait time.Duration, ok bool) {
 	u.mu.Lock()
@@ -146,13 +146,13 @@ func (u *User) Frame(bytes int, max time.Duration) (wait time.Duration, ok bool)
 // Cost returns the number of tokens that a frame of the given number of bytes takes.
 func Cost(bytes int) int { return 1 + bytes>>12 }
 
-// Query reports whether the user may have another query in flight. Call QueriesDone when it ends.
+// Query reports whether the user may have another query in flight. Call QueriesDone when the query ends.
 func (u *User) Query() bool { return u.begin(&u.queries, u.limits.Queries) }
 
 // QueriesDone reduces the number of queries in flight by n.
 func (u *User) QueriesDone(n int) { u.end(&u.queries, n) }
 
-// Request reports whether the user may have another HTTP request in flight. Call RequestDone when it ends.
+// Request reports whether the user may have another HTTP request in flight. Call RequestDone when the request ends.
 func (u *User) Request() bool { return u.begin(&u.requests, u.limits.Requests) }
 
 // RequestDone reduces the number of requests in flight by one.

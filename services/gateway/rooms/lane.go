@@ -73,7 +73,7 @@ func lanes[T any](k kind[T], sizes ...int) (first *lane[T]) {
 	return first
 }
 
-// add appends entries to those that wait.
+// add appends entries to the entries that wait.
 func (l *lane[T]) add(more ...T) {
 	l.mu.Lock()
 	l.waiting = append(l.waiting, more...)
@@ -99,7 +99,7 @@ func (l *lane[T]) ring() {
 }
 
 // take removes the entries that have ended, and returns the entries of the next call, in order. It skips entries that
-// have to wait, and those beyond one user's share of a call.
+// have to wait, and entries beyond one user's share of a call.
 func (l *lane[T]) take() (batch []T) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

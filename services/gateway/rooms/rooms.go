@@ -251,7 +251,7 @@ func (a *ownerCalls) run(ctx context.Context) error {
 	return nil
 }
 
-// attachSoon adds a connection to those that wait for their rooms.
+// attachSoon adds a connection to the connections that wait for their rooms.
 func (a *ownerCalls) attachSoon(n attaching) {
 	if n.hasProgress && a.suspect(n.conn.User) {
 		n.hasProgress = false
@@ -325,8 +325,8 @@ func (a *ownerCalls) gone(n attaching) bool {
 	return true
 }
 
-// settled removes a subscription from those that wait for an answer, and reports whether the client has unsubscribed
-// from the room meanwhile.
+// settled removes a subscription from the subscriptions that wait for an answer, and reports whether the client has
+// unsubscribed from the room meanwhile.
 func (a *ownerCalls) settled(l *subscription) (unsubscribed bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

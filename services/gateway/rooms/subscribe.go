@@ -18,8 +18,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// authorize asks the owner whether it allows a batch of subscriptions. It returns those for which the owner must be
-// asked again.
+// authorize asks the owner whether it allows a batch of subscriptions. It returns the subscriptions for which the owner
+// must be asked again.
 func (a *ownerCalls) authorize(ctx context.Context, batch []*subscription) (retry []*subscription, err error) {
 	var asking []*subscription
 	var moments []hub.Moment

@@ -132,7 +132,7 @@ func (s *Signals) publish(ctx context.Context) {
 			return
 		}
 		if err := s.publishAll(ctx); err != nil && ctx.Err() == nil {
-			// These signals are lost. The next ones are refused until Redis answers again.
+			// These signals are lost. Further signals are refused until Redis answers again.
 			s.options.Metrics.Lost.Inc()
 			s.options.Log.Debug("signal: signals were lost", "error", err)
 		}

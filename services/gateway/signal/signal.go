@@ -103,7 +103,7 @@ func (s *Signals) Send(c *hub.Conn, declared *catalog.Signal, data frame.Data) e
 	return nil
 }
 
-// enqueue adds a signal to those that wait to be published, if the rates allow it.
+// enqueue adds a signal to the signals that wait to be published, if the rates allow it.
 func (s *Signals) enqueue(c *hub.Conn, declared *catalog.Signal, signal *meshv1.Signal) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -148,14 +148,14 @@ func (s *Signals) forget(ctx context.Context) error {
 	}
 }
 
-// removeFull removes the buckets that are full. A sender whose bucket was removed gets a full one again.
+// removeFull removes the buckets that are full. A sender whose bucket was removed gets a new bucket, which is full too.
 func (s *Signals) removeFull(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	maps.DeleteFunc(s.buckets, func(_ bucketOf, b *quota.Bucket) bool { return b.IsFull(now) })
 }
 
-// deliver queues a signal for the connections of this gateway that are in its room, except the one that sent it.
+// deliver queues a signal for the connections of this gateway that are in its room, except the connection that sent it.
 func (s *Signals) deliver(declared *catalog.Signal, room, actor, except string, m proto.Message) {
 	shared := &frame.Shared{Frame: frame.Signal(declared.Name, room, actor, m)}
 	if _, err := shared.Encode(frame.JSON); err != nil {

@@ -123,7 +123,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.leave()
 		return
 	}
-	// Use another goroutine, because net/http would keep its buffers and the request for as long as this one runs.
+	// Use another goroutine, because net/http would keep its buffers and the request for as long as the goroutine of
+	// ServeHTTP runs.
 	go c.serve(context.Background(), h)
 }
 
@@ -199,7 +200,8 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request, e frame.Encoding
 }
 
 // maxRefusing is the maximum number of connections that a full gateway has upgraded at a time, only to tell web pages
-// why they are refused. Each of them occupies an open file until it closes, at most for the duration grace.
+// why they are refused. Each of these connections occupies an open file until it closes, at most for the duration
+// grace.
 const maxRefusing = 32
 
 // RefuseFull refuses the request of a web page because this gateway accepts no more connections. It returns false if

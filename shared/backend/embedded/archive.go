@@ -62,8 +62,8 @@ func downloadedBinaries(ctx context.Context, o PostgresOptions, who account) (bi
 	return inspectBinaries(ctx, programs)
 }
 
-// cacheDir returns the folder of downloaded programs. The account that runs them must be able to enter it. That
-// account cannot enter root's home, so root uses the machine's cache.
+// cacheDir returns the folder of downloaded programs. The account that runs the programs must be able to enter the
+// folder. That account cannot enter root's home, so root uses the machine's cache.
 func cacheDir(chosen string, who account) (string, error) {
 	if chosen == "" {
 		if user, err := os.UserCacheDir(); err == nil {
@@ -92,7 +92,7 @@ func (a archive) ensure(ctx context.Context) (string, error) {
 	if !a.pinned() {
 		return "", fmt.Errorf("there is no pinned checksum for %s on %s", runtime.GOOS, runtime.GOARCH)
 	}
-	// One process downloads; the others find the result.
+	// One process downloads; the other processes find the result.
 	lock, err := awaitLock(ctx, filepath.Join(a.dir, "lock"))
 	if err != nil {
 		return "", err

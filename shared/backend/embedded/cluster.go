@@ -240,8 +240,8 @@ func (c *cluster) settings(port int) map[string]string {
 	return settings
 }
 
-// awaitReady waits until the server's own status file, with its own process id, reports that it is ready. Another
-// server on the same port has another status file.
+// awaitReady waits until the server's own status file, with its own process id, reports that the server is ready.
+// Another server on the same port has another status file.
 func (c *cluster) awaitReady(ctx context.Context, server *child) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()

@@ -11,7 +11,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/filelock"
 )
 
-// lockFile takes the lock. If another process holds it, the error contains that process's id.
+// lockFile takes the lock. If another process holds the lock, the error contains that process's id.
 func lockFile(path string) (*filelock.Lock, error) {
 	lock, err := filelock.Try(path)
 	if errors.Is(err, filelock.ErrHeld) {

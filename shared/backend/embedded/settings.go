@@ -9,7 +9,8 @@ const (
 	maxWAL   = 4 << 30   // recovery of this much after a crash takes about a minute
 )
 
-// sized returns the settings that depend on the memory for the server's cache; 0 means PostgreSQL's default.
+// sized returns the settings that depend on the memory for the server's cache; 0 means PostgreSQL's default. The
+// checkpoints and the WAL (write-ahead log) below are those of PostgreSQL.
 //
 //   - shared_buffers is the cache. The indexes of event logs get new entries at random places, and each page that is
 //     not in the cache is read and written again for one entry.

@@ -15,7 +15,7 @@ import (
 )
 
 // storage checks whether the broker can store records. With a full disk the broker refuses every record and serves all
-// other requests as usual, so only a check reveals it.
+// other requests as usual, so only a check reveals that the disk is full.
 type storage struct {
 	path string // of a file that only the check uses
 	log  *slog.Logger
