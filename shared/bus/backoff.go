@@ -9,7 +9,7 @@ import (
 
 const (
 	firstPause = 100 * time.Millisecond
-	// pauseGrowth is the ratio of the longest pause to the first one: pauses grow from 100 ms to 5 s.
+	// pauseGrowth is the ratio of the longest pause to the first pause: pauses grow from 100 ms to 5 s.
 	pauseGrowth = 50
 )
 

@@ -12,7 +12,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// topicPartition is a partition of a topic. topic is the topic's name on the broker.
+// topicPartition is a partition of a topic. The field topic is the topic's name on the broker.
 type topicPartition struct {
 	topic     string
 	partition int32

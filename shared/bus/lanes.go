@@ -11,8 +11,8 @@ import (
 )
 
 // lanes delivers the records of one claim: records of the same key one after another, records of different keys
-// concurrently. Records without a key share one lane, which keeps their order in the partition. With InOrder all
-// records share one lane.
+// concurrently. Records without a key share one lane, which keeps their order in the partition. With
+// SubscriberOptions.InOrder, all records share one lane.
 //
 // The watermark is the offset below which all records are acknowledged; only the watermark is committed. The records
 // from the watermark on that were admitted for delivery are open. The window bounds the number of open records; other
@@ -149,7 +149,8 @@ func (l *lanes) serve(h *openRecord) {
 	}
 }
 
-// deliver delivers a record, waits until it is settled and returns the lane's next record.
+// deliver delivers a record and waits until the record is settled: the handler has acknowledged or rejected it, or the
+// lanes have given it up. It returns the lane's next record.
 func (l *lanes) deliver(h *openRecord) *openRecord {
 	if h.tries > 0 && !sleep(pause(l.pause, h.tries), l.stopping, nil) {
 		return nil

@@ -55,8 +55,8 @@ func NewPublisher(k backend.Kafka, log *slog.Logger) (*Publisher, error) {
 }
 
 // Partitions returns the number of partitions that a topic has on the broker. The number is at most three seconds old;
-// while the broker is unavailable, it is the last known number. A message with a key goes to the partition
-// envelope.Partition(key, n).
+// while the broker is unavailable, it is the last known number. If the number is n, a message with a key goes to the
+// partition envelope.Partition(key, n).
 func (p *Publisher) Partitions(ctx context.Context, topic string) (int32, error) {
 	return p.counts.of(ctx, topic, countAge)
 }

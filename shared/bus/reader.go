@@ -28,8 +28,8 @@ type ReaderOptions struct {
 	Hold func(ctx context.Context, topic string, partition int32)
 	// Drain is how long the Reader waits for messages in flight when reading ends; default 10 s.
 	Drain time.Duration
-	// Backoff is the first delay before a message that was not acknowledged is delivered again; default 100 ms. It
-	// doubles up to 50 times the first delay.
+	// Backoff is the first delay before a message that was not acknowledged is delivered again; default 100 ms. Later
+	// delays double, up to 50 times the first one.
 	Backoff time.Duration
 	Log     *slog.Logger
 }

@@ -23,7 +23,7 @@ type RouterOptions struct {
 	// is delivered again, so it must accept repeats. While its error wraps retry.ErrUnavailable, the router waits.
 	OnDeadLetter func(ctx context.Context, m *message.Message, cause error) error
 	Retries      int           // of a failing handler; default 3, negative: none
-	Backoff      time.Duration // delay before the first retry; default 100 ms. It doubles up to 50 times the first delay.
+	Backoff      time.Duration // delay before the first retry; default 100 ms. Later delays double, up to 50 times the first one.
 	// Waiting is called when messages wait for a dependency, and with a nil error when it is available again.
 	Waiting func(dependency string, err error)
 	// CloseTimeout is how long Close waits for handlers in flight; default 30 s.
@@ -60,8 +60,9 @@ func (o *RouterOptions) setDefaults() {
 }
 
 // NewRouter returns a Watermill router with the mesh's middleware. From the outside to the handler, these are tracing,
-// correlation, dead letters, retries, and recovery from panics. Any other order of the last three loses dead letters or
-// retries without end. Tracing is outside, so that a trace shows the retries and the dead letter.
+// correlation, dead letters, retries, and recovery from panics. In any other order of the last three, dead letters
+// would be lost, or messages would be retried without end. Tracing is outside, so that a trace shows the retries and
+// the dead letter.
 func NewRouter(o RouterOptions) (*message.Router, error) {
 	o.setDefaults()
 	if o.DeadLetterTopic != "" && o.Publisher == nil {

@@ -40,8 +40,8 @@ type SubscriberOptions struct {
 	// Subscriber is closed; default 10 s. Then the contexts of these messages end. Drain must be well below 25 s, after
 	// which the group continues without this member.
 	Drain time.Duration
-	// Backoff is the first delay before a message that was not acknowledged is delivered again; default 100 ms. It
-	// doubles up to 50 times the first delay.
+	// Backoff is the first delay before a message that was not acknowledged is delivered again; default 100 ms. Later
+	// delays double, up to 50 times the first one.
 	Backoff time.Duration
 	Log     *slog.Logger
 }

@@ -13,8 +13,8 @@ import (
 // whose events would exceed the limit is refused (refusal.TooMany). Users who are in more rooms already stay in them.
 // If rooms is 0, there is no limit. Call BoundRooms before Run.
 //
-// The cost of connecting, listing rooms and leaving grows with a user's rooms, and other users can add a user to rooms.
-// The limit is exact, because it is checked under the log's lock.
+// The cost of connecting, listing rooms and leaving grows with a user's rooms. Without a limit, other users could raise
+// this cost by adding the user to rooms. The limit is exact, because it is checked under the log's lock.
 func (l *Log) BoundRooms(kind string, rooms int) {
 	if rooms <= 0 {
 		return

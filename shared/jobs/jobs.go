@@ -3,8 +3,8 @@
 // once: a worker must accept that a job runs again. Failed attempts are repeated with growing delays, up to a bound; a
 // job that has failed permanently is kept for an operator.
 //
-// A rebuild does not restore jobs. A command that has to be decided at a later time is a timer of the log instead,
-// which fires once and can be cancelled exactly.
+// A rebuild does not restore jobs. For a command that has to be decided at a later time, use a timer of the log instead
+// of a job. A timer fires once and can be cancelled exactly.
 //
 // The implementation is River, in the owner's schema. A process without workers opens no Queue and has no cost.
 package jobs
@@ -53,8 +53,8 @@ type Options struct {
 	Owner   string
 	Pool    *pgxpool.Pool
 	Workers *Workers
-	// Grace is how long running jobs may take to end when Run is stopped, before their contexts end; 0: 8 s. The
-	// attempt of a job that is interrupted after that does not count, and another instance runs the job at once.
+	// Grace is how long running jobs may take to end when Run is stopped, before their contexts end; 0: 8 s. An attempt
+	// that is interrupted after Grace does not count, and another instance runs the job at once.
 	Grace time.Duration
 	// Rescue is added to the longest time-out of all workers. A job that runs for longer than the sum counts as
 	// abandoned: its instance was probably killed. 0: 30 s. The queue searches for abandoned jobs every 30 s.
@@ -216,7 +216,8 @@ func (q *Queue) encode(all []Job) (params []river.InsertManyParams, err error) {
 }
 
 // Run runs jobs until ctx ends. Jobs that are running at that time may end within Options.Grace; after that their
-// contexts end. A job that continues nevertheless is abandoned, and rescued later.
+// contexts end. A job that continues nevertheless is left behind, and runs again once it counts as abandoned (see
+// Options.Rescue).
 func (q *Queue) Run(ctx context.Context) error {
 	for {
 		err := q.client.Start(ctx)

@@ -31,7 +31,7 @@ type loadedState struct {
 	incarnation string
 }
 
-// states caches the states of the streams that most recently had a command, bounded in number and in bytes.
+// states caches the states of the streams that most recently had a command. Their number and their bytes are bounded.
 type states struct {
 	mu    sync.Mutex
 	lru   *simplelru.LRU[string, *loadedState]

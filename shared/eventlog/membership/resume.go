@@ -43,7 +43,7 @@ type Missed struct {
 	Head eventlog.Point
 }
 
-// Bounds of the events that one Resumer gets. If there are more, the largest rooms are not recovered.
+// Bounds limit the events that one Resumer gets. If there are more events, the largest rooms are not recovered.
 type Bounds struct {
 	Events int // of one room; 0: 1,000
 	Bytes  int // of all rooms; 0: 4 MiB

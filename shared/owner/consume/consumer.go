@@ -171,7 +171,7 @@ func (c *Consumer) retryUnavailable(over <-chan struct{}, try func() error) erro
 			now = elsewhere.service
 		}
 		if unavailable != "" && unavailable != now {
-			c.o.Waiting(unavailable, nil) // it responded: otherwise, try would not have called the next dependency
+			c.o.Waiting(unavailable, nil) // report only the dependency that was unavailable last
 		}
 		unavailable = now
 		c.o.Waiting(unavailable, err)

@@ -23,8 +23,8 @@ type Plan struct {
 	Plans    []Plan
 }
 
-// Explain executes a statement, rolls back what the statement has changed, and returns its plan. As for a log, the
-// server plans the statement for its arguments.
+// Explain executes a statement, rolls back what the statement has changed, and returns its plan. The server plans the
+// statement for its arguments, as it does for the statements of a log.
 func Explain(t *testing.T, pool *pgxpool.Pool, statement string, args ...any) Plan {
 	t.Helper()
 	tx, err := pool.Begin(t.Context())
