@@ -19,8 +19,8 @@ type DeadLetterRecord struct {
 	Offset    int64
 
 	ID            string // of the message
-	Service       string // whose handler failed
-	Topic         string // from which the message came
+	Service       string // the service whose handler failed
+	Topic         string // the topic from which the message came
 	FromPartition int32
 	FromOffset    int64
 	Key           string

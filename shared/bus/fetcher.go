@@ -51,7 +51,7 @@ type fetchState struct {
 	to   receiver
 	next int64 // the offset that should come next; negative while unknown
 
-	full   bool // paused until the receiver opens it
+	full   bool // paused until the receiver opens the partition
 	paused bool // paused for a moment after an error
 
 	interruptions int32

@@ -30,7 +30,7 @@ const (
 // rebalance is consumed without interruption. A partition that is reassigned is released once its messages in flight
 // are settled and its watermark is committed.
 type member struct {
-	topic, group string // the topic without its prefix
+	topic, group string // the topic without the installation's prefix
 	name         string // of the topic on the broker
 	options      SubscriberOptions
 	out          chan<- *message.Message

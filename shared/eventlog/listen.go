@@ -45,7 +45,7 @@ func (l *Log) listenOnce(ctx context.Context, delay *retry.Backoff) error {
 	if _, err := conn.Exec(ctx, "LISTEN "+l.channel()); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	l.applied.Forget() // positions that were read while nothing listened may be lost as well
+	l.applied.Forget() // positions that were read before this connection listened may be too high as well
 	// This connection gets no notifications of earlier commits, so read the head. If a failover ended the previous
 	// connection, the log may have lost commits.
 	before := l.history.now()

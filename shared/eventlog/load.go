@@ -26,7 +26,7 @@ type Selection struct {
 // fields.
 type Loaded struct {
 	Events  []envelope.Event
-	Version catalog.Version // of the stream; 0: it does not exist
+	Version catalog.Version // of the stream; 0: the stream does not exist
 	// At is the log's clock. It is set only for a stream that is loaded under the log's lock.
 	At time.Time
 }

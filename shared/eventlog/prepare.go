@@ -64,7 +64,7 @@ type draft struct {
 	personal []byte // nil: the event has no personal fields
 	set      []timerRowOf
 	cancel   []string // keys of timers
-	effect   Effect   // nil: no jobs follow from it
+	effect   Effect   // nil: no jobs follow from the event
 	message  proto.Message
 }
 

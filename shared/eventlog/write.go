@@ -37,7 +37,7 @@ type Write struct {
 // Decided is one command with its outcome.
 type Decided struct {
 	Actor     string
-	CommandID string // empty: its outcome is not stored
+	CommandID string // empty: the command's outcome is not stored
 	Type      string
 	// Digest is a digest of the command's contents. A command with the same id and another digest is refused
 	// (id_reused). Empty: every digest matches.
@@ -85,7 +85,7 @@ type TimerKey struct {
 // Append is a set of events for one stream that are not the outcome of a command.
 type Append struct {
 	Stream      string
-	Expected    catalog.Version // version of the stream, 0 if it must be new, or AnyVersion
+	Expected    catalog.Version // version of the stream, 0 if the stream must be new, or AnyVersion
 	Actor       string
 	Cause       string
 	Correlation string

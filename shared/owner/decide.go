@@ -58,8 +58,8 @@ type pendingCommand struct {
 
 type commandOutcome struct {
 	result    envelope.Result
-	repeated  bool // it is the outcome of an earlier command with the same id
-	published bool // the headers of the commit's last event carry it
+	repeated  bool // the result is the outcome of an earlier command with the same id
+	published bool // the headers of the commit's last event contain the result
 	err       error
 }
 

@@ -7,7 +7,7 @@ import "sync"
 // costs one load and one commit per batch instead of per message, and the messages of a quiet stream do not wait.
 type mailboxes[T any] struct {
 	work     func(key string, run []T)
-	maxItems int // in a batch
+	maxItems int // maximum number of items in a batch
 
 	mu      sync.Mutex
 	waiting map[string][]T // contains a key while its worker runs

@@ -54,7 +54,7 @@ type Service struct {
 }
 
 type reaction struct {
-	topic catalog.Topic // without an owner if it is not declared
+	topic catalog.Topic // has no owner if no service declares the topic
 	since consume.Since
 	react consume.Reaction
 }

@@ -94,7 +94,7 @@ type follower struct {
 	name     string
 	progress *progress.Progress
 
-	silence  time.Duration // see advisory.LeaseOptions; 0: its default
+	silence  time.Duration // see advisory.LeaseOptions; 0: the default of that package
 	lease    *advisory.Lease
 	position catalog.Position // position up to which the projection is applied
 	checked  time.Time        // when the position was read or saved

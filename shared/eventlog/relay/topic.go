@@ -25,7 +25,7 @@ type topic struct {
 	declared int32 // partitions in the catalog
 	count    count
 
-	paused error            // why nothing is published to the topic; nil: it is not paused
+	paused error            // why nothing is published to the topic; nil: the topic is not paused
 	retry  time.Time        // when publishing is tried again
 	until  catalog.Position // while the topic grows: events up to this position use the old count
 }
@@ -99,7 +99,7 @@ func (x *leading) countTopics(ctx context.Context) (stop func(), err error) {
 	var counting sync.WaitGroup
 	counting.Go(func() {
 		for retry.Sleep(ctx, x.o.CountEvery) {
-			_ = x.countOnce(ctx) // if the broker does not answer, the counts stay
+			_ = x.countOnce(ctx) // if the broker does not answer, the counts stay as they are
 		}
 	})
 	return func() { cancel(); counting.Wait() }, nil

@@ -4,8 +4,8 @@
 // A topic is consumed partition by partition. Each partition has a checkpoint in the service's own database. The
 // transaction that stores the effects of events compares the checkpoint with the expected one, and moves it. So if two
 // instances consume the same partition at once, only one of them can apply an event. Each record contains the position
-// before it in its partition. A record whose "before" is above the checkpoint proves that events are missing; only then
-// is the owner's log read.
+// before it in its partition. If this position is above the checkpoint, events are missing; only then is the owner's
+// log read.
 //
 // One goroutine per partition, the applier, takes the records that have arrived, reads missing events from the owner's
 // log, calls the reaction, writes the effects in as few transactions as the bounds allow, and acknowledges the records.

@@ -45,8 +45,8 @@ func (a *applier) crossFence(e envelope.Event) error {
 }
 
 // fence returns the beginning of the epoch that follows the epoch of a checkpoint. All partitions use the position that
-// the first of them saved. If the topic no longer contains the fence, the position before the first record of the new
-// epoch is saved instead. That position is not below the fence.
+// was saved first. If the topic no longer contains the fence, the position before the first record of the new epoch is
+// saved instead. That position is not below the fence.
 func (a *applier) fence(c inbox.Checkpoint, e envelope.Event) (found inbox.Fence, err error) {
 	own := inbox.Fence{From: c.Epoch, To: e.Epoch, Position: e.Before, Partitions: e.Partitions}
 	if e.Fence {

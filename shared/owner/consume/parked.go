@@ -22,8 +22,8 @@ import (
 
 // Resolved is the result of resolving a parked stream.
 type Resolved struct {
-	Applied int64  // events
-	Left    int64  // events that are still parked, including the one that failed
+	Applied int64  // number of events that were applied
+	Left    int64  // number of events that are still parked, including the event that failed
 	Problem string // error of the event at which resolving stopped; empty: none failed
 }
 
@@ -108,8 +108,8 @@ type resolving struct {
 	reached catalog.Position // position up to which the partition has passed over the stream
 }
 
-// step applies as many events as fit into one transaction. It returns the entry of the stream if it is still parked,
-// and the error of the next event if that event fails.
+// step applies as many events as fit into one transaction. It returns the entry of the stream if the stream is still
+// parked, and the error of the next event if that event fails.
 func (r *resolving) step(ctx context.Context, p inbox.Parked) (left *inbox.Parked, problem error, err error) {
 	r.applied = 0
 	events, all, err := r.read(ctx, p)

@@ -27,8 +27,8 @@ type Effect struct {
 	// Actor of the events or of the command; empty: the actor of the event.
 	Actor  string
 	Events []proto.Message
-	// Command of the service itself, possibly one that clients may not send. Its outcome is stored like any other, and
-	// does not change when the event is delivered again, even if it is "unchanged" or "refused".
+	// Command of the service itself, possibly one that clients may not send. The command's outcome is stored like any
+	// other. It does not change when the event is delivered again, even if it is "unchanged" or "refused".
 	//
 	// An event whose command cannot be decided is parked. If only a fact is not known yet (refusal.NotYetError), the
 	// command is tried again for two seconds before the event is parked.
