@@ -291,9 +291,9 @@ func (k *keySet) key(ctx context.Context, token *jwt.Token) (any, error) {
 	return found, nil
 }
 
-// find returns the keys with which a token of a method may be signed: the keys with the token's kid, which several
-// keys may share (RFC 7517, 4.5), or all keys if the token has no kid. The result other reports whether the kid also
-// names keys for other methods.
+// find returns the keys with which a token may be signed by a method. If the token has a kid, only keys with that kid
+// are returned; there may be several (RFC 7517, 4.5). The result other reports whether the kid also names keys for
+// other methods.
 func (k *keySet) find(method jwt.SigningMethod, id string, named bool) (found jwt.VerificationKeySet, other bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

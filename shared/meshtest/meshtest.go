@@ -1,8 +1,8 @@
 // Package meshtest provides servers for tests: real servers (Apache Kafka, Redis, PostgreSQL, Jaeger) and the
 // embedded servers that the single process uses. Tests that need real servers have the build tag integration.
 //
-// Kafka and PostgreSQL are shared: `make test` starts one of each for the whole run, and a test process that was
-// started without `make test` starts its own at the first call. Every call returns a topic prefix, a database or a
+// Kafka and PostgreSQL are shared: `make test` starts one of each for the whole run. A test process that was started
+// without `make test` starts its own servers at the first call. Every call returns a topic prefix, a database or a
 // Redis for one test only, so that tests run in parallel. Shared servers must not be stopped: a test that stops a store
 // starts its own with NewKafkaServer, NewRedisServer or NewPostgresServer.
 //

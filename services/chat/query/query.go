@@ -140,8 +140,8 @@ func (s *Server) access(ctx context.Context, id, user string) (access, error) {
 
 // readThenIntervals calls the function read, and then reads the intervals in which a user was a member. It refuses
 // users who were never a member and, with memberNow, users who have left. If the user's last interval begins after the
-// version that the function returned, the projection lags: readThenIntervals waits until the projection has reached the
-// beginning of that interval, and reads again.
+// version that the function returned, the projection lags. Then readThenIntervals waits until the projection has
+// reached the beginning of that interval, and reads again.
 func readThenIntervals[T any](ctx context.Context, s *Server, id, user string, memberNow bool, read readFunc[T]) (
 	row T, version catalog.Version, intervals []interval.Interval, err error) {
 	var none T

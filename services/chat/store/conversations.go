@@ -45,7 +45,7 @@ var sqlJoin = fmt.Sprintf(`
 	AS n (id, member, version, index, position) ON CONFLICT DO NOTHING`, smallShift)
 
 // sqlAdvance stores the newest event of each conversation. If the conversation's period or its members have changed, it
-// also updates the rows of members whose column period or large differs from the value for the conversation. LIMIT 1
+// also updates the rows of members in which the columns period and large do not have the conversation's values. LIMIT 1
 // makes the server look up the conversations one by one.
 var sqlAdvance = fmt.Sprintf(`WITH newest AS (
 		SELECT e.*, c.position AS old_position, CASE WHEN e.members_changed THEN (

@@ -256,9 +256,10 @@ func (j *judge) order() {
 }
 
 // topics checks that readers of each partition get every event of the log in order. A reader accepts a record whose
-// "before" is the position of the last record that it accepted, drops older records, and stops at a record before which
-// an event is missing. So topics fails if such a reader does not reach the highest position in a partition. (When a
-// batch was interrupted, a later record may precede an earlier one. The relay then publishes both again.)
+// "before" is not above the highest position that it has accepted. It does not accept any other record, because an
+// event before that record is missing. So topics fails if such a reader does not reach the highest position in a
+// partition. (When a batch was interrupted, a later record may precede an earlier one. The relay then publishes both
+// again.)
 func (j *judge) topics() {
 	type place struct {
 		topic     string

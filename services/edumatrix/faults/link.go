@@ -9,8 +9,8 @@ import (
 )
 
 // Link is a proxy for TCP connections that can disturb them. Unlike with Toxiproxy, a connection can hang for a while
-// and then continue: Toxiproxy's timeout discards the data that it holds back, which TCP never does, and then closes
-// the connection.
+// and then continue. Toxiproxy's timeout discards the data that it holds back, and then closes the connection. TCP
+// never discards data while a connection is open.
 type Link struct {
 	addr, to string
 	done     chan struct{} // closed by Close

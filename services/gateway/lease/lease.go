@@ -359,10 +359,10 @@ func (l *Lease) news() (changes []*meshv1.ConnectionChange, sent map[string]*mes
 	if l.reportAll {
 		for _, c := range l.open {
 			change := l.describe(c)
-			// A connection whose client has not changed its rooms, and that has no rooms, reports none: the rooms of
-			// its session may not have been restored, and an empty report would remove them from the session. Rooms
-			// that the client has not changed are marked as restored, so that the keeper does not replace newer rooms
-			// by them.
+			// Report no rooms for a connection that has none and whose client has changed none. The rooms of its
+			// session may not have been restored, and an empty report would remove them from the session. Rooms that
+			// the client has not changed are marked as restored, so that the keeper does not replace newer rooms by
+			// them.
 			if rooms := c.subscriptions(); rooms != nil && (c.reported || len(rooms.Rooms) > 0) {
 				rooms.Restored = !c.reported
 				change.Rooms = rooms

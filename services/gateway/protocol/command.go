@@ -90,8 +90,8 @@ func (h *Handler) query(ctx context.Context, r frame.Request, declared *catalog.
 	})
 }
 
-// asOf returns the position of an owner's log up to which an answer must contain all events: the user's own writes
-// from any connection, and every event that this connection was sent.
+// asOf returns the position of an owner's log up to which an answer must contain all events. The answer then contains
+// the user's own writes from any connection, and every event that was sent to this connection.
 func (h *Handler) asOf(owner string) catalog.Position {
 	// The rooms were read after the connection was opened. So their position covers every command that was acknowledged
 	// before the connection was opened.

@@ -262,8 +262,8 @@ func (h *Handler) greet(g hub.Greeting) frame.Frame {
 		Limits: &gatewayv1.Limits{FrameBytes: frame.MaxMessage, PendingCommands: intake.MaxWaiting}})
 }
 
-// Start asks for the user's rooms. The client gets the reply to connect when all of them are open. Start waits for the
-// rooms of the client's session, up to RestoreWithin, so that frames that the client sends later take effect after the
+// Start asks for the user's rooms. The client gets the reply to connect when all of them are open. Start waits up to
+// RestoreWithin for the rooms of the client's session. So frames that the client sends later take effect after the
 // subscriptions to these rooms.
 func (h *Handler) Start(ctx context.Context) {
 	subscribed := h.connect.requested

@@ -7,7 +7,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/quota"
 )
 
-// pace limits the rate at which the connections of one user are attached, by their cost: reading and encoding missed
+// pace limits the rate at which the connections of one user are attached, by their cost. Reading and encoding missed
 // events, and joining and leaving rooms, take processor time that other users need. The unit is one missed event. A
 // user gets maxPaced units at once and pacedRate a second on average, over all connections. Once a user has used more
 // than that, the user's next connection waits before it is attached, for at most maxPace.

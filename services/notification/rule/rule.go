@@ -1,5 +1,5 @@
 // Package rule decides which events of other services raise which notifications. It does no I/O. The id of a
-// notification is derived from the event and the recipient, so that raising a notification again, such as after events were
+// notification is derived from the event and the recipient. So raising a notification again, such as after events were
 // read again, does not change its id. The consumer's checkpoint keeps an event from raising notifications twice.
 package rule
 

@@ -205,8 +205,8 @@ func (s *Store) Published(ctx context.Context, states []State) error {
 }
 
 // States returns the states of users. A user without a stored state is offline. The number of that state is taken from
-// the current time, so it is higher than the number of any state from before Redis was emptied, and lower than the
-// number of the next change.
+// the current time, as are the numbers of changes. So it is higher than the number of any state from before Redis was
+// emptied, and lower than the number of the next change.
 func (s *Store) States(ctx context.Context, users []string) ([]State, error) {
 	now, known, err := s.read(ctx, users)
 	if err != nil {

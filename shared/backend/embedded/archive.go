@@ -27,9 +27,9 @@ const (
 )
 
 // archiveSums are the SHA-256 sums of the archives, as the library embedded-postgres stores them. The keys are the
-// library's names for platforms. The sums were taken from the published artifacts when the version was chosen, because
-// the library compares an archive only with a sum from the server that the archive came from. (The archive for macOS
-// contains programs for both of its processors.)
+// library's names for platforms. The sums were taken from the published artifacts when the version was chosen. They are
+// needed because the library compares an archive only with a sum from the server that the archive came from. (The
+// archive for macOS contains programs for both of its processors.)
 var archiveSums = map[string]string{
 	"linux-amd64":        "f044ba1009e9c7ed62a5a9a6f923ca6327fe4e80d8f6bf4f8887dbc59ac14bed",
 	"linux-amd64-alpine": "d4c71a0ed4756905b071aefc0bd0d0458a53a25edc643d473917cff1f49d1aa3",

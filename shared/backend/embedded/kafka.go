@@ -46,9 +46,9 @@ type Kafka struct {
 //
 // Clients configure retention as on any broker, but the broker itself does not delete records. If the broker emptied a
 // partition, the partition's offsets would begin at 0 again after a restart. The offsets of the groups would still be
-// higher, so the groups would skip new records. Instead the broker keeps records without a limit and stores the
-// requested retention as backend.KeptRetention, and a deleter removes older records, except the last record of a
-// partition and records that a group has not read.
+// higher, so the groups would skip new records. Instead, the broker keeps records without a limit and stores the
+// requested retention as backend.KeptRetention. A deleter removes older records, except the last record of a partition
+// and records that a group has not read.
 func StartKafka(o KafkaOptions) (_ *Kafka, err error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
