@@ -73,7 +73,7 @@ type Event struct {
 	Opens       []catalog.Membership
 	Closes      []catalog.Membership
 	Subject     string // the part of the stream that the event is about, such as a message; may be empty
-	Answers     bool   // whether this is the last event of its command; the event's headers are then the outcome "committed"
+	Answers     bool   // whether this is its command's last event; the event's headers are then the outcome "committed"
 	CommandType string // type of the command; only with Answers
 	Redacted    bool
 	Expires     time.Time // time after which the event is no longer shown to users; zero: never
