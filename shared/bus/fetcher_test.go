@@ -68,8 +68,8 @@ func TestFetcher_PausesAPartitionAfterAnError(t *testing.T) {
 	require.Empty(t, paused())
 }
 
-// The first records of a partition may arrive before the fetcher is told the partition's first offset. These records
-// must not be fetched a second time.
+// The first records of a partition may arrive before the fetcher knows the partition's first offset. These records must
+// not be fetched a second time.
 func TestFetcher_RecordsThatArriveBeforeTheirOffsetIsKnownArriveOnce(t *testing.T) {
 	t.Parallel()
 	client, err := kgo.NewClient(kgo.SeedBrokers("127.0.0.1:1"))

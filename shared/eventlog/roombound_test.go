@@ -16,7 +16,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// bounded runs a log in which a user may be in a limited number of conversations.
+// bounded runs a log in which each user may be in at most the given number of conversations.
 func bounded(t *testing.T, url string, conversations int) *Log {
 	t.Helper()
 	l := instance(t, url)
@@ -35,7 +35,7 @@ func change(conversation, actor, id string, event proto.Message) Write {
 		CommandID: id, Type: "chat.add_member", Events: []proto.Message{event}}}}
 }
 
-// assertCounts asserts that the counts of rooms match the open memberships.
+// assertCounts asserts that the table member_rooms contains, for each user, the number of rooms in which the user is.
 func assertCounts(t *testing.T, l *Log) {
 	t.Helper()
 	rows, err := l.o.Pool.Query(t.Context(), `
@@ -59,8 +59,8 @@ func assertTooMany(t *testing.T, err error, text string) {
 	}
 }
 
-// No user gets into more rooms than the bound allows, whoever adds the user. A user who leaves a room can enter
-// another.
+// A user is in as many rooms as the bound allows. A command that would add the user to another room must be refused,
+// whether the user or somebody else sends it. After the user has left a room, such a command must succeed.
 func TestBoundRooms_RefusesOneMore(t *testing.T) {
 	t.Parallel()
 	l := bounded(t, database(t), 3)
@@ -90,7 +90,8 @@ WHERE member = $1 AND closed_position IS NULL`, user).Scan(&rooms))
 	}
 }
 
-// The bound holds for commands that are committed at the same time, in one transaction or by two instances.
+// Many commands add one user to rooms at the same time, in one transaction and on two instances. Only as many as the
+// bound allows must be committed.
 func TestBoundRooms_IsExact(t *testing.T) {
 	t.Parallel()
 	const rooms, tries = 5, 40
@@ -116,7 +117,7 @@ func TestBoundRooms_IsExact(t *testing.T) {
 	assert.Equal(t, rooms, committed)
 	assertCounts(t, instances[0])
 
-	// Two commands of one Write are counted together.
+	// One Write has two commands, and the bound allows one room. The second command must be refused.
 	l := bounded(t, database(t), 1)
 	w := starts("1", "bob", "bob")
 	w.Commands = append(w.Commands, starts("2", "bob", "bob").Commands[0])
@@ -127,7 +128,8 @@ func TestBoundRooms_IsExact(t *testing.T) {
 	assert.NotContains(t, refused.Refusals, 0)
 }
 
-// Users who are in more rooms than a new bound allows stay in them. Events without a command are not refused.
+// A user is in more rooms than a new bound allows. The user must stay in them. Events that no command has caused must
+// not be refused, even if they add the user to another room.
 func TestBoundRooms_KeepsExistingRooms(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -145,7 +147,7 @@ func TestBoundRooms_KeepsExistingRooms(t *testing.T) {
 	assertCounts(t, l)
 }
 
-// The migration that adds the counts computes them from the existing memberships.
+// Memberships exist before the migration that adds the counts of rooms. The migration must count them.
 func TestBoundRooms_CountsEarlierEvents(t *testing.T) {
 	t.Parallel()
 	l := bounded(t, database(t), 3)
@@ -164,7 +166,7 @@ func TestBoundRooms_CountsEarlierEvents(t *testing.T) {
 	assertCounts(t, l)
 }
 
-// part60 returns the statements of the migration that adds the counts, for one direction ("Up" or "Down").
+// part60 returns the statements of migration 60, which adds the counts of rooms, for one direction ("Up" or "Down").
 func part60(t *testing.T, direction string) string {
 	t.Helper()
 	raw, err := migrations.ReadFile("migrations/00060_member_rooms.sql")

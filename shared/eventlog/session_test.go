@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A commit does not need a connection of the pool, because queries may have exhausted the pool.
+// Queries use all connections of the pool. Commits must still succeed, because they have a connection of their own.
 func TestCommit_NeedsNoConnectionOfThePool(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -28,7 +28,8 @@ func TestCommit_NeedsNoConnectionOfThePool(t *testing.T) {
 	}
 }
 
-// Other instances are notified of commits with events, and of no other commits.
+// An instance commits a command without events, and then one with an event. Other instances must be notified only of
+// the second commit.
 func TestCommit_NotifiesOfEventsOnly(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -50,7 +51,7 @@ func TestCommit_NotifiesOfEventsOnly(t *testing.T) {
 	assert.Equal(t, "1", n.Payload)
 }
 
-// If the server closes the connection for commits while it is idle, the next commit still succeeds.
+// PostgreSQL closes the connection for commits while no commit uses it. The next commit must succeed.
 func TestCommit_ReconnectsAfterIdleness(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -60,7 +61,7 @@ func TestCommit_ReconnectsAfterIdleness(t *testing.T) {
 	_, err := killer.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid()`)
 	require.NoError(t, err)
-	time.Sleep(1100 * time.Millisecond) // longer than an idle connection is used without a ping
+	time.Sleep(1100 * time.Millisecond) // after this time, a commit pings the connection before it uses it
 	_, err = l.Commit(t.Context(), said("1", "c2"))
 	require.NoError(t, err)
 }

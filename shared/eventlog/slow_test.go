@@ -9,8 +9,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// slowed returns a log whose lock may be held for 400 ms. Inserting an event takes the duration each, if the event's
-// stream matches the pattern streams.
+// slowed returns a log whose lock may be held for 400 ms. To insert an event takes as long as the parameter each, if
+// the event's stream matches the pattern streams.
 func slowed(t *testing.T, each time.Duration, streams string) *Log {
 	t.Helper()
 	l := instance(t, database(t))
@@ -53,7 +53,7 @@ func TestCommit_ATimeoutOfOneWriteAffectsNoOther(t *testing.T) {
 			t.Errorf("write %d: %v", i, err)
 		}
 	}
-	// The slow write is in quarantine now, and is tried again in a transaction of its own.
+	// The slow write is in quarantine now: the next attempt to commit it has a transaction of its own.
 	again, other := make(chan error, 1), make(chan error, 1)
 	begun := time.Now()
 	go func() { _, err := l.Commit(t.Context(), writes[7]); again <- err }()

@@ -10,8 +10,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// A log of 200,000 events has three events of one topic. Every page covers maxSpan positions, even if none of these
-// events is among them, and reads no more rows than that.
+// A log of 200,000 events has only three events of one topic, and a reader reads this topic. Every page must cover
+// maxSpan positions, even if it contains none of the three events, and must read at most maxSpan rows.
 func TestRead_ASparseTopicMakesProgressInEveryPage(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -50,8 +50,8 @@ func TestRead_ASparseTopicMakesProgressInEveryPage(t *testing.T) {
 	assert.Empty(t, p.Scanned())
 }
 
-// A page of a sparse topic reads as many database pages in a log of 200,000 events as in one of 40,000, wherever the
-// page is.
+// A topic has no events in a log. To read a range of maxSpan positions of this topic must take as many database pages
+// in a log of 200,000 events as in a log of 40,000, wherever the range is.
 func TestPlans_APageOfASparseTopicCostsTheSameInALargerLog(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

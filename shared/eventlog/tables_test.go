@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// LogTables contains every table of the log. CheckTables would otherwise report a table of the log as one without a
-// projection.
+// LogTables must contain every table that the log's migrations create. CheckTables would report a missing one as a
+// table that belongs to no projection.
 func TestLogTables_AreThoseOfTheMigrations(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The statement that reads the events with timers in a range of positions reads no more rows than it returns. If there
-// are no such events, it reads no more rows than there are positions in the range.
+// A statement reads the events with timers in a range of positions. It must read no more rows than it returns. If the
+// range has no such events, the statement must read no more rows than the range has positions.
 func TestPlans_APageOfEventsWithTimersIsBounded(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

@@ -13,12 +13,12 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// An operation that waits for a lock keeps no old snapshot, so row versions that become obsolete meanwhile can be
-// vacuumed.
+// An operation waits for a lock. Meanwhile it must not keep an old snapshot, which would prevent VACUUM from removing
+// row versions that become obsolete.
 func TestWaiting_LetsTheDatabaseVacuum(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		purpose string // of the lock that another session holds
+		purpose string // purpose of the lock that another session holds
 		wait    func(context.Context, *Log) error
 	}{
 		"migration": {"migrate", func(ctx context.Context, l *Log) error {

@@ -93,7 +93,7 @@ func TestHealth_ReportsNothingOlderThanTwoSeconds(t *testing.T) {
 					t.Fatal(body)
 				}
 				time.Sleep(10*time.Second + 10*time.Millisecond)
-				away.Store(true) // right after the last check
+				away.Store(true) // right after a check, so that the next check is the first one that can fail
 				time.Sleep(2*time.Second + time.Millisecond)
 				if status, body := get(t, h, "/health"); status != 503 || body != without {
 					t.Errorf("%d %s", status, body)
@@ -194,7 +194,7 @@ func TestReady_IsFalseUntilTheProcessHasBeenHealthy(t *testing.T) {
 				t.Errorf("%s: %d %s", path, status, body)
 			}
 		}
-		there.Store(false) // a dependency that becomes unavailable later does not end readiness
+		there.Store(false) // the dependency becomes unavailable again, which must not end readiness
 		time.Sleep(5 * time.Second)
 		if status, _ := get(t, h, "/readyz"); status != http.StatusOK {
 			t.Errorf("not ready: %d", status)

@@ -17,8 +17,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/health"
 )
 
-// A broker whose disk is full responds, but cannot store records. /health reports that until there is space again. A
-// folder in place of the broker's probe file prevents the probe from being written, as a full disk does.
+// A broker responds, but cannot store records, for example because its disk is full. /health must report the broker as
+// unavailable until it can write again. In this test, the broker cannot write its probe file, because a folder has the
+// name of the file.
 func TestHealth_ReportsABrokerThatCannotWrite(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -45,7 +46,7 @@ func TestHealth_ReportsABrokerThatCannotWrite(t *testing.T) {
 	const healthy = `{"status":"healthy","services":{"redis":true,"kafka":true,"postgres":true,"socketio":true}}`
 	requireHealth(http.StatusOK, healthy)
 	obstacle := filepath.Join(dir, "probe")
-	full := t.TempDir() // not empty, so that the probe cannot remove it
+	full := t.TempDir() // gets a file, so that the broker cannot remove the folder when it writes its probe
 	require.NoError(t, os.WriteFile(filepath.Join(full, "file"), nil, 0o600))
 	require.Eventually(t, func() bool { return os.Rename(full, obstacle) == nil }, 5*time.Second, time.Millisecond)
 	requireHealth(http.StatusServiceUnavailable,

@@ -33,7 +33,7 @@ type parcel struct{}
 
 func (parcel) Kind() string { return "parcel" }
 
-// bench is an instance with a queue.
+// bench is one instance of a service that has a queue of jobs.
 type bench struct {
 	t    *testing.T
 	pool *pgxpool.Pool
@@ -76,7 +76,7 @@ func newBench(t *testing.T, url string, w *Workers, change ...func(*Options)) *b
 	return b
 }
 
-// runs runs jobs until the test ends or stop is called.
+// runs makes the instance run jobs until the test ends or stop is called.
 func (b *bench) runs() (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -99,7 +99,7 @@ func (b *bench) count(where string) (n int) {
 	return n
 }
 
-// doing returns workers with one for letters, which calls do.
+// doing returns workers that run jobs of kind letter by calling the function do.
 func doing(do func(context.Context, Attempt[letter]) error) *Workers {
 	w := &Workers{}
 	Add(w, Work[letter]{Do: do})
@@ -129,7 +129,8 @@ func TestInsert_IsPartOfTheTransaction(t *testing.T) {
 	require.Equal(t, 2, b.count("true"))
 }
 
-// A key identifies one job of its kind, even within one insert and among concurrent transactions.
+// Several jobs of one kind with the same key are inserted: in one call, in concurrent transactions, and after the job
+// is done. Only the first must be stored. A job of another kind may have the same key.
 func TestInsert_AKeyIdentifiesOneJob(t *testing.T) {
 	t.Parallel()
 	w := doing(func(context.Context, Attempt[letter]) error { return nil })
@@ -169,7 +170,7 @@ func TestQueue_EachOwnerHasItsOwn(t *testing.T) {
 	one.insert(Job{Args: letter{"ann"}, Key: "1"})
 	other.insert(Job{Args: letter{"ann"}, Key: "1"})
 	meshtest.Eventually(t, "both jobs are done", func() bool { return mine.Load() == 1 && others.Load() == 1 })
-	// Instances poll, and do not listen for notifications.
+	// Instances find new jobs by polling, and must not use a connection to listen for notifications.
 	require.Zero(t, func() (n int) {
 		require.NoError(t, one.pool.QueryRow(t.Context(),
 			`SELECT count(*) FROM pg_stat_activity WHERE query ILIKE 'LISTEN%' AND datname = current_database()`).Scan(&n))
@@ -177,7 +178,7 @@ func TestQueue_EachOwnerHasItsOwn(t *testing.T) {
 	}())
 }
 
-// Instances that start at the same time migrate one after the other.
+// Four instances start at the same time on a new schema. All must start: they migrate the schema one after the other.
 func TestOpen_SeveralAtOnce(t *testing.T) {
 	t.Parallel()
 	url := meshtest.Postgres(t)
@@ -199,8 +200,8 @@ func TestOpen_SeveralAtOnce(t *testing.T) {
 	opening.Wait()
 }
 
-// A job that fails is tried again, and is kept for an operator once it has failed permanently. Neither the log nor
-// the list of failed jobs contains the secrets in its errors.
+// A job fails on every attempt, and its error contains secrets. The job must be tried again, and then be listed for an
+// operator, who can retry or drop it. Neither the logged lines nor the list may contain the secrets.
 func TestFailed_IsListedRetriedAndDropped(t *testing.T) {
 	t.Parallel()
 	var mended atomic.Bool
@@ -246,7 +247,8 @@ func TestFailed_IsListedRetriedAndDropped(t *testing.T) {
 	require.Empty(t, failed)
 }
 
-// While another job has the key of a failed job, the failed job cannot be retried, and the operator gets the reason.
+// A job has failed, and another job with the same key was inserted. An operator retries the failed job, and must get an
+// error that names the reason.
 func TestFailed_CannotBeRetriedWhileItsKeyIsTaken(t *testing.T) {
 	t.Parallel()
 	var mended atomic.Bool
@@ -314,7 +316,7 @@ func TestJob_WaitsForItsTime(t *testing.T) {
 	require.False(t, early.Load())
 }
 
-// Run waits for running jobs when it is stopped, and starts no further jobs.
+// Run is stopped while a job is running. It must wait for this job, and must not start another.
 func TestRun_StopsGracefully(t *testing.T) {
 	t.Parallel()
 	begun, end := make(chan struct{}, 10), make(chan struct{})
@@ -341,8 +343,8 @@ func TestRun_StopsGracefully(t *testing.T) {
 	require.Equal(t, 1, b.count("state = 'available' AND attempt = 0"))
 }
 
-// After Options.Grace, running jobs are interrupted. Another instance runs them at once, and the interrupted attempt
-// does not count.
+// Run is stopped, and a job does not end within Options.Grace. The job must be interrupted, and another instance must
+// run it at once. The interrupted attempt must not count.
 func TestRun_InterruptsJobsAfterTheGrace(t *testing.T) {
 	t.Parallel()
 	url := meshtest.Postgres(t)
@@ -367,10 +369,11 @@ func TestRun_InterruptsJobsAfterTheGrace(t *testing.T) {
 	meshtest.Eventually(t, "the job is done", func() bool { return b.count("state = 'completed' AND attempt = 1") == 1 })
 }
 
-// killable is the environment variable that makes a test process run as an instance, which the test kills.
+// killable is the environment variable with which TestRun_KilledInTheMiddleOfAJob starts itself in a second process.
+// The second process runs a job that never ends, until the first process kills it.
 const killable = "JOBS_TEST_KILLABLE"
 
-// If a process is killed while it runs a job, another process runs the job.
+// A process is killed while it runs a job. Another process must run the job again.
 func TestRun_KilledInTheMiddleOfAJob(t *testing.T) {
 	t.Parallel()
 	url, killed := os.Getenv(killable), true
@@ -397,7 +400,7 @@ func TestRun_KilledInTheMiddleOfAJob(t *testing.T) {
 	require.NoError(t, child.Start())
 	meshtest.Eventually(t, "the child has begun", func() bool { return strings.Contains(said.String(), "begun") })
 	require.NoError(t, child.Process.Kill())
-	_ = child.Wait() // it was killed
+	_ = child.Wait() // returns an error, because the process was killed
 	require.Equal(t, 1, b.count("state = 'running'"))
 	b.runs()
 	meshtest.Eventually(t, "the job is done", func() bool { return b.count("state = 'completed' AND attempt = 2") == 1 })

@@ -20,8 +20,9 @@ import (
 // notForClients are codes of refusals that only operators and gateways get.
 var notForClients = []string{"key_taken", "not_failed", "old_report"}
 
-// TestWalls_EveryCodeIsDeclared compares the codes of all refusals in the programs to the codes that are documented for
-// clients. It ignores codes that are known only at run time, such as the code of a refusal that is passed on.
+// TestWalls_EveryCodeIsDeclared reads the source files of all programs. Each code of a refusal in them must be
+// documented for clients, and each documented code of a domain must be used. The test ignores codes that are known only
+// at run time, such as the code of a refusal that is passed on.
 func TestWalls_EveryCodeIsDeclared(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()
@@ -118,7 +119,8 @@ func literal(e ast.Expr) (string, bool) {
 	return text, err == nil
 }
 
-// codesIn returns the codes of calls of refusal.New and of values of refusal.Error, by their position.
+// codesIn returns the codes that the files pass to refusal.New or use in a literal of type refusal.Error, by their
+// places in the source.
 func codesIn(files []*ast.File, general map[string]string) map[string]string {
 	own, found := constants(files), map[string]string{}
 	take := func(e ast.Expr) {

@@ -68,7 +68,7 @@ func TestPostgres_IsAFreshDatabaseForEachTest(t *testing.T) {
 			var synced string
 			require.NoError(t, pool.QueryRow(t.Context(), "SHOW fsync").Scan(&synced))
 			require.Equal(t, "on", synced)
-			// The pool stays open; the database is deleted nevertheless.
+			// The pool is still open when the database is deleted, which must not fail.
 			t.Cleanup(pool.Close)
 		})
 	}
@@ -90,7 +90,7 @@ func TestRedis_IsEmptyForEachTest(t *testing.T) {
 	}
 }
 
-// TestRedis_LeasesADatabaseOfANamedServer is not parallel: it changes the environment.
+// TestRedis_LeasesADatabaseOfANamedServer is not parallel, because it changes the environment.
 func TestRedis_LeasesADatabaseOfANamedServer(t *testing.T) {
 	own := meshtest.NewRedisServer(t).Settings()
 	named := "redis://:" + own.Password + "@" + own.Where() + "/0"

@@ -13,7 +13,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest/internal/server"
 )
 
-// habit is a way of writing that readers stumble over, with the words to write instead.
+// habit is a way of writing that readers have to read twice, with the words to write instead.
 type habit struct {
 	found   *regexp.Regexp
 	instead string
@@ -21,7 +21,7 @@ type habit struct {
 	fine    string // a line without it
 }
 
-// habits were found repeatedly in reviews. CONTRIBUTING.md has the rules that they break.
+// habits are looked for in all folders. Reviews have found them repeatedly; CONTRIBUTING.md has the rules for writing.
 var habits = []habit{
 	{regexp.MustCompile(`(?i)\bsays whether\b`), `write "reports whether"`,
 		"// open says whether it is open.", "// open reports whether it is open."},
@@ -58,8 +58,8 @@ var edgeHabits = []habit{
 		"	// The client is told when it is over.", "	// The client is sent the outcome."},
 }
 
-// revised are the folders that are checked for revisedHabits too, and edge are the folders that are checked for
-// revisedHabits and edgeHabits too.
+// All folders are checked for habits. The folders in revised are also checked for revisedHabits. The folders in edge
+// are also checked for revisedHabits and edgeHabits.
 var (
 	revised = []string{"shared/", "proto/catalog/", "proto/refusal/", "services/chat/", "services/feed/",
 		"services/gateway/", "services/notification/", "services/presence/", "services/edumatrix/"}

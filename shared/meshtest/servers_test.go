@@ -17,7 +17,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// ownServer is a server that belongs to one test, with functions that write and read a number on it.
+// ownServer is a server that belongs to one test, with functions that store a number on the server and read it back.
 type ownServer struct {
 	own interface {
 		Start()
@@ -32,7 +32,8 @@ type ownServer struct {
 	read  func(ctx context.Context) (n int, err error)
 }
 
-// TestOwnServers_ComeBackWithTheirData performs on each kind of server the operations of fault tests.
+// TestOwnServers_ComeBackWithTheirData stops, kills and freezes each kind of server and starts it again, as fault tests
+// do. The server must have kept its data, its address and, after a restart, must have a new process.
 func TestOwnServers_ComeBackWithTheirData(t *testing.T) {
 	t.Parallel()
 	for name, start := range map[string]func(t *testing.T) ownServer{
@@ -40,7 +41,7 @@ func TestOwnServers_ComeBackWithTheirData(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := start(t)
-			// A broker that answers may not lead its partitions yet.
+			// A broker that answers may not lead its partitions yet, so reads and writes are tried repeatedly.
 			holds := func(n int) {
 				t.Helper()
 				require.Eventually(t, func() bool {
@@ -71,7 +72,7 @@ func TestOwnServers_ComeBackWithTheirData(t *testing.T) {
 			s.own.Thaw()
 			require.Eventually(t, func() bool {
 				n, err := s.read(brief(t, 20*time.Second))
-				return err == nil && n >= 3 // the write without an answer may have been executed
+				return err == nil && n >= 3 // 4 if the server has executed the write that got no answer
 			}, 20*time.Second, 50*time.Millisecond)
 
 			s.own.Freeze() // a frozen server can be stopped
@@ -83,7 +84,7 @@ func ownKafka(t *testing.T) ownServer {
 	own := meshtest.NewKafkaServer(t)
 	k := own.Settings()
 	createTopic(t, k, "numbers")
-	// Each call gets a new client, which has no state of earlier calls.
+	// Each write and each read gets a new client, so that it does not depend on the state of an earlier one.
 	client := func(more ...kgo.Opt) (*kgo.Client, error) {
 		return kgo.NewClient(append(append(k.Options(), kgo.RecordRetries(0), kgo.RequestRetries(0)), more...)...)
 	}

@@ -57,8 +57,8 @@ func TestWalls_BetweenModulesHold(t *testing.T) {
 	require.Greater(t, seen, 30, "packages of the workspace")
 }
 
-// brokenWalls returns the imports that a package must not have. The rules depend on the package's folder, so they also
-// hold for a new package.
+// brokenWalls returns the imports of a package that the package must not have. The rules depend on the package's folder
+// and not on a list of packages, so they also hold for a new package.
 func brokenWalls(p listedPackage) (broken []string) {
 	own, ours := strings.CutPrefix(p.ImportPath, project)
 	if !ours {
@@ -82,7 +82,7 @@ func brokenWalls(p listedPackage) (broken []string) {
 		case service != "" && inside != "" && inside != "store" && strings.HasPrefix(imported, "github.com/jackc/pgx"):
 			object(imported, "SQL belongs in a store")
 		case inside == "rule" && imported == "github.com/google/uuid":
-			// Allowed: a rule derives the ids of the events that it raises from the event that it reads.
+			// This import is allowed, because a rule derives the ids of its own events from the event that it reads.
 		case isAggregate(service, inside) && !isPure(imported):
 			object(imported, "an aggregate imports only proto and the standard library")
 		}
@@ -97,8 +97,8 @@ func brokenWalls(p listedPackage) (broken []string) {
 	return broken
 }
 
-// linksNoKafka reports whether a package must not link a Kafka client. These packages use only Postgres: the event log
-// and the packages beneath it, except the relay and the test kits, and the stores and queries of services.
+// linksNoKafka reports whether a package must not link a Kafka client. These packages need only Postgres: the event
+// log, the packages in its folder except the relay and the test kits, and the stores and queries of services.
 func linksNoKafka(own string) bool {
 	if beneath, ok := strings.CutPrefix(own+"/", "shared/eventlog/"); ok {
 		return !strings.HasPrefix(beneath, "relay/") && !strings.HasSuffix(beneath, "test/")
@@ -113,7 +113,8 @@ func isKafkaClient(linked string) bool {
 		func(client string) bool { return strings.HasPrefix(linked, client) })
 }
 
-// brokenWall returns why a package of the project, tests included, must not import another; "" if it may.
+// brokenWall returns why the package own must not import the package imported, even in its tests. It returns "" if the
+// import is allowed.
 func brokenWall(own, imported string) string {
 	target, ours := strings.CutPrefix(imported, project)
 	if !ours {
@@ -139,7 +140,8 @@ func brokenWall(own, imported string) string {
 	return ""
 }
 
-// within splits services/chat/store into chat and store; both are "" outside of services.
+// within splits a path such as services/chat/store into the service chat and the inner path store. For a path outside
+// of services, it returns "" and "".
 func within(own string) (service, inside string) {
 	rest, ok := strings.CutPrefix(own, "services/")
 	if !ok {
@@ -149,8 +151,8 @@ func within(own string) (service, inside string) {
 	return service, inside
 }
 
-// isAggregate reports whether a package of an owner contains aggregates or rules, which is every package that is not
-// listed here.
+// isAggregate reports whether a package of a service contains aggregates or rules. Every package of an owner does,
+// except those that are listed here.
 func isAggregate(service, inside string) bool {
 	first, _, _ := strings.Cut(inside, "/")
 	switch service {
@@ -163,7 +165,7 @@ func isAggregate(service, inside string) bool {
 func isOwnersMessages(target string) bool {
 	rest, ok := strings.CutPrefix(target, "proto/gen/edumatrix/")
 	pkg, _, _ := strings.Cut(rest, "/")
-	return ok && !slices.Contains([]string{"gateway", "mesh", "routing"}, pkg) // no service owns these
+	return ok && !slices.Contains([]string{"gateway", "mesh", "routing"}, pkg) // these packages belong to no owner
 }
 
 func isPure(imported string) bool {

@@ -10,7 +10,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// failing is a publisher that returns an error while away is set.
+// failing is a publisher that returns an error while its field away is true.
 type failing struct {
 	away      bool
 	published []*message.Message
@@ -26,7 +26,8 @@ func (f *failing) Publish(_ string, messages ...*message.Message) error {
 
 func (f *failing) Close() error { return nil }
 
-// A command must not be acknowledged before its outcome is published: a crash in between would lose the outcome.
+// The outcome of a command cannot be published. The command must not be acknowledged: if the process crashed now,
+// nobody would publish the outcome.
 func TestPublish_AcknowledgesACommandOnlyWithItsOutcome(t *testing.T) {
 	t.Parallel()
 	p := &failing{away: true}

@@ -14,7 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Two commands have the same digest only if they request the same change.
+// Two commands that request different changes must have different digests. A command that is sent twice must have the
+// same digest both times.
 func TestDigest_DiffersBetweenCommands(t *testing.T) {
 	c, err := catalog.Load()
 	require.NoError(t, err)

@@ -16,8 +16,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// On a real broker a topic grows from 3 to 4 partitions under traffic, and the service that consumes it restarts
-// meanwhile. Each event is applied once, and the events of a stream in order.
+// On a real broker, a topic grows from 3 to 4 partitions while events are published. Meanwhile the service that
+// consumes the topic restarts. Each event must be applied once, and the events of a stream in order.
 func TestConsume_ATopicGrowsOnKafka(t *testing.T) {
 	t.Parallel()
 	l := newListenerOn(t, "chat-events", meshtest.Kafka(t))
@@ -59,8 +59,8 @@ func (l *listener) awaitSome(conversation string, n int) {
 	l.eventually("some greetings", func() bool { return len(l.raised(conversation)) >= n })
 }
 
-// A release declares 3 partitions, and the broker has one. The relay of chat and the consumer use the partition that
-// exists, and use the others once they are added.
+// A release declares 3 partitions, but the broker has one. The relay of chat and the consumer must use this partition.
+// Once the broker has the other partitions, they must use all of them.
 func TestConsume_ABrokerWithFewerPartitionsThanDeclared(t *testing.T) {
 	t.Parallel()
 	kafka := meshtest.EmbeddedKafka(t)

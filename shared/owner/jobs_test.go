@@ -27,7 +27,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// push contains the arguments of a job: the event that it is about.
+// push contains the arguments of a job: the event for which the job was inserted, and whether the job fails.
 type push struct {
 	Stream  string          `json:"stream"`
 	Version catalog.Version `json:"version"`
@@ -36,7 +36,7 @@ type push struct {
 
 func (push) Kind() string { return "push" }
 
-// pushes registers a job for every message.
+// pushes registers one job for every message, and counts how often each job has run.
 type pushes struct {
 	mu     sync.Mutex
 	done   map[string]int
@@ -69,7 +69,8 @@ func (w *world) number(sql string) (n int) {
 	return n
 }
 
-// Each committed event has one job, which runs once. Commands that are refused, fail or are repeated have no job.
+// Commands are sent to a service with two instances, which registers a job for every message. Each committed event must
+// have one job, and the job must run once. Commands that are refused, fail or are repeated must not have a job.
 func TestJobs_EachCommittedEventHasOneJob(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -138,7 +139,7 @@ func TestJobs_AnOperatorListsAndRetriesFailedJobs(t *testing.T) {
 	require.Contains(t, refused.Text, "has no job")
 }
 
-// A service that stops waits until a running job has ended.
+// A service stops while a job is running. It must wait until the job has ended.
 func TestJobs_ARunningJobEndsBeforeTheServiceStops(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -159,13 +160,14 @@ func TestJobs_ARunningJobEndsBeforeTheServiceStops(t *testing.T) {
 	})
 	w.send(say("alice", "1", "7", "hi"))
 	<-begun
-	time.AfterFunc(100*time.Millisecond, func() { close(end) }) // while the service stops
+	time.AfterFunc(100*time.Millisecond, func() { close(end) }) // the job ends while stop waits
 	stop()
 	require.True(t, done.Load())
 	require.Equal(t, 1, w.number(`SELECT count(*) FROM chat.river_job WHERE state = 'completed'`))
 }
 
-// A service without workers has no tables for jobs and polls for none. Effects of its events are an error.
+// A service has no workers. It must neither create tables for jobs nor poll for jobs. If it registers jobs for its
+// events nevertheless, it must not start.
 func TestJobs_AServiceWithoutWorkersHasNoQueue(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -39,8 +39,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
-// room is an aggregate for these tests. Every user except "stranger" may send messages. Some texts make it fail or
-// panic.
+// room is the aggregate of these tests. It refuses messages of the user "stranger" and accepts all others. With the
+// text "panic" its decision panics, and with "unstorable" its event cannot be stored.
 type room struct{ id string }
 
 func newRoom(stream string) owner.State { return &room{strings.TrimPrefix(stream, "conversation:")} }
@@ -66,7 +66,8 @@ func (*room) Evolve(catalog.Fact, proto.Message) {}
 
 func (*room) Forget() {}
 
-// world is a database, a broker, and a service "chat" that can be started again.
+// world is the environment of a test: a database, a broker, and what the service "chat" publishes. A test can start and
+// stop the service several times.
 type world struct {
 	t         *testing.T
 	env       process.Env
@@ -119,7 +120,7 @@ func (w *world) environment(service string, stores *backend.Stores) process.Env 
 			Peers: map[string]string{}}}
 }
 
-// listen collects the outcomes, dead letters and events that the service publishes.
+// listen collects the outcomes, dead letters and events that the service publishes, in the fields of w.
 func (w *world) listen() {
 	w.t.Helper()
 	reader, err := bus.NewReader(w.env.Stores.Kafka, bus.ReaderOptions{
@@ -200,8 +201,8 @@ func (w *world) startIn(env process.Env, prepare func(*owner.Service)) (stop fun
 	return stop
 }
 
-// The service does not start if its schema has a table that no projection declares, because a rebuild would neither
-// fill nor compare that table.
+// The schema of a service has a table that no projection declares. The service must not start, because a rebuild would
+// neither fill nor compare this table.
 func TestRun_RefusesATableThatNoProjectionDeclares(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -273,7 +274,7 @@ func TestCommand_HasOneOutcomeHoweverOftenItIsSent(t *testing.T) {
 	if r := w.outcome(refused.ID, 1); r.Kind != envelope.Refused || r.Code != refusal.NotAMember {
 		t.Fatalf("%+v", r)
 	}
-	stop() // a restart clears the cached states
+	stop() // after the restart, the service has no cached states
 	w.start(rooms)
 	w.send(refused, a)
 	if r := w.outcome(refused.ID, 2); r.Kind != envelope.Refused || r.Code != refusal.NotAMember {
@@ -302,8 +303,8 @@ func TestCommand_HasOneOutcomeHoweverOftenItIsSent(t *testing.T) {
 	}
 }
 
-// A crash after a decision, before its outcome is published, leaves the outcome in the log and the command's offset
-// uncommitted.
+// A service crashes after it has stored the refusal of a command and before it has published the outcome. The command
+// is delivered again. The outcome must be the stored refusal, although a new decision would have another outcome.
 func TestCommand_ARefusalSurvivesALostAnswer(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -346,8 +347,9 @@ func TestCommand_ThatHasExpiredIsRefused(t *testing.T) {
 	}
 }
 
-// A hundred commands per second fail because of their content, among other commands of the same and of other streams.
-// They get the outcome "failed" and become dead letters. The other commands are committed in order.
+// A hundred commands per second fail because of their content, while other commands change the same streams. The
+// failing commands must get the outcome "failed" and become dead letters. The other commands must be committed in
+// order.
 func TestCommand_AFailureDoesNotAffectOtherCommands(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -415,8 +417,8 @@ func TestCommand_ThatCannotBeDecodedBecomesADeadLetter(t *testing.T) {
 	w.eventually("three dead letters", func() bool { return len(w.dead) == 3 })
 }
 
-// Gateways refuse commands that do not match their declaration. If such a command reaches the owner nevertheless, the
-// owner refuses it, names the field, and stores nothing.
+// A command does not match its declaration, and reaches the owner although gateways refuse such commands. The owner
+// must refuse the command, name the field, and store nothing.
 func TestCommand_ThatDoesNotMatchItsDeclarationIsRefused(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -459,13 +461,14 @@ func TestCommand_ThatDoesNotMatchItsDeclarationIsRefused(t *testing.T) {
 	}
 }
 
-// greet raises a notification for each message.
+// greet is a reaction that raises a notification for bob about each message.
 func greet(e envelope.Event, _ proto.Message) []consume.Effect {
 	return []consume.Effect{{Stream: "notifications:bob", Events: []proto.Message{&notificationv1.Raised{
 		NotificationId: e.ID, RecipientId: "bob", By: e.Actor, AboutStream: e.Stream, AboutVersion: int64(e.Version)}}}}
 }
 
-// A caller that already has the earlier versions of a stream reads only the later versions.
+// A caller has the versions of a stream up to AfterVersion. ReadLog must return only the later versions, and at most
+// Limit of them.
 func TestOwner_ReadsAStreamAfterAVersion(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -494,7 +497,8 @@ func TestOwner_ReadsAStreamAfterAVersion(t *testing.T) {
 	}
 }
 
-// An event that cannot be folded fails the commands of its stream but does not end the process.
+// The aggregate of a stream panics when it folds the stream's events. The commands on this stream must fail, but
+// commands on other streams must succeed.
 func TestCommand_AStreamThatCannotBeFoldedFailsAlone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -518,7 +522,7 @@ func TestCommand_AStreamThatCannotBeFoldedFailsAlone(t *testing.T) {
 	}
 }
 
-// fragile panics on stored events.
+// fragile is the aggregate room, but panics when it folds an event.
 type fragile struct{ room }
 
 func (f *fragile) Evolve(catalog.Fact, proto.Message) {

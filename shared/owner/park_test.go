@@ -33,8 +33,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// listener is a service "notification" that raises a notification for each message of chat. While fails is set, it
-// fails on some messages.
+// listener is a service "notification" that raises a notification for each message of chat. While fails is true, it
+// panics at the text "choke", and its event about the text "spoil" cannot be stored.
 type listener struct {
 	*world
 	env      process.Env
@@ -89,7 +89,8 @@ func (l *listener) say(conversation string, bodies ...string) {
 	}
 }
 
-// raised returns the versions of a conversation for which a notification was raised, in order.
+// raised returns the versions of the messages of a conversation about which a notification was raised. They are in the
+// order of the notifications.
 func (l *listener) raised(conversation string) (versions []catalog.Version) {
 	l.t.Helper()
 	answer, err := l.log.ReadLog(l.t.Context(), connect.NewRequest(&meshv1.ReadLogRequest{Stream: "notifications:bob", Limit: 1000}))
@@ -115,7 +116,8 @@ func (l *listener) awaitRaised(conversation string, want ...catalog.Version) {
 	})
 }
 
-// parked returns the parked streams, each as "stream version+waiting".
+// parked returns the parked streams. Each is a text such as "7 2+3": conversation 7 is parked from version 2 on, and 3
+// later events wait.
 func (l *listener) parked() (all []string) {
 	l.t.Helper()
 	answer, err := l.operator.ListParked(l.t.Context(), connect.NewRequest(&meshv1.ListParkedRequest{}))
@@ -154,7 +156,7 @@ func (l *listener) resolves(conversation string, version catalog.Version, drop b
 	}
 }
 
-// letters returns the dead letters of the listener.
+// letters returns the dead letters of the service "notification".
 func (l *listener) letters() (all []bus.DeadLetterRecord) {
 	l.t.Helper()
 	all, err := bus.DeadLetters(l.t.Context(), l.env.Stores.Kafka, catalog.DeadLetterTopic("notification"))
@@ -214,8 +216,8 @@ func TestParked_DropSkipsOneEventAndStopsAtTheNextFailure(t *testing.T) {
 	l.awaitParked()
 }
 
-// Events that arrive while an operator resolves a parked stream are applied once and in order, and none is left
-// behind.
+// Events of a parked stream arrive while an operator resolves the stream. They must be applied once and in order, and
+// none may stay parked.
 func TestParked_NoEventIsLostWhileAStreamIsResolved(t *testing.T) {
 	t.Parallel()
 	l := newListener(t, "chat-events")
@@ -261,7 +263,8 @@ func TestReplay_AppliesNoEventTwice(t *testing.T) {
 		}
 	}
 	replay()
-	// Events that the service missed while it was stopped reach it by the replay, once.
+	// Events are published while the service is stopped, both on their topic and on the replay topic. The service must
+	// apply each of them once.
 	stop()
 	l.say("8", "fine", "fine")
 	l.eventually("the events", func() bool { return len(l.events) >= 5 })
@@ -282,8 +285,8 @@ func TestReplay_AppliesNoEventTwice(t *testing.T) {
 	}
 }
 
-// More streams are parked than a page holds. The pages contain each of them once, in one order, even while some are
-// resolved.
+// More streams are parked than one page may contain. The pages together must contain each stream once, and always in
+// the same order, even if a stream is resolved between two pages.
 func TestParked_AreListedInPages(t *testing.T) {
 	t.Parallel()
 	l := newListener(t, "chat-events")
@@ -327,8 +330,8 @@ func TestParked_AreListedInPages(t *testing.T) {
 	if most, n := list(100_000, func(int) {}); !slices.Equal(most, keys) || n != 3 {
 		t.Errorf("%d in %d pages of more than the maximum size", len(most), n)
 	}
-	// The last entry of the first page is resolved before the second page is requested: no entry behind it is left
-	// out.
+	// The last entry of the first page is resolved before the second page is requested. The second page must still
+	// begin with the next entry.
 	rest, _ := list(500, func(page int) {
 		if page > 1 {
 			return

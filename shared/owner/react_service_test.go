@@ -24,7 +24,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// diary is an aggregate that takes notes and fails on a note "choke".
+// diary is an aggregate that takes notes. While fails is true, it fails at the text "choke".
 type diary struct {
 	n     catalog.Version
 	fails *atomic.Bool
@@ -42,9 +42,9 @@ func (d *diary) Evolve(f catalog.Fact, _ proto.Message) { d.n = f.Version }
 
 func (*diary) Forget() {}
 
-// A service writes each message of another service into a diary, by commands that its own aggregate decides. An event
-// whose command cannot be decided is parked, and other streams are not affected. When an operator retries the event,
-// the command is decided again.
+// A service reacts to each message of another service with a command, which its own aggregate decides. If the command
+// for a message cannot be decided, the message's event must be parked, and other streams must not be affected. When an
+// operator retries the event, the command must be decided again.
 func TestReact_CommandsAreDecidedByTheServicesOwnAggregates(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -33,7 +33,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// talk stands in for chat: it has a log in memory and publishes the log's events on chat's topic.
+// talk stands in for the service chat. It has a log in memory, and publishes the log's events on chat's topic.
 type talk struct {
 	meshv1connect.OwnerServiceClient
 	t         *testing.T
@@ -64,13 +64,13 @@ func newTalk(t *testing.T) *talk {
 
 const talkPartitions = 3
 
-// say logs messages of ann in a conversation and publishes them.
+// say appends messages of ann in a conversation to the log, and publishes them.
 func (k *talk) say(conversation string, bodies ...string) {
 	k.t.Helper()
 	k.publish(k.write(conversation, bodies...)...)
 }
 
-// write logs messages without publishing them.
+// write appends messages of ann in a conversation to the log without publishing them.
 func (k *talk) write(conversation string, bodies ...string) (said []envelope.Event) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -97,7 +97,7 @@ func (k *talk) publish(events ...envelope.Event) {
 	}
 }
 
-// publishPosition writes the log's position into all partitions.
+// publishPosition publishes a record with the log's last position in each partition.
 func (k *talk) publishPosition() {
 	k.t.Helper()
 	for n := range int32(talkPartitions) {
@@ -128,7 +128,8 @@ func (k *talk) ReadLog(_ context.Context, r *connect.Request[meshv1.ReadLogReque
 	return connect.NewResponse(page), nil
 }
 
-// reactTo returns the effects that the text of a message lists, separated by "; ". Each effect is a verb with words.
+// reactTo is the reaction of the toy service: the text of a message is a list of effects, separated by "; ". Each
+// effect is a verb with words, such as "note ann hello".
 func reactTo(_ envelope.Event, event proto.Message) (effects []consume.Effect) {
 	for _, one := range strings.Split(event.(*chatv1.MessageSent).GetBody(), "; ") {
 		words := strings.SplitN(one, " ", 3)
@@ -149,12 +150,12 @@ func reactTo(_ envelope.Event, event proto.Message) (effects []consume.Effect) {
 			n, _ := strconv.ParseInt(words[2], 10, 64)
 			f.Command = &toyv1.MarkRead{CircleId: words[1], UpTo: n}
 			effects = append(effects, f)
-		case "many": // users
+		case "many": // number of users
 			n, _ := strconv.Atoi(words[1])
 			for i := range n {
 				effects = append(effects, consume.Effect{Command: &toyv1.WriteNote{UserId: fmt.Sprint("many", i), Text: "x"}})
 			}
-		case "both":
+		case "both": // an effect that has both a stream and a command, which is not valid
 			effects = append(effects, consume.Effect{Stream: "diary:ann", Command: &toyv1.WriteNote{UserId: "ann"}})
 		}
 	}
@@ -168,7 +169,8 @@ type reactor struct {
 	stop     func()
 }
 
-// start runs an instance. change wraps the function that commits.
+// start runs an instance of the toy service that reacts to chat. If change is not nil, it wraps the function by which
+// the consumer commits.
 func (k *talk) start(change func(consume.Commit) consume.Commit) *reactor {
 	k.t.Helper()
 	r := &reactor{toy: newToy(k.t, k.url, nil)}
@@ -207,7 +209,7 @@ func (y *toy) eventually(what string, is func() bool) {
 	meshtest.Eventually(y.t, what, is)
 }
 
-// consumed waits until everything in chat's log has been applied.
+// consumed waits until the instance has applied all events of chat's log.
 func (r *reactor) consumed(k *talk) {
 	k.t.Helper()
 	k.publishPosition()
@@ -227,7 +229,8 @@ func (y *toy) notes(user string) (all []string) {
 	return all
 }
 
-// outcomes returns the outcomes of a command type as "kind code", sorted.
+// outcomes returns the sorted outcomes of all commands of one type, each as its kind and its code, such as
+// "refused name_taken".
 func (y *toy) outcomes(name string) (all []string) {
 	y.t.Helper()
 	rows, err := y.pool.Query(y.t.Context(),
@@ -243,7 +246,7 @@ func (y *toy) outcomes(name string) (all []string) {
 	return all
 }
 
-// forget deletes the checkpoints, so that the topic is consumed again from its beginning.
+// forget deletes the toy service's checkpoints, so that its next instance consumes the topic from the beginning.
 func (y *toy) forget() {
 	y.t.Helper()
 	for _, table := range []string{"checkpoints", "consumers", "fences"} {
@@ -252,8 +255,8 @@ func (y *toy) forget() {
 	}
 }
 
-// A command that a reaction returns is decided once, even if its event is delivered again, the service is restarted, or
-// the whole topic is consumed again.
+// A reaction returns a command for an event, and the event is delivered several times: twice to one instance, after a
+// restart, and after all checkpoints were lost. The command must be decided once.
 func TestReaction_ItsCommandIsDecidedOnce(t *testing.T) {
 	t.Parallel()
 	k := newTalk(t)
@@ -286,8 +289,8 @@ func TestReaction_ItsCommandIsDecidedOnce(t *testing.T) {
 	require.Zero(t, r.count(`SELECT count(*) FROM toy.parked_streams`))
 }
 
-// An instance is killed before or after the commit, or loses the result of the commit. After the next instance has
-// continued, each command is decided once.
+// An instance is killed before or after it commits the commands of a reaction, or the result of the commit is lost.
+// After consumption has continued, each command must have been decided once.
 func TestReaction_KilledAroundACommit(t *testing.T) {
 	t.Parallel()
 	for _, when := range []string{"before", "after"} {
@@ -343,7 +346,8 @@ func TestReaction_KilledAroundACommit(t *testing.T) {
 	})
 }
 
-// A refusal is an outcome: it is stored, nothing is parked, and later events are applied.
+// A command that a reaction returns is refused. A refusal is an outcome, so it must be stored, no stream may be parked,
+// and later events must be applied.
 func TestReaction_RefusedCommandsAreDone(t *testing.T) {
 	t.Parallel()
 	k := newTalk(t)
@@ -357,8 +361,8 @@ func TestReaction_RefusedCommandsAreDone(t *testing.T) {
 	require.Zero(t, r.count(`SELECT count(*) FROM toy.parked_streams`))
 }
 
-// The outcome "unchanged" of a command is stored. It does not change when the event is delivered again, although the
-// state has changed.
+// A command has the outcome "unchanged". Then another command changes the stream's state, and the event of the first
+// command is delivered again. The stored outcome must count, and the first command must not be decided again.
 func TestReaction_AnUnchangedOutcomeIsStored(t *testing.T) {
 	t.Parallel()
 	k := newTalk(t)
@@ -374,9 +378,9 @@ func TestReaction_AnUnchangedOutcomeIsStored(t *testing.T) {
 	require.Len(t, r.events("circle:1"), 1, "bob was taken out of a circle that he had not been in")
 }
 
-// One event yields several effects. Effects for one stream keep their order, even if some are events and others are
-// commands. Each effect sees the events that earlier effects have added to other streams, and the memberships that
-// earlier effects have ended.
+// The reaction to one event returns several effects. Effects for one stream must keep their order, even if some are
+// events and others are commands. When an effect is decided, the decision must take into account the events that
+// earlier effects have added to other streams, and the memberships that earlier effects have ended.
 func TestReaction_SeveralEffectsKeepTheirOrder(t *testing.T) {
 	t.Parallel()
 	k := newTalk(t)
@@ -392,8 +396,9 @@ func TestReaction_SeveralEffectsKeepTheirOrder(t *testing.T) {
 	require.Zero(t, r.count(`SELECT count(*) FROM toy.parked_streams`))
 }
 
-// An event whose command cannot be decided parks only its own stream, after all earlier events were applied. Once the
-// cause is fixed, a retry applies the event and the events that wait behind it, once and in order.
+// The command for an event cannot be decided. The earlier events must be applied, and only the event's own stream must
+// be parked. When the cause is fixed and the stream is retried, the event and the events that wait behind it must be
+// applied, once and in order.
 func TestReaction_ACommandThatCannotBeDecidedParksItsStream(t *testing.T) {
 	t.Parallel()
 	spoil := func(body string) func(*reactor) {
@@ -458,7 +463,8 @@ func TestReaction_ACommandThatCannotBeDecidedParksItsStream(t *testing.T) {
 			require.Equal(t, []string{"a 1", "b 2", "c 3", "d 4"}, r.notes("ann"))
 			require.Equal(t, []string{"p 0"}, r.notes("pat"))
 			require.Zero(t, r.count(`SELECT count(*) FROM toy.parked_streams`))
-			// The events that the topic delivers again lead to the commands that the retry decided.
+			// The topic delivers all events again. Their commands have the ids of the commands that the retry has
+			// decided, so they must have no further effect.
 			r.stop()
 			r.forget()
 			r = k.start(nil)
@@ -469,8 +475,8 @@ func TestReaction_ACommandThatCannotBeDecidedParksItsStream(t *testing.T) {
 	}
 }
 
-// An event leads to commands for more streams than one transaction may change. The commands are decided in several
-// transactions, and the checkpoint counts the effects that are done.
+// The reaction to an event returns commands for 600 streams, but one transaction may change only 256. The commands must
+// be decided in several transactions, and each command once.
 func TestReaction_DecidesForManyStreams(t *testing.T) {
 	t.Parallel()
 	k := newTalk(t)
@@ -488,7 +494,8 @@ func TestReaction_DecidesForManyStreams(t *testing.T) {
 	require.Equal(t, []string{"x 1", "x 2"}, r.notes("many599"))
 }
 
-// A command that depends on a fact which arrives late is decided as soon as the fact is known.
+// A command that a reaction returns depends on a fact that is not known yet, but is known at the next attempt. The
+// command must be decided then, and its stream must not be parked.
 func TestReaction_WaitsForAFactThatIsLate(t *testing.T) {
 	t.Parallel()
 	k := newTalk(t)
@@ -502,8 +509,9 @@ func TestReaction_WaitsForAFactThatIsLate(t *testing.T) {
 	require.Equal(t, []string{"a 1", "wait once 2", "b 3"}, r.notes("ann"))
 }
 
-// Reactions and other commands change one stream at the same time, in two instances. Each command is decided on the
-// stream's current state; after losing a race, it is decided again.
+// Reactions and other commands change one stream at the same time, on two instances. Each command must be decided on
+// the current state of the stream. If another commit comes between decision and commit, the command must be decided
+// again.
 func TestReaction_RacesWithOtherCommands(t *testing.T) {
 	t.Parallel()
 	k := newTalk(t)
@@ -519,7 +527,7 @@ func TestReaction_RacesWithOtherCommands(t *testing.T) {
 	})
 	other := newToy(t, k.url, nil)
 	const n = 40
-	// The state that the reaction's instance has cached is outdated.
+	// After the second note, the state that the reaction's instance has cached is outdated.
 	k.say("7", "note ann first")
 	r.consumed(k)
 	other.do("ann", &toyv1.WriteNote{UserId: "ann", Text: "second"})
@@ -553,9 +561,9 @@ func TestReaction_RacesWithOtherCommands(t *testing.T) {
 	require.Zero(t, r.count(`SELECT count(*) FROM toy.parked_streams`))
 }
 
-// Partitions have no order among each other, and events that are missing on a topic are read from the owner's log. The
-// stored result does not depend on the order in which events arrive from either, nor on repeats and restarts: each
-// marker contains the highest position, and the notes of a conversation are in the order of its messages.
+// The partitions of a topic are read in a random order, some events are missing on the topic and are read from the
+// owner's log, some are repeated, and the consumer restarts at random. The result must always be the same: a marker
+// contains the highest position, and the notes of a conversation are in the order of its messages.
 func TestReaction_LiveAndFilledRecordsInterleave(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(6) {
@@ -568,11 +576,12 @@ func TestReaction_LiveAndFilledRecordsInterleave(t *testing.T) {
 			const conversations, each = 6, 30
 			for i := range each {
 				for c := range conversations {
-					n := (i*37 + c*11) % (conversations * each) // not in order
+					n := (i*37 + c*11) % (conversations * each) // each number once, but not in ascending order
 					k.write(fmt.Sprint(c), fmt.Sprintf("append c%d %d; note c%d %d; mark 1 %d", c, i, c, i, n))
 				}
 			}
-			// The records of each partition are in order, and some are missing. The partitions interleave at random.
+			// Publish the records of each partition in order, except for some that are left out. The next record is
+			// always from a random partition.
 			var partitions [talkPartitions][]envelope.Event
 			for _, e := range k.log {
 				n := envelope.Partition(e.Stream, talkPartitions)
@@ -586,8 +595,8 @@ func TestReaction_LiveAndFilledRecordsInterleave(t *testing.T) {
 				e := partitions[n][0]
 				partitions[n], left = partitions[n][1:], left-1
 				switch dice := random.IntN(10); {
-				case dice < 4: // the record is missing
-				case dice == 4: // the record is repeated, and so is an older one
+				case dice < 4: // the record is left out
+				case dice == 4: // the record is published twice, and an earlier record again
 					k.publish(e, k.log[random.IntN(int(e.Position))], e)
 				default:
 					k.publish(e)

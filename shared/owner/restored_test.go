@@ -20,8 +20,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// While the service runs, a database is restored to a state in which bob has not left yet. An operator begins a new
-// incarnation. From then on the service decides on the log alone, not on the states that it has cached.
+// A service runs while its database is restored to a state in which bob has not left a circle yet. Then an operator
+// begins a new incarnation. From then on the service must decide on the states that it loads from the log, and not on
+// the states that it cached before.
 func TestRestored_DecidesOnTheRestoredLog(t *testing.T) {
 	t.Parallel()
 	url := meshtest.Postgres(t)
@@ -52,8 +53,8 @@ func TestRestored_DecidesOnTheRestoredLog(t *testing.T) {
 	require.EqualValues(t, kept, begun.Msg.GetHead())
 	require.Greater(t, begun.Msg.GetFloor(), int64(5_000_000))
 
-	// Another instance brings the stream to the version that it had before the restore, so the version does not show
-	// that events were lost.
+	// Another instance appends an event, so that the stream has the same version as before the restore. The first
+	// instance must notice nevertheless that its cached state of this version is wrong.
 	require.Eventually(t, func() bool { return other.log.Incarnation() == y.log.Incarnation() }, time.Minute, time.Millisecond)
 	require.Equal(t, lost.Version, other.do("ann", &toyv1.LeaveCircle{CircleId: "7", UserId: "ann"}).Version)
 	again := y.do("ann", &toyv1.LeaveCircle{CircleId: "7", UserId: "bob"})

@@ -18,8 +18,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// A query is repeated if it may have read in a database session that began after the interceptor waited for the
-// projection.
+// The interceptor of a query waits for the projection, and then the query reads in a database session that was opened
+// after this wait. The query must be repeated, because PostgreSQL may have crashed and lost rows in between.
 func TestConnect_RepeatsAQueryThatReadInANewSession(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -46,7 +46,8 @@ func TestConnect_RepeatsAQueryThatReadInANewSession(t *testing.T) {
 	require.Equal(t, calls.Load(), answer.Msg.GetHead(), "the last answer is returned")
 }
 
-// All users of a request are authorized by one call of the authorizer, whether they subscribe or resume.
+// A request contains subscriptions of several users, or resumes several users with subscriptions. In both cases the
+// authorizer must be called once for the whole request.
 func TestAuthorize_ReadsAllUsersOfARequestTogether(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

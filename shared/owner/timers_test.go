@@ -46,12 +46,12 @@ func TestTimer_FiresOnceWhenItIsDueAndNotWhenItIsCancelled(t *testing.T) {
 	one, two := newToy(t, url, says), newToy(t, url, says)
 	stop := one.timers()
 	two.timers()
-	one.do("ann", &toyv1.Ring{BellId: "cancelled", Milliseconds: 5000}) // long enough to cancel it first
+	one.do("ann", &toyv1.Ring{BellId: "cancelled", Milliseconds: 5000}) // late enough that Answer cancels it first
 	one.do("ann", &toyv1.Ring{BellId: "later", Milliseconds: 5000})
 	one.do("ann", &toyv1.Ring{BellId: "later", Milliseconds: 3_600_000})
 	one.do("ann", &toyv1.Answer{BellId: "cancelled"})
-	one.do("ann", &toyv1.Ring{BellId: "due", Milliseconds: 5000}) // due later than the other timers
-	stop()                                                        // the other instance continues
+	one.do("ann", &toyv1.Ring{BellId: "due", Milliseconds: 5000}) // due after the others would have fired
+	stop()                                                        // the other instance must fire the timer
 	require.Eventually(t, func() bool { return len(one.events("bell:due")) == 2 }, time.Minute, 10*time.Millisecond)
 	e := one.events("bell:due")
 	require.Equal(t, "toy.bell_silenced", e[1].Type)
@@ -67,7 +67,8 @@ func TestTimer_FiresOnceWhenItIsDueAndNotWhenItIsCancelled(t *testing.T) {
 	require.Equal(t, 1, one.count(`SELECT count(*) FROM toy.timers`), "a timer that is not due yet is kept")
 }
 
-// Cancelling and firing race. Exactly one of them is committed.
+// Timers are cancelled at about the time at which they are due. For each timer, either the cancellation or the firing
+// must be committed, but not both.
 func TestTimer_CancelAgainstFire(t *testing.T) {
 	t.Parallel()
 	url := meshtest.Postgres(t)
@@ -86,7 +87,7 @@ func TestTimer_CancelAgainstFire(t *testing.T) {
 	require.Equal(t, 2*n, one.count(`SELECT count(*) FROM toy.events`))
 }
 
-// Thousands of timers that are due at once do not delay users' commands.
+// 10,000 timers are due at once. Commands of users must not have to wait until all timers have fired.
 func TestTimer_ManyDueAtOnceDoNotHoldUpCommands(t *testing.T) {
 	t.Parallel()
 	y := newToy(t, meshtest.Postgres(t), nil)
@@ -107,7 +108,7 @@ FROM generate_series(1, $1::int) i`, n)
 	t.Logf("%d commands of others meanwhile", others)
 }
 
-// rebuild calls the operator's Rebuild.
+// rebuild calls the procedure Rebuild of the operator service, and returns the result of each rebuild.
 func (y *toy) rebuild(name string) []*meshv1.Rebuilt {
 	y.t.Helper()
 	server := httptest.NewServer(second(meshv1connect.NewOperatorServiceHandler(&operator{name: "toy", log: y.log,
@@ -129,8 +130,8 @@ func (y *toy) rebuild(name string) []*meshv1.Rebuilt {
 
 func second[A, B any](_ A, b B) B { return b }
 
-// A rebuild of the timers from the log leads to the live timers and reports differences. A timer whose command was sent
-// does not send it again.
+// The timers are rebuilt from the log. The rebuilt timers must be the same as the live ones, and a row that was changed
+// by hand must be reported and repaired. A timer that has fired must not fire again.
 func TestTimer_ARebuildIsExactAndSendsNothingTwice(t *testing.T) {
 	t.Parallel()
 	var fired atomic.Int64
@@ -168,11 +169,12 @@ DELETE FROM toy.timers WHERE stream = 'bell:later2'`)
 	stop()
 	require.EqualValues(t, 31, fired.Load())
 	require.Equal(t, 31, y.count(`SELECT count(*) FROM toy.outcomes WHERE actor = '$timer'`))
-	// The indexes keep their names, for later migrations.
+	// The indexes must have their usual names, because later migrations may refer to them.
 	require.Equal(t, 2, y.count(`SELECT count(*) FROM pg_indexes WHERE schemaname = 'toy' AND indexname IN ('timers_pkey', 'timers_by_due')`))
 }
 
-// Timers that are set and cancelled during a rebuild are in the new table.
+// Timers are set and cancelled while the timers are rebuilt. The rebuilt table must contain exactly the timers that
+// were set and not cancelled.
 func TestTimer_ARebuildUnderTrafficLosesNone(t *testing.T) {
 	t.Parallel()
 	y := newToy(t, meshtest.Postgres(t), nil)
@@ -207,8 +209,8 @@ func TestTimer_ARebuildUnderTrafficLosesNone(t *testing.T) {
 		y.count(`SELECT count(*) FROM toy.events WHERE type = 'toy.bell_answered'`), y.count(`SELECT count(*) FROM toy.timers`))
 }
 
-// The clocks of the instances are wrong by five seconds. No timer fires before it is due by the log's clock, and each
-// fires once.
+// The clocks of two instances are wrong by five seconds. No timer may fire before it is due by the log's clock, and
+// each timer must fire once.
 func TestTimer_WrongClocksOfInstancesDoNotMatter(t *testing.T) {
 	t.Parallel()
 	url := meshtest.Postgres(t)
@@ -234,8 +236,8 @@ func TestTimer_WrongClocksOfInstancesDoNotMatter(t *testing.T) {
 	require.Equal(t, n, all[0].count(`SELECT count(*) FROM toy.outcomes WHERE actor = '$timer'`))
 }
 
-// An instance loses all its connections while it sends the commands of timers, and reconnects later. Another instance
-// continues meanwhile, and each timer fires once.
+// An instance loses all its connections while it sends the commands of timers. Another instance starts and fires the
+// timers, and then the first instance continues. Each timer must fire once.
 func TestTimer_AnInstanceIsKilledWhileItFires(t *testing.T) {
 	t.Parallel()
 	url := meshtest.Postgres(t)
@@ -263,8 +265,8 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()`)
 	require.Equal(t, n, heir.count(`SELECT count(*) FROM toy.outcomes WHERE actor = '$timer'`))
 }
 
-// More streams than a page holds have timers that are always due, and that have been due for longer than the other
-// timers. The other timers still fire.
+// More streams than timersAtOnce have a timer that is due again each time it has fired. These timers have been due for
+// longer than some other timers. The other timers must still fire.
 func TestTimer_EndlessTimersDoNotDelayOthers(t *testing.T) {
 	t.Parallel()
 	y := newToy(t, meshtest.Postgres(t), nil)

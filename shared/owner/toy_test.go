@@ -29,7 +29,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/owner/consume"
 )
 
-// circle takes a name that no other circle has, and writes into the diary of each member that leaves.
+// circle is an aggregate with a name that no other circle may have. When a member leaves, it also writes a note into
+// the member's diary.
 type circle struct {
 	id      string
 	members map[string]bool
@@ -64,7 +65,7 @@ func (c *circle) Evolve(_ catalog.Fact, event proto.Message) {
 
 func (*circle) Forget() {}
 
-// diary numbers its notes.
+// diary is an aggregate that numbers its notes. While wait is true, some texts make its decision wait, fail or panic.
 type diary struct {
 	user string
 	n    catalog.Version
@@ -164,7 +165,7 @@ func (s *story) Decide(by catalog.Origin, command proto.Message) ([]proto.Messag
 func (*story) Evolve(catalog.Fact, proto.Message) {}
 func (*story) Forget()                            {}
 
-// toy is an instance of the toy service without Kafka.
+// toy is an instance of the toy service. It has a log and aggregates, but no Kafka.
 type toy struct {
 	t       *testing.T
 	log     *eventlog.Log
@@ -181,7 +182,7 @@ func newToy(t *testing.T, url string, says func(string, time.Time)) *toy {
 	return newToyAt(t, url, says, time.Now)
 }
 
-// newToyAt is newToy with another clock.
+// newToyAt is like newToy, but the instance has the clock now.
 func newToyAt(t *testing.T, url string, says func(string, time.Time), now func() time.Time) *toy {
 	t.Helper()
 	c, err := catalog.Load()
@@ -264,7 +265,8 @@ func TestDecide_OnlyMembersOfAnotherStreamsRoom(t *testing.T) {
 	require.Len(t, y.events("marker:7:bob"), 1)
 }
 
-// A removal and commands race in two instances. No command of the removed user is committed after the removal.
+// A user is removed from a circle while the user's commands are decided on two instances. No command of the user may be
+// committed after the removal.
 func TestDecide_NothingAfterARemovalThatRaces(t *testing.T) {
 	t.Parallel()
 	url := meshtest.Postgres(t)
@@ -294,14 +296,16 @@ func TestDecide_WritesToTwoStreamsAtOnce(t *testing.T) {
 	second := y.do("ann", &toyv1.OpenCircle{CircleId: "2", Name: "same", UserIds: []string{"ann"}})
 	require.Equal(t, "name_taken", second.Code)
 	require.Empty(t, y.events("circle:2"))
-	// The circle has appended an event to the diary, so the cached state of the diary is outdated and loaded again.
+	// When bob leaves, the circle appends an event to bob's diary. This makes the cached state of the diary outdated,
+	// so the next decision must load the diary again.
 	y.do("bob", &toyv1.WriteNote{UserId: "bob", Text: "a"})
 	y.do("bob", &toyv1.LeaveCircle{CircleId: "1", UserId: "bob"})
 	require.EqualValues(t, 3, y.do("bob", &toyv1.WriteNote{UserId: "bob", Text: "b"}).Version)
 	require.Len(t, y.events("diary:bob"), 3)
 }
 
-// A decision about a counter with 2,000 events loads only the newest event.
+// A stream has 2,000 events, and each contains the whole value, like a counter. A decision must load only the newest
+// event.
 func TestDecide_ACounterLoadsItsNewestEventAlone(t *testing.T) {
 	t.Parallel()
 	y := newToy(t, meshtest.Postgres(t), nil)
@@ -326,8 +330,9 @@ func TestDecide_ACounterLoadsItsNewestEventAlone(t *testing.T) {
 	require.EqualValues(t, 2001, moves.Moves)
 }
 
-// Events have the time of the log's clock, which never goes back. The time of a decision is not before the events on
-// which it is based, and not after the events to which it leads.
+// Events have the time of the log's clock. It must never go back, even if the newest event has a time in the future.
+// The time of a decision must not be before the events on which the decision is based, and not after the events that
+// the decision returns.
 func TestDecide_UsesTheLogsClock(t *testing.T) {
 	t.Parallel()
 	y := newToy(t, meshtest.Postgres(t), nil)
@@ -344,7 +349,7 @@ func TestDecide_UsesTheLogsClock(t *testing.T) {
 	require.NoError(t, proto.Unmarshal(events[1].Body, rang))
 	require.False(t, rang.Until.AsTime().Before(events[0].Time), "decided before an event of the stream")
 	require.False(t, events[1].Time.Before(rang.Until.AsTime()), "recorded before it was decided")
-	// A cached state that has read the time of a decision equals the state that is loaded from the log.
+	// A cached state must contain the same time of the event as the log.
 	y.do("ann", &toyv1.Ring{BellId: "9", Milliseconds: 60_000})
 	if h := y.d.states.take("bell:9"); h != nil {
 		require.Equal(t, y.events("bell:9")[0].Time, h.state.(*bell).rang)
@@ -381,7 +386,8 @@ func TestDecide_ACommandThatWaitsForAFactHasNoOutcome(t *testing.T) {
 	require.Equal(t, envelope.Committed, (<-late.outcome).result.Kind)
 }
 
-// Commands that a reaction returns are committed with its checkpoint, once.
+// A reaction returns commands. They must be committed in one transaction with the consumer's checkpoint, and each
+// command once.
 func TestCommitDeciding_IsOneWriteWithTheCheckpoint(t *testing.T) {
 	t.Parallel()
 	url := meshtest.Postgres(t)
@@ -405,13 +411,15 @@ func TestCommitDeciding_IsOneWriteWithTheCheckpoint(t *testing.T) {
 	_, err = y.d.commitDeciding(t.Context(), commands("a"), reading(1))
 	require.NoError(t, err)
 	require.Equal(t, 1, y.count(`SELECT count(DISTINCT xmin::text)::int FROM toy.events`))
-	// Decisions on outdated states lose a version race and are repeated under the log's lock.
+	// Another instance has changed the stream, so decisions on the cached state fail with a conflict. They must be
+	// repeated under the log's lock.
 	other.do("bob", &toyv1.WriteNote{UserId: "bob", Text: "x"})
 	_, err = y.d.commitDeciding(t.Context(), append(commands("b"), commands("a")...), reading(2))
 	require.NoError(t, err)
 	require.Len(t, y.events("diary:ann"), 4)
 	require.Len(t, y.events("diary:bob"), 3)
-	// If another instance has moved the checkpoint, the commands are not committed either.
+	// The checkpoint is no longer at the position from which the write moves it. The commands must not be committed
+	// either.
 	_, err = y.d.commitDeciding(t.Context(), commands("c"), reading(2))
 	var stale *inbox.StaleCheckpointError
 	require.ErrorAs(t, err, &stale)

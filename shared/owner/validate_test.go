@@ -15,7 +15,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/process"
 )
 
-// A service whose parts do not match the catalog's declarations does not start, and the error contains the reason.
+// The parts of a service do not match the declarations of the catalog. The service must not start, and the error must
+// name the part.
 func TestValidate_RefusesAServiceThatLacksAPart(t *testing.T) {
 	c, err := catalog.Load()
 	require.NoError(t, err)
@@ -48,7 +49,8 @@ func TestValidate_RefusesAServiceThatLacksAPart(t *testing.T) {
 	require.NoError(t, s.validate())
 }
 
-// Each query that a service answers must be declared to read one of its projections.
+// A service answers a query for which it names no projection, or a projection that does not exist. The service must not
+// start.
 func TestValidate_RefusesAQueryWithoutAProjection(t *testing.T) {
 	c, err := catalog.Load()
 	require.NoError(t, err)

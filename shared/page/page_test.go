@@ -53,7 +53,8 @@ func TestRead_ReadsLimitAndCursor(t *testing.T) {
 	requireInvalid(t, err, "after is not a valid cursor", "a cursor that no page returned")
 }
 
-// A client that follows the cursors gets every row once, and no empty page.
+// A client requests the first page, and then each next page by the cursor of the page before. It must get every row
+// once, and no empty page.
 func TestCursor_LeadsThroughAllPages(t *testing.T) {
 	t.Parallel()
 	rows := []int64{3, 5, 8, 13, 21, 34}
@@ -104,7 +105,7 @@ func TestReadCursor_RefusesForeignCursors(t *testing.T) {
 		requireInvalid(t, page.ReadCursor("page_token", cursor, &version, &index), "page_token", cursor)
 	}
 	var text string
-	for _, raw := range []string{"a\x00b", "\xff"} { // PostgreSQL cannot store these
+	for _, raw := range []string{"a\x00b", "\xff"} { // PostgreSQL accepts neither NUL nor invalid UTF-8
 		requireInvalid(t, page.ReadCursor("page_token", encoded(raw), &text), "page_token", raw)
 	}
 }

@@ -19,8 +19,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/process"
 )
 
-// role is the environment variable that makes this test binary run a service instead of the tests. Its value names what
-// the service does.
+// role is the environment variable that makes this test binary run a service instead of the tests. Its value is the
+// behaviour of the service: "works", "hangs" or "fails".
 const role = "PROCESS_TEST_ROLE"
 
 func TestMain(m *testing.M) {
@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 			env.Ready()
 			<-ctx.Done()
 			if err := env.Stores.Postgres.Ping(context.WithoutCancel(ctx)); err != nil {
-				return err // a store was closed before the service that uses it ended
+				return err // process.Main has closed the store before the service has ended
 			}
 			return ctx.Err()
 		}))
@@ -50,7 +50,8 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// service is a process under test. Its environment contains only the variables of the test.
+// service is a process that runs one of the services of TestMain. Its environment contains only the variables that the
+// test sets.
 type service struct {
 	cmd   *exec.Cmd
 	lines *bufio.Scanner
@@ -68,7 +69,7 @@ func startService(t *testing.T, what string, env ...string) *service {
 	return &service{cmd: cmd, lines: bufio.NewScanner(out)}
 }
 
-// until reads the output up to a line that contains a text.
+// until reads the output of the process up to a line that contains text.
 func (s *service) until(t *testing.T, text string) {
 	t.Helper()
 	for s.lines.Scan() {
@@ -85,7 +86,7 @@ func (s *service) signal(t *testing.T, what os.Signal) {
 	require.NoError(t, s.cmd.Process.Signal(what))
 }
 
-// end waits until the process has ended, and returns the exit status and the whole output.
+// end waits until the process has ended, and returns its exit status and its whole output.
 func (s *service) end(t *testing.T) (int, []string) {
 	t.Helper()
 	for s.lines.Scan() {
@@ -118,7 +119,8 @@ func TestMain_OpensStoresInOrderAndEndsAtASignal(t *testing.T) {
 	t.Cleanup(kafka.Stop)
 	closed := closedPort(t)
 
-	// Each case has one more available store; the first unavailable one ends the start.
+	// At first no store is available. In each round, one more store is available, and the start must end with an error
+	// about the next store.
 	env := []string{
 		fmt.Sprintf("DATABASE_URL=postgres://u:hidden@127.0.0.1:%d/db", closed),
 		fmt.Sprintf("REDIS_URL=redis://:hidden@127.0.0.1:%d/0", closed),

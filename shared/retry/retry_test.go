@@ -25,7 +25,7 @@ func TestBackoff_DoublesUpToItsMaximumAndBeginsAgain(t *testing.T) {
 		require.Equal(t, 9, b.Failures)
 		b.Reset()
 	}
-	for range 1000 { // no overflow after many failures
+	for range 1000 { // after many failures, the pause must not overflow and become negative
 		require.Positive(t, b.Next())
 	}
 }

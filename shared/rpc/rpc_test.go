@@ -142,7 +142,8 @@ func TestCall_ReturnsRefusalsUnchangedAndOtherErrorsWithoutDetail(t *testing.T) 
 	}
 }
 
-// A request with a text that cannot be stored is refused, however deeply the text is nested.
+// A field of a request contains a text that PostgreSQL cannot store. The request must be refused before the handler is
+// called, even if the field is in a nested message or a list.
 func TestCall_WithATextThatCannotBeStoredIsRefused(t *testing.T) {
 	t.Parallel()
 	f := serve(t, "the right one", func(context.Context) error { t.Error("the handler was called"); return nil })
@@ -240,7 +241,7 @@ func TestServer_BoundsTheSizeOfRequests(t *testing.T) {
 	if _, err := f.client.ReadLog(t.Context(), large); connect.CodeOf(err) != connect.CodeResourceExhausted {
 		t.Errorf("uncompressed: %v", connect.CodeOf(err))
 	}
-	// 17 MiB of one letter would be a few KiB when compressed.
+	// Compressed, 17 MiB of one letter would be only a few KiB, so the server must not accept compressed requests.
 	compressing := meshv1connect.NewOwnerServiceClient(rpc.NewClient("the right one", tel.Tracer()), f.url,
 		connect.WithSendGzip())
 	if _, err := compressing.ReadLog(t.Context(), large); connect.CodeOf(err) != connect.CodeUnimplemented {

@@ -24,7 +24,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
-// running is a service that runs.
+// running is a service that a test has started.
 type running struct {
 	t         *testing.T
 	address   string
@@ -45,7 +45,8 @@ func run(t *testing.T, prepare func(*service.Parts) error) *running {
 	})
 }
 
-// start starts the service and calls await with a channel that is closed when it is ready, and one for its error.
+// start starts the service chat with the parts that prepare adds. Then it calls await with two channels: the first is
+// closed when the service is ready, and the second receives the error of Run.
 func start(t *testing.T, prepare func(*service.Parts) error, await func(<-chan struct{}, <-chan error)) *running {
 	t.Helper()
 	kafka := meshtest.EmbeddedKafka(t)
@@ -80,7 +81,7 @@ func (r *running) send(body string) {
 	require.NoError(r.t, r.publisher.Publish(catalog.CommandTopic("chat"), m))
 }
 
-// status returns the status with which the listener answers, or 0 if it does not answer.
+// status returns the HTTP status with which the service answers a request, or 0 if the service does not answer.
 func (r *running) status(path string) int {
 	response, err := http.Get(r.address + path)
 	if err != nil {
@@ -109,8 +110,8 @@ func await(t *testing.T, what string, signal <-chan struct{}) {
 	}
 }
 
-// A service that stops begins nothing new and finishes the command that it is handling. Meanwhile it reports that it is
-// not ready, and its background parts and its listener go on.
+// A service is stopped while it handles a command. It must finish this command and begin nothing new. Until then it
+// must report that it is not ready, and its background parts and its HTTP listener must go on.
 func TestRun_FinishesCommandsInFlight(t *testing.T) {
 	t.Parallel()
 	handling, release := make(chan struct{}), make(chan struct{})
@@ -158,7 +159,8 @@ func TestRun_FinishesCommandsInFlight(t *testing.T) {
 	require.Zero(t, r.status("/livez"))
 }
 
-// The error of a part stops the service and names the service and the part.
+// A part of a running service returns an error. The service must stop with this error, and the error must name the
+// service and the part.
 func TestRun_EndsWithTheErrorOfAPart(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("broken")
@@ -173,7 +175,7 @@ func TestRun_EndsWithTheErrorOfAPart(t *testing.T) {
 	require.ErrorContains(t, err, "chat: relay: broken")
 }
 
-// If a part cannot be prepared, the service does not run.
+// A part of a service cannot be prepared. The service must return the error and must not become ready.
 func TestRun_EndsIfAPartCannotBePrepared(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("broken")
@@ -183,8 +185,8 @@ func TestRun_EndsIfAPartCannotBePrepared(t *testing.T) {
 	})
 }
 
-// A command that cannot be handled gets an outcome before it becomes a dead letter. An event of another owner, which
-// has no sender who waits, becomes a dead letter without one.
+// A command and an event of another owner cannot be handled, and become dead letters. The command must get an outcome
+// before that, because its sender waits for one. The event must not get an outcome.
 func TestConsume_OnlyCommandsGetAnOutcomeBeforeTheDeadLetter(t *testing.T) {
 	t.Parallel()
 	outcomes := make(chan string, 2)

@@ -25,7 +25,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// environment returns a lookup function for variables that are given as NAME=value.
+// environment returns a function that looks up variables. Each of set is a variable in the form NAME=value.
 func environment(set ...string) func(string) string {
 	return func(name string) string {
 		for _, pair := range slices.Backward(set) {
@@ -44,7 +44,7 @@ func settings(t *testing.T, set ...string) Settings {
 	return s
 }
 
-// taker is a collector that accepts spans by gRPC.
+// taker is a trace collector that accepts trace spans by gRPC.
 type taker struct {
 	collectorpb.UnimplementedTraceServiceServer
 	got chan *collectorpb.ExportTraceServiceRequest
@@ -172,7 +172,7 @@ func TestStart_RecordsNothingWithoutAnExporter(t *testing.T) {
 		"OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:1 OTEL_TRACES_EXPORTER=none"} {
 		tel, err := Start(t.Context(), Options{Service: "chat", Settings: settings(t, strings.Fields(set)...)})
 		require.NoError(t, err)
-		const foreign = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01" // has the sampled flag
+		const foreign = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01" // the flag 01 means: sampled
 		for _, ctx := range []context.Context{t.Context(), Continue(t.Context(), foreign)} {
 			ctx, span := tel.Tracer().Start(ctx, "work")
 			require.False(t, span.IsRecording(), set)
@@ -221,7 +221,7 @@ func TestStart_SamplesAsConfigured(t *testing.T) {
 	}
 }
 
-// broken is an exporter whose collector accepts nothing.
+// broken is an exporter that always fails, as if its collector accepted no trace spans.
 type broken struct{ sdktrace.SpanExporter }
 
 func (broken) ExportSpans(context.Context, []sdktrace.ReadOnlySpan) error {
@@ -255,7 +255,7 @@ func TestStart_EndingASpanNeverBlocks(t *testing.T) {
 		t.Fatal(err)
 	}
 	begun := time.Now()
-	for range 20_000 { // ten times the size of the queue
+	for range 20_000 { // ten times as many trace spans as the exporter queues
 		_, span := tel.Tracer().Start(t.Context(), "work", trace.WithAttributes(attribute.Int("n", 1)))
 		span.End()
 	}

@@ -23,7 +23,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
-// anything declares a message with every feature of proto, including those that the catalog does not use yet.
+// anything declares a message type with every feature of Protobuf, including features that the catalog does not use
+// yet.
 const anything = `
 name: "anything.proto" package: "test" syntax: "proto3"
 dependency: "google/protobuf/timestamp.proto" dependency: "google/protobuf/duration.proto"
@@ -78,7 +79,7 @@ func anythingType(t testing.TB) protoreflect.MessageType {
 	return dynamicpb.NewMessageType(d.Messages().Get(0))
 }
 
-// everyType returns the message type of anything and every message type of the catalog.
+// everyType returns the message type that anything declares, and all message types of the mesh.
 func everyType(t testing.TB) []protoreflect.MessageType {
 	all := []protoreflect.MessageType{anythingType(t)}
 	protoregistry.GlobalTypes.RangeMessages(func(m protoreflect.MessageType) bool {
@@ -90,7 +91,7 @@ func everyType(t testing.TB) []protoreflect.MessageType {
 	return all
 }
 
-// fill sets some fields to random values.
+// fill sets some fields of a message to random values. depth is the number of messages that contain the message.
 func fill(t *rapid.T, m protoreflect.Message, depth int) {
 	d := m.Descriptor()
 	switch d.FullName() {
@@ -203,7 +204,7 @@ func TestMarshal_WritesEveryFeatureOfProto(t *testing.T) {
 		{``, `{"text":"","truth":false,"raw":"","i32":0,"i64":0,"u32":0,"u64":0,"f32":0,"f64":0,"many":[],"numbers":[],` +
 			`"by_name":{},"by_number":{},"by_truth":{}}`},
 		{`f32: 0.1 f64: 1e300 color: COLOR_DARK_BLUE`, `"f32":0.1,"f64":1e+300,"color":"dark_blue"`},
-		{`color: 7`, `"color":"7"`}, // a value of a later release
+		{`color: 7`, `"color":"7"`}, // a number that only a later release declares
 		{`lasts { seconds: 1 nanos: 500000000 }`, `"lasts":1.5,`},
 		{`lasts { nanos: -1 }`, `"lasts":-0.000000001,`},
 		{`lasts { seconds: 315576000000 nanos: 1 }`, `"lasts":315576000000.000000001,`},
@@ -324,8 +325,8 @@ func TestUnmarshal_RefusesWhatDoesNotMatchTheDeclaration(t *testing.T) {
 	}
 }
 
-// FuzzUnmarshal decodes any text into every type. A text that is accepted is JSON, and is decoded to the same message
-// after it is encoded again.
+// FuzzUnmarshal decodes any text into two message types. A text that Unmarshal accepts must be JSON. If the resulting
+// message is encoded and decoded again, the result must be the same message.
 func FuzzUnmarshal(f *testing.F) {
 	for _, seed := range []string{
 		`{"messages":[{"author":"a","sent_at":"2026-01-02T03:04:05Z","version":3}],"more":true}`,

@@ -89,7 +89,7 @@ func TestUnmarshal_NamesTheFieldAndTheProblem(t *testing.T) {
 var sample = &chatv1.MessageSent{ConversationId: "2b0d3c8e-5c4e-4a8e-9a53-0e6f0ab1c001",
 	MessageId: "2b0d3c8e-5c4e-4a8e-9a53-0e6f0ab1c002", Body: strings.Repeat("hello there ", 10)}
 
-// page is a page of history, the largest response that clients often request.
+// page is a page of a conversation's history. Of all responses that clients request often, it is the largest.
 var page = func() *chatv1.HistoryResponse {
 	p := &chatv1.HistoryResponse{More: true, Version: 1234}
 	for i := range 50 {

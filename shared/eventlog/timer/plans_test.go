@@ -16,7 +16,7 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-// Reading a page of due timers reads no more rows than the page has, however many timers are due.
+// 30,000 timers are due, and a page of 500 is read. The statement must read at most 500 rows.
 func TestPlans_APageOfDueTimersReadsThatPage(t *testing.T) {
 	t.Parallel()
 	l := logtest.Fresh(t)

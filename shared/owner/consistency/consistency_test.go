@@ -22,7 +22,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// messages is a projection of the number of events. It waits before each batch until the test lets it continue.
+// messages is a projection that counts events. Before it applies a batch, it waits until it can receive from pass.
 type messages struct {
 	pool *pgxpool.Pool
 	pass chan struct{}
@@ -40,11 +40,12 @@ func (m *messages) Apply(ctx context.Context, tx projection.Tx, events []envelop
 	return err
 }
 
-// server answers queries with the number of events. It reads the projection without waiting for it.
+// server answers queries with the number of events in the projection messages. It does not wait until the projection
+// has applied earlier commits.
 type server struct {
 	chatv1connect.UnimplementedChatServiceHandler
 	m     *messages
-	later catalog.Position // position that History waits for
+	later catalog.Position // position for which History waits
 }
 
 func (s *server) count(ctx context.Context) (n int64, err error) {
@@ -67,7 +68,7 @@ func (s *server) History(ctx context.Context, _ *connect.Request[chatv1.HistoryR
 	return connect.NewResponse(&chatv1.HistoryResponse{Version: n}), err
 }
 
-// Conversations is not declared to read a projection.
+// Conversations waits for a position, although this query is not declared to read a projection. WaitFor must fail.
 func (s *server) Conversations(ctx context.Context, _ *connect.Request[chatv1.ConversationsRequest]) (
 	*connect.Response[chatv1.ConversationsResponse], error) {
 	if err := consistency.WaitFor(ctx, 1); err != nil {
@@ -115,8 +116,9 @@ func (w *world) requireUnavailable(err error) {
 	require.Equal(w.t, "the newest changes cannot be read yet; try again", refused.Text)
 }
 
-// An answer contains everything up to the position of its request, although the handler itself does not wait. If the
-// projection does not reach the position in time, the query is refused.
+// A request names a position, and the handler of the query does not wait for the projection. The interceptor must wait,
+// so that the answer contains all commits up to the position. If the projection does not reach the position in time,
+// the query must be refused.
 func TestInterceptor_AHandlerSeesEarlierCommits(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -145,7 +147,8 @@ func TestInterceptor_AHandlerSeesEarlierCommits(t *testing.T) {
 	}
 }
 
-// A handler can wait for a later position than its request names.
+// A request names no position, and the handler of the query calls WaitFor for a position. The answer must contain all
+// commits up to that position.
 func TestWaitFor_OfALaterPosition(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

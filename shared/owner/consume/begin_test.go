@@ -14,7 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/owner/consume"
 )
 
-// A new service with FromNow ignores the events before its first start.
+// A new service consumes a topic with the option FromNow. It must ignore the events that were published before its
+// first start.
 func TestConsume_FromNow(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -26,7 +27,8 @@ func TestConsume_FromNow(t *testing.T) {
 	w.awaitRaised("7", 3)
 }
 
-// A new service with FromTime begins with the first event at or after that time.
+// A new service consumes a topic with the option FromTime. It must begin with the first event that has this time or a
+// later one.
 func TestConsume_FromTime(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -44,16 +46,16 @@ func TestConsume_FromTime(t *testing.T) {
 	w.awaitRaised("7", upTo(40)[25:]...)
 }
 
-// At the first start after an upgrade, events that the earlier release applied or parked are not applied again, and
-// the rest is applied once.
+// An earlier release has applied some events and parked others, and stored that in its own tables. After an upgrade,
+// the consumer must not apply these events again, and must apply the other events once.
 func TestConsume_UpgradesFromAnEarlierRelease(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.start().stop() // creates the schema
+	w.start().stop() // the first start creates the schema
 	for _, c := range []string{"7", "8", "9"} {
 		w.source.chained(w.source.append(c, "a", "b", "c", "d")...) // positions 1-4, 5-8, 9-12
 	}
-	parked := w.source.log[9] // version 2 of 9
+	parked := w.source.log[9] // version 2 of conversation 9
 	record := parked.Record(topic)
 	record.Body = nil
 	raw, err := proto.Marshal(record)
@@ -84,8 +86,9 @@ func TestConsume_UpgradesFromAnEarlierRelease(t *testing.T) {
 	w.awaitRaised("7", 4, 5)
 }
 
-// A release declares more partitions than the broker has. Events are assigned to partitions by the count that the
-// records contain, including events that are read from the owner's log. Later the topic gets the other partitions.
+// A release declares 6 partitions, but the broker has 3. The consumer must use the number that the records contain,
+// also for events that it reads from the owner's log. Later the topic gets the other partitions. Each event must be
+// applied once.
 func TestConsume_ABrokerHasFewerPartitionsThanDeclared(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

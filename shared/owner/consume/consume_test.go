@@ -10,8 +10,8 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
-// Each event has its effects once and in order, although the topic repeats some events, lacks others, and delivers
-// others late.
+// A topic repeats some events, lacks others, and contains others out of order. Each event must have its effects once,
+// and the effects must be in the order of the events.
 func TestConsume_EachEventOnceAndInOrder(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -27,8 +27,8 @@ func TestConsume_EachEventOnceAndInOrder(t *testing.T) {
 	require.Equal(t, upTo(30), w.raised("bob", "7"))
 }
 
-// In normal operation no event is read from the owner's log, and events without effects lead to no rows and no
-// transactions.
+// A topic contains every event, and most events have no effects. The consumer must not read the owner's log. Events
+// without effects must add no rows, and only few transactions.
 func TestConsume_EventsWithoutEffectsCostNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -48,7 +48,8 @@ func TestConsume_EventsWithoutEffectsCostNothing(t *testing.T) {
 		w.source.say(c, bodies...)
 	}
 	w.stored()
-	// The bounds are far above one transaction per second, because the duration of the test varies.
+	// The consumer saves its checkpoints about once per second. The bounds are far higher, because the duration of the
+	// test varies.
 	require.Less(t, w.sent.transactions.Load()-transactions, int64(quiet/10), "transactions for events without effects")
 	require.Less(t, w.sent.others.Load()-others, int64(quiet/2), "statements for events without effects")
 	require.Zero(t, w.source.reads.Load(), "pages of the owner's log were read")
@@ -58,8 +59,8 @@ func TestConsume_EventsWithoutEffectsCostNothing(t *testing.T) {
 	require.Equal(t, int64(60+quiet), w.reacted.Load())
 }
 
-// One event with 2,000 recipients is applied in transactions of 256 streams. If an instance is killed in between, the
-// next instance applies the rest.
+// One event has 2,000 recipients, and each recipient has a stream. The effects must be committed in several
+// transactions with at most 256 streams each.
 func TestConsume_SplitsAnEventWithManyRecipients(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -73,7 +74,8 @@ func TestConsume_SplitsAnEventWithManyRecipients(t *testing.T) {
 	require.Equal(t, []catalog.Version{1, 3}, w.raised("bob", "7"))
 }
 
-// Events that a topic has deleted before the service first reads it are read from the owner's log.
+// The first events of a topic were deleted before a service reads the topic for the first time. The service must read
+// them from the owner's log, and later events from the topic alone.
 func TestConsume_ReadsTheLogWhereTheTopicIsAhead(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -93,8 +95,8 @@ func TestConsume_ReadsTheLogWhereTheTopicIsAhead(t *testing.T) {
 	require.Equal(t, reads, w.source.reads.Load())
 }
 
-// An instance is killed between the commit and the acknowledgement. The events are delivered again and have no further
-// effect.
+// An instance is killed after it has committed the effects of events and before it has acknowledged the events. The
+// next instance gets the events again. They must have no further effect.
 func TestConsume_KilledBetweenCommitAndAcknowledgement(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

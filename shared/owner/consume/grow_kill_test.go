@@ -20,13 +20,14 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// killer kills instances around the commits by which the partitions of a growing topic cross the fence: once while an
-// old partition is behind the fence and the others wait for it, once as each old partition crosses it, and once as
-// the new partition begins.
+// killer kills an instance at each step by which a consumer passes the fence of a growing topic. There are five steps:
+//   - "behind": partition 0 has not reached the fence, and the other old partitions wait for it,
+//   - "cross 0", "cross 1" and "cross 2": an old partition crosses the fence,
+//   - "begin": the new partition 3 begins.
 type killer struct {
 	*world
 	after  bool       // kill after the commit instead of before it
-	waits  chan int64 // partitions that reached the fence and wait
+	waits  chan int64 // partitions that have reached the fence and wait there
 	killed chan struct{}
 
 	mu      sync.Mutex
@@ -34,7 +35,8 @@ type killer struct {
 	used    map[string]bool
 }
 
-// start runs an instance that commits nothing after the moment at which it is killed.
+// start runs an instance. When the instance reaches a step at which no instance was killed before, start sends to
+// killed, and the instance commits nothing more.
 func (k *killer) start() *instance {
 	k.t.Helper()
 	dead := false
@@ -81,7 +83,8 @@ func (k *killer) start() *instance {
 	})
 }
 
-// moment returns the name of the step to which a commit belongs, and reports whether to kill the instance at that step.
+// moment returns the name of the step to which a commit belongs. first reports whether to kill the instance at this
+// step.
 func (k *killer) moment(a *inbox.Advance, effects int, dead bool) (name string, first bool) {
 	switch {
 	case a.To.Epoch == 1 && a.Of.Partition == 0 && effects > 0:
@@ -120,9 +123,9 @@ func (h *watch) WithAttrs(attrs []slog.Attr) slog.Handler {
 	return &watch{h.Handler.WithAttrs(attrs), h.waits}
 }
 
-// A topic grows from 3 to 4 partitions under traffic, and the instance is killed at every step. Each event is applied
-// once, the events of a stream in order, and none above the fence before the checkpoints of all old partitions have
-// reached it.
+// A topic grows from 3 to 4 partitions while events are published, and the instance that consumes it is killed at every
+// step. Each event must be applied once, and the events of a stream in order. No event above the fence may be applied
+// before the checkpoints of all old partitions have reached the fence.
 func TestConsume_KilledAtEveryStepWhileATopicGrows(t *testing.T) {
 	t.Parallel()
 	for _, after := range []bool{false, true} {

@@ -11,8 +11,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// A topic grows from 3 to 4 partitions under traffic, while one of two instances stops and another starts. The events
-// of each stream are applied once and in order.
+// A topic grows from 3 to 4 partitions while events are published. At the same time one of two instances stops, and
+// another starts. The events of each stream must be applied once and in order.
 func TestConsume_GrowsUnderTrafficAndARebalance(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

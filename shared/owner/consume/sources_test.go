@@ -18,7 +18,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/owner/consume"
 )
 
-// A stream is retried on another instance while its partition is consumed. Each event is applied once and in order.
+// One instance consumes a partition and has parked a stream. While further events arrive, an operator retries the
+// stream on another instance. Each event must be applied once and in order.
 func TestConsume_ARetryOnAnotherInstanceWhileEventsArrive(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -44,8 +45,9 @@ func TestConsume_ARetryOnAnotherInstanceWhileEventsArrive(t *testing.T) {
 	require.Equal(t, upTo(n+1), w.raised("bob", "7"))
 }
 
-// The source's database has lost its last commits. The events that it publishes from then on are applied, and nothing
-// is applied twice.
+// The source's database was restored and has lost its last commits, so the source publishes in a new incarnation. The
+// events of the new incarnation must be applied, although their versions were used before. No event may be applied
+// twice.
 func TestConsume_TheSourceWasRestored(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -63,8 +65,8 @@ func TestConsume_TheSourceWasRestored(t *testing.T) {
 	require.EqualValues(t, 3, w.number("SELECT count(*) FROM notification.checkpoints WHERE incarnation = 'second'"))
 }
 
-// A source that does not answer stops only the partition that has a gap. The other partitions are consumed, with a pool
-// of 5 connections.
+// One partition of a topic has a gap, and the source does not answer the request for the missing events. The other
+// partitions must still be consumed, although the pool has only 5 connections.
 func TestConsume_ASourceThatHangsStopsOnlyPartitionsWithAGap(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -89,8 +91,8 @@ func TestConsume_ASourceThatHangsStopsOnlyPartitionsWithAGap(t *testing.T) {
 	}
 }
 
-// While one source does not answer and all partitions of its topic have a gap, the topic of another source is consumed.
-// Both share a pool of 5 connections.
+// All partitions of one source's topic have a gap, and this source does not answer. The topic of another source must
+// still be consumed, although both consumers share a pool of 5 connections.
 func TestConsume_AHangingSourceDoesNotStopAnother(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -120,8 +122,10 @@ func TestConsume_AHangingSourceDoesNotStopAnother(t *testing.T) {
 	require.EqualValues(t, 60, w.number("SELECT count(*) FROM notification.events WHERE cause LIKE 'chat-%'"))
 }
 
-// Two instances hold one partition, and one of them has applied a part of the other's batch. The batch is not
-// committed, its instance releases the partition, and the next instance continues from the stored checkpoint.
+// Two instances hold the same partition, and the second has already applied a part of the batch that the first commits.
+// The commit of the first must be refused, and the first must release the partition. Then consumption must continue
+// from the stored checkpoint, so that each event is applied once. In this test, the function Commit plays the second
+// instance.
 func TestConsume_ReleasesAPartitionThatAnotherInstanceAdvanced(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

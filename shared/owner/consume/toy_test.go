@@ -38,14 +38,15 @@ import (
 
 const topic = "chat-events"
 
-// source is the owner "chat": a log in memory, whose records the tests publish in any order.
+// source stands in for an owner such as "chat". It has a log in memory, and a test publishes the log's records in any
+// order.
 type source struct {
 	meshv1connect.OwnerServiceClient
 	w           *world
 	name, topic string
 
 	mu          sync.Mutex
-	log         []envelope.Event          // without Before
+	log         []envelope.Event          // the field Before of these events is not set
 	missing     map[catalog.Position]bool // positions that a restored log has lost
 	head        catalog.Position
 	versions    map[string]catalog.Version
@@ -59,7 +60,7 @@ type source struct {
 	hangs atomic.Bool  // whether the owner does not answer
 }
 
-// append writes events into the log: one for each body, in "conversation:<conversation>".
+// append writes one event for each of bodies into the log, in the stream "conversation:<conversation>".
 func (s *source) append(conversation string, bodies ...string) (events []envelope.Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -77,7 +78,8 @@ func (s *source) append(conversation string, bodies ...string) (events []envelop
 	return events
 }
 
-// chained sets the field Before of events as the relay does: the position of the previous record of the partition.
+// chained sets the fields Before, Epoch and Partitions of events as the relay does. Before is the position of the
+// previous record of the event's partition.
 func (s *source) chained(events ...envelope.Event) []envelope.Event {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -90,7 +92,7 @@ func (s *source) chained(events ...envelope.Event) []envelope.Event {
 	return events
 }
 
-// publish publishes records without changing them.
+// publish publishes events as they are, each in the partition of its stream.
 func (s *source) publish(events ...envelope.Event) {
 	s.w.t.Helper()
 	var all []*message.Message
@@ -110,7 +112,7 @@ func addressed(e envelope.Event, partition int32) *message.Message {
 	return m
 }
 
-// say appends events to the log and publishes them.
+// say appends one event for each of bodies to the log, and publishes the events.
 func (s *source) say(conversation string, bodies ...string) []envelope.Event {
 	s.w.t.Helper()
 	events := s.chained(s.append(conversation, bodies...)...)
@@ -118,7 +120,7 @@ func (s *source) say(conversation string, bodies ...string) []envelope.Event {
 	return events
 }
 
-// publishPosition writes the log's position into all partitions.
+// publishPosition publishes a record with the log's last position in each partition.
 func (s *source) publishPosition() {
 	s.w.t.Helper()
 	s.publishPositionWith(func(*envelope.Event) {})
@@ -139,7 +141,8 @@ func (s *source) publishPositionWith(change func(*envelope.Event)) {
 	require.NoError(s.w.t, s.w.publisher.Publish(s.topic, all...))
 }
 
-// grow gives the topic more partitions.
+// grow begins an epoch with another number of partitions, and publishes the epoch's fence in all of them. The test has
+// added the partitions to the topic before.
 func (s *source) grow(partitions int32) {
 	s.w.t.Helper()
 	s.mu.Lock()
@@ -188,12 +191,12 @@ func (s *source) ReadLog(ctx context.Context, r *connect.Request[meshv1.ReadLogR
 	return connect.NewResponse(page), nil
 }
 
-// world is a database and a broker with the topic of a source.
+// world is the environment of a test: a database, a broker, and a source with its topic.
 type world struct {
 	t         *testing.T
-	pool      *pgxpool.Pool // of the tests
-	services  *pgxpool.Pool // of the instances
-	sent      statements    // by the instances
+	pool      *pgxpool.Pool // the test's own connections
+	services  *pgxpool.Pool // connections of the instances
+	sent      statements    // statements that the instances have sent
 	kafka     backend.Kafka
 	catalog   *catalog.Catalog
 	publisher *bus.Publisher
@@ -260,8 +263,9 @@ func (s *statements) count(sql string) {
 	}
 }
 
-// react raises a notification for "bob" about each message. About "many n" it raises one for each of n recipients, and
-// about "quiet" none.
+// react is the consumer's reaction: a message raises a notification for "bob". A message with the text "many n" raises
+// one for each of n other recipients, and the text "quiet" raises none. While fails is true, the reaction panics at the
+// text "choke", and at "spoil" its notification cannot be stored.
 func (w *world) react(e envelope.Event, event proto.Message) (effects []consume.Effect) {
 	w.reacted.Add(1)
 	body := event.(*chatv1.MessageSent).GetBody()
@@ -297,10 +301,10 @@ type instance struct {
 	*world
 	log      *eventlog.Log
 	consumer *consume.Consumer
-	waiting  sync.Map    // dependency → error
+	waiting  sync.Map    // the last error of each dependency for which the instance waits, by the dependency's name
 	lost     atomic.Bool // whether acknowledgements are lost, as if the instance were killed after a commit
 	stop     func()
-	kill     func() // ends it without committing running transactions
+	kill     func() // ends the instance without committing running transactions
 }
 
 func (w *world) start() *instance {
@@ -354,7 +358,8 @@ func (w *world) startWith(change func(*consume.Options)) *instance {
 	return i
 }
 
-// raised returns the versions of a conversation that a recipient was notified about, in the order of the log.
+// raised returns the versions of the messages of a conversation about which a recipient was notified. They are in the
+// order of the notifications.
 func (w *world) raised(recipient, conversation string) (versions []catalog.Version) {
 	w.t.Helper()
 	rows, err := w.pool.Query(w.t.Context(), "SELECT body FROM notification.events WHERE stream = $1 ORDER BY position",
@@ -381,7 +386,7 @@ func (w *world) awaitRaised(conversation string, want ...catalog.Version) {
 	})
 }
 
-// stored waits until the checkpoint of every partition has reached the log's position.
+// stored publishes the position of the source's log, and waits until the checkpoint of every partition has reached it.
 func (w *world) stored() {
 	w.t.Helper()
 	w.source.awaitStored()

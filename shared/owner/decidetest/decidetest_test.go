@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/owner/decidetest"
 )
 
-// talk is an aggregate that stores its events and decides by a function.
+// talk is an aggregate that stores its events, and whose decisions are made by the function decide.
 type talk struct {
 	events []proto.Message
 	facts  []catalog.Fact
@@ -27,7 +27,7 @@ func (s *talk) Evolve(f catalog.Fact, event proto.Message) {
 	s.facts, s.events = append(s.facts, f), append(s.events, event)
 }
 
-// failing is a test that records how it failed.
+// failing is a decidetest.T that records the text with which a test failed.
 type failing struct{ text string }
 
 func (*failing) Helper() {}
@@ -37,7 +37,7 @@ func (f *failing) Fatalf(format string, args ...any) {
 	panic(f)
 }
 
-// fails returns the text with which f failed its test.
+// fails calls f and returns the text with which f failed its decidetest.T, or "" if f did not fail it.
 func fails(t *testing.T, f func(decidetest.T)) string {
 	t.Helper()
 	failed := &failing{}
@@ -98,7 +98,7 @@ func TestEvolve_AppliesEventsAsTheLogContainsThem(t *testing.T) {
 func TestCase_FailsForAnotherOutcome(t *testing.T) {
 	t.Parallel()
 	again := refusal.New(refusal.NotFound, "it is not there")
-	once := func(s *talk) ([]proto.Message, error) { // sends a message, and refuses another one
+	once := func(s *talk) ([]proto.Message, error) { // sends one message, and refuses a second one
 		if len(s.events) > 0 {
 			return nil, again
 		}

@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// program builds testservers.
+// program builds the program testservers and returns its path.
 func program(t *testing.T) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "testservers")
@@ -27,7 +27,7 @@ func program(t *testing.T) string {
 	return file
 }
 
-// without returns the environment without variables that name servers.
+// without returns the environment of this process, except for the variables that name servers.
 func without(t *testing.T) (env []string) {
 	t.Helper()
 	for _, setting := range os.Environ() {
@@ -39,7 +39,8 @@ func without(t *testing.T) (env []string) {
 	return env
 }
 
-// postgres returns the process id of a server that testservers has started, given the folder of temporary files.
+// postgres returns the process id of the PostgreSQL server that testservers has started. The parameter dir is the
+// folder in which testservers creates its temporary files.
 func postgres(t *testing.T, dir string) int {
 	t.Helper()
 	found, err := filepath.Glob(filepath.Join(dir, "edumatrix-test-*", "*", "postmaster.pid"))
@@ -66,13 +67,14 @@ func TestCommand_GetsTheServersAndItsStatusIsReturned(t *testing.T) {
 	require.NotContains(t, string(out), "passed")
 }
 
-// TestServers_EndWithTestservers ends testservers in each possible way. The servers that it has started must end too.
+// TestServers_EndWithTestservers ends the program testservers in each possible way. The servers that the program has
+// started must end too.
 func TestServers_EndWithTestservers(t *testing.T) {
 	t.Parallel()
 	file := program(t)
 	for name, end := range map[string]struct {
 		do   func(*exec.Cmd, io.Closer) error
-		dies bool // testservers cannot delete the data
+		dies bool // testservers is killed, so it cannot delete the servers' data
 	}{
 		"its input ends": {do: func(_ *exec.Cmd, in io.Closer) error { return in.Close() }},
 		"SIGTERM":        {do: func(c *exec.Cmd, _ io.Closer) error { return c.Process.Signal(syscall.SIGTERM) }},

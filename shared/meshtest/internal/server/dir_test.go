@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestRemoveStale_DeletesFoldersOfEndedProcesses is not parallel: it changes the environment.
+// TestRemoveStale_DeletesFoldersOfEndedProcesses is not parallel, because it changes the environment.
 func TestRemoveStale_DeletesFoldersOfEndedProcesses(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("TMPDIR", dir)

@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// engine stands in for the docker command, with processes of this machine as its "containers". Not every machine has
-// Docker, and the test checks only the commands that the package sends. engine accepts no other commands.
+// engine is a shell script that stands in for the docker command, because not every machine has Docker. Its
+// "containers" are processes of this machine. It accepts only the commands that this package may send.
 const engine = `#!/bin/sh
 set -e
 PATH=/usr/local/bin:/usr/bin:/bin
@@ -49,7 +49,7 @@ rm) rm -r "$4" ;;
 esac
 `
 
-// TestDocker_RunsAServerWhereTheMachineHasNone is not parallel: it changes the environment.
+// TestDocker_RunsAServerWhereTheMachineHasNone is not parallel, because it changes the environment.
 func TestDocker_RunsAServerWhereTheMachineHasNone(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "docker"), []byte(engine), 0o755))
@@ -86,7 +86,7 @@ func TestDocker_RunsAServerWhereTheMachineHasNone(t *testing.T) {
 	require.True(t, errors.Is(err, os.ErrNotExist))
 }
 
-// TestStart_ReportsMissingSettings is not parallel either.
+// TestStart_ReportsMissingSettings is not parallel, because it changes the environment.
 func TestStart_ReportsMissingSettings(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	before := engineAnswers

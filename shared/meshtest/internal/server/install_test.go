@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// machine makes only these programs available; each is a script. It also sets the variables that name servers, which
-// must not change which packages are missing.
+// machine imitates a machine that has only the given programs, each of which is a script. It also sets variables that
+// name servers elsewhere: these must not change which packages are reported as missing.
 func machine(t *testing.T, programs map[string]string) {
 	t.Helper()
 	dir := t.TempDir()

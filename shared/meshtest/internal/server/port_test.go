@@ -11,9 +11,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The port of a server that is stopped for a while is not given to another process meanwhile.
+// A process has chosen a port for a server, but nothing listens on the port, because the server is stopped for a while.
+// FreePort must not return this port to another process.
 func TestFreePort_IsNotGivenToAnotherProcess(t *testing.T) {
-	const tries = 500 // of 20,000 ports, so that random choices would collide
+	const tries = 500 // so many that two processes that choose among 20,000 ports at random would choose a port twice
 	if os.Getenv("FREE_PORT_CHILD") != "" {
 		for range tries {
 			port, err := FreePort()
