@@ -32,7 +32,7 @@ func (s *Stores) Close() error {
 	return err
 }
 
-// unreachable returns an error with the store that failed, its address, and the advice try.
+// unreachable returns an error with the store that failed, its address, and the advice that is passed as try.
 func unreachable(store, where, try string, err error) error {
 	return fmt.Errorf("%s at %s: %w (%s)", store, where, err, try)
 }

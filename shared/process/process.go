@@ -46,7 +46,7 @@ type Env struct {
 type Needs struct{ Postgres, Redis, Kafka bool }
 
 // Main runs a service as a process of its own and returns the exit status. The first interrupt or termination signal
-// cancels run's context; a second signal ends the process at once.
+// cancels the context of the function run; a second signal ends the process at once.
 func Main(service string, needs Needs, run func(context.Context, Env) error) int {
 	log := NewLog(os.Stderr).With("service", service)
 	ctx, released := UntilSignal(context.Background(), log)

@@ -85,7 +85,7 @@ type part struct {
 	run  func(context.Context) error
 }
 
-// Consume makes the router handle the messages of a topic.
+// Consume makes the router pass the messages of a topic to the function handle.
 func (p *Parts) Consume(topic string, o bus.SubscriberOptions, handle message.NoPublishHandlerFunc) error {
 	o.Group, o.InstanceID, o.Log = p.service.Name, p.service.env.Instance, p.service.env.Log
 	subscriber, err := bus.NewSubscriber(p.service.env.Stores.Kafka, o)
@@ -96,7 +96,7 @@ func (p *Parts) Consume(topic string, o bus.SubscriberOptions, handle message.No
 	return nil
 }
 
-// ConsumeCommands makes the router handle the service's commands.
+// ConsumeCommands makes the router pass the service's commands to the function handle.
 func (p *Parts) ConsumeCommands(handle message.NoPublishHandlerFunc, dead DeadLetter) error {
 	p.dead = dead
 	return p.Consume(catalog.CommandTopic(p.service.Name), bus.SubscriberOptions{}, handle)

@@ -187,8 +187,8 @@ var sqlConversations = fmt.Sprintf(`WITH page AS (
 	FROM page c ORDER BY c.position DESC LIMIT $3`, maxSmall, smallShift, largeShift)
 
 // Conversations returns a page of a user's conversations, those with the newest events first. Only conversations whose
-// newest event has a position less than below are returned; 0 means no bound. To read the following page, pass next as
-// below. On the last page next is 0.
+// newest event has a position less than the parameter below are returned; 0 means no bound. To read the following page,
+// pass the result next as the parameter below. On the last page, next is 0.
 func (s *Store) Conversations(ctx context.Context, user string, below catalog.Position, limit int) (
 	all []*chatv1.Conversation, next catalog.Position, err error) {
 	if below == 0 {

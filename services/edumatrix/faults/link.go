@@ -103,7 +103,7 @@ func (l *Link) now() (Conditions, <-chan struct{}) {
 	return l.conditions, l.changed
 }
 
-// end closes all connections, with a reset if reset is set.
+// end closes all connections. If the parameter reset is true, it resets them.
 func (l *Link) end(reset bool) {
 	for w := range l.ways {
 		w.end(reset)

@@ -30,8 +30,8 @@ func (h *Hub) shut(user string) {
 }
 
 // Reserve counts the bytes of an answer that is not sent over one of the hub's connections, such as the response to an
-// HTTP request, until release is called. If more than Limits.UserBytes would then wait for the user, Reserve counts
-// nothing and returns false.
+// HTTP request, until the function release is called. If more than Limits.UserBytes would then wait for the user,
+// Reserve counts nothing and returns false.
 func (h *Hub) Reserve(user string, bytes int) (release func(), ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

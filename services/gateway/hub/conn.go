@@ -71,9 +71,9 @@ func (c *Conn) ring() {
 	}
 }
 
-// Next appends waiting frames to frames, in order: about maxBytes of them, and at least one if any wait. Once the
-// connection is to end, ending is not nil. If more is false, the flush is over and must not use the transport any more,
-// because the next frame starts another flush. No flush starts after one to which Next has returned an ending reason.
+// Next appends waiting frames to the list frames, in order: about maxBytes of them, and at least one if any wait. Once
+// the connection is to end, ending is not nil. If more is false, the flush is over and must not use the transport any
+// more, because the next frame starts another flush. No flush starts once Next has returned a reason.
 func (c *Conn) Next(frames [][]byte, maxBytes int) (_ [][]byte, ending *Reason, more bool) {
 	c.mu.Lock()
 	defer c.unlock()
@@ -93,7 +93,7 @@ func (c *Conn) Next(frames [][]byte, maxBytes int) (_ [][]byte, ending *Reason, 
 	return frames, c.reason, c.flushing
 }
 
-// take moves the frame of the first item from the queue to frames, followed by a heartbeat if one is due.
+// take moves the frame of the first item from the queue to the list frames, followed by a heartbeat if one is due.
 func (c *Conn) take(frames [][]byte) [][]byte {
 	it := c.queue.pop()
 	if it.event == nil {

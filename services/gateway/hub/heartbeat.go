@@ -108,7 +108,7 @@ func (c *Conn) heartbeat(token string) item {
 }
 
 // tookMissed records that a missed event with the given number of bytes was taken from the queue, and appends a
-// heartbeat to frames if one is due.
+// heartbeat to the list frames if one is due.
 func (c *Conn) tookMissed(it item, bytes int, frames [][]byte) [][]byte {
 	p, now := &c.progress, time.Now()
 	p.logs[it.missed-1].resumePoint.Position = it.event.Position

@@ -37,7 +37,7 @@ func (b *Bucket) Take(now time.Time, n int) bool {
 }
 
 // Reserve takes tokens, if necessary in advance, and returns how long to wait until they are available. If the wait is
-// longer than max, Reserve takes no tokens and returns false.
+// longer than the duration max, Reserve takes no tokens and returns false.
 func (b *Bucket) Reserve(now time.Time, n int, max time.Duration) (wait time.Duration, ok bool) {
 	b.fill(now)
 	if after := b.level - float64(n); after < 0 {

@@ -136,7 +136,7 @@ func (u *User) take(b *Bucket, n int) bool {
 }
 
 // Frame counts a frame of the given number of bytes, and returns how long to wait before handling it. If the wait is
-// longer than max, Frame returns false, and the frame must be refused.
+// longer than the duration max, Frame returns false, and the frame must be refused.
 func (u *User) Frame(bytes int, max time.Duration) (wait time.Duration, ok bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()

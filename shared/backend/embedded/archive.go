@@ -161,9 +161,9 @@ func (a archive) check(dir string) (string, error) {
 	return found[0], nil
 }
 
-// downloadArchive makes the library download its archive, from source or, if source is empty, from the library's own
-// source. The library would then unpack and run the programs, although the archive is not checked yet. To prevent that,
-// the library is configured to unpack to a folder that cannot be created, so it fails after the download.
+// downloadArchive makes the library download its archive, from the URL source or, if source is empty, from the
+// library's own source. The library would then unpack and run the programs, although the archive is not checked yet. To
+// prevent that, the library is configured to unpack to a folder that cannot be created, so it fails after the download.
 func downloadArchive(ctx context.Context, into, source string) error {
 	port, err := freePort()
 	if err != nil {

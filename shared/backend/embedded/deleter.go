@@ -155,8 +155,8 @@ func (d *deleter) committed(ctx context.Context) (map[place]int64, error) {
 	return lowest, nil
 }
 
-// expired adds the expired records of one topic to remove. It keeps records that a group has not read. It also keeps
-// the last record of a partition, so that the partition's offsets continue after a restart.
+// expired adds the expired records of one topic to the offsets in remove. It keeps records that a group has not read.
+// It also keeps the last record of a partition, so that the partition's offsets continue after a restart.
 func (d *deleter) expired(ctx context.Context, topic string, retention time.Duration,
 	oldest, ends map[int32]kadm.ListedOffset, committed map[place]int64, remove kadm.Offsets) error {
 	some := false

@@ -263,7 +263,7 @@ func (o *Owner) Slow(d time.Duration) {
 	o.slow = d
 }
 
-// HangFor holds every call of Resume that includes the user. After release, those calls fail.
+// HangFor holds every call of Resume that includes the user. After the function release is called, those calls fail.
 func (o *Owner) HangFor(user string) (release func()) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -276,7 +276,7 @@ func (o *Owner) HangFor(user string) (release func()) {
 	}
 }
 
-// HoldRooms holds the calls of Rooms until release is called.
+// HoldRooms holds the calls of Rooms until the function release is called.
 func (o *Owner) HoldRooms() (release func()) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -290,7 +290,8 @@ func (o *Owner) HoldRooms() (release func()) {
 	})
 }
 
-// Hold holds the calls of AuthorizeSubscriptions for a room, or of SessionRooms for a session, until release is called.
+// Hold holds the calls of AuthorizeSubscriptions for a room, or of SessionRooms for a session, until the function
+// release is called.
 func (o *Owner) Hold(name string) (release func()) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
