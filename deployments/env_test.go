@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// makeEnv runs env.sh for a file, and returns its output.
+// makeEnv runs env.sh with the name of a file, and returns the output of env.sh.
 func makeEnv(t *testing.T, file string) (said string, err error) {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), "sh", "env.sh", file).CombinedOutput()

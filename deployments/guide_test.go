@@ -121,7 +121,7 @@ func (f *patched) kinds() (kinds []kind) {
 	return kinds
 }
 
-// count returns how many added lines have one of the kinds, in the files for which the function wanted returns true.
+// count returns how many added lines have one of the kinds, in the files for which wanted(path) is true.
 func count(files []*patched, wanted func(path string) bool, of ...kind) (lines int) {
 	for _, f := range files {
 		if !wanted(f.path) {

@@ -215,9 +215,9 @@ func TestDeadLetters_OfACommandAreShownAndDropped(t *testing.T) {
 	o.fails("no dead letter", "dead-letters", "show", "chat/0/99")
 }
 
-// A consumer gets a damaged record of an event, which it cannot read. The later events of the stream must wait, and
-// other streams must continue. A retry must read the event from the log, where it is intact, and apply it and the
-// waiting events.
+// A consumer gets a damaged record of an event, which cannot be read. The later events of the stream must wait, and
+// other streams must continue. A retry must read the event from the log, where the event is intact. It must apply this
+// event and the waiting events.
 func TestDeadLetters_OfAnEventAreRetriedAndDropped(t *testing.T) {
 	t.Parallel()
 	c, _ := startTogether(t)
@@ -227,9 +227,9 @@ func TestDeadLetters_OfAnEventAreRetriedAndDropped(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer publisher.Close()
-	// The id of a direct conversation is derived from its users, so its stream is known before it exists. Its first
-	// event will be the next event of chat's log, so the position of this event is known too. The test can therefore
-	// publish a damaged record of this event before the event exists.
+	// The id of a direct conversation is derived from its users, so the test knows the stream of the conversation in
+	// advance. The first event of the conversation will be the next event of chat's log, so the test also knows the
+	// position of this event. The test can therefore publish a damaged record of this event before the event exists.
 	alice, bob := "alice-"+uuid.NewString()[:8], "bob-"+uuid.NewString()[:8]
 	poison := func(stream string, position catalog.Position) {
 		t.Helper()
@@ -243,8 +243,8 @@ func TestDeadLetters_OfAnEventAreRetriedAndDropped(t *testing.T) {
 	poison(stream, 1)
 	meshtest.Eventually(t, "the stream is parked", func() bool { all := o.letters(); return len(all) == 1 && all[0].State == stateParked })
 	connection := dial(t, c, alice, nil)
-	// The gateway has already taken the damaged record for the first event of the conversation. It ignores the intact
-	// record as a repeat, and delivers no outcome to the client. Ignore the error.
+	// The gateway has already taken the damaged record for the first event of the conversation. The gateway ignores the
+	// intact record as a repeat, and delivers no outcome to the client. Ignore the error.
 	_, _ = connection.Command(t.Context(), "chat.start_direct", map[string]string{"user_id": bob})
 	for range 3 {
 		if _, err := connection.Command(t.Context(), "chat.send_message", map[string]string{

@@ -182,7 +182,8 @@ func TestEventsTail_ShowsNewEvents(t *testing.T) {
 	everything, stopEverything := start("tail", "--from-start", "--json")
 	newest, stopNewest := start("tail", "chat-events", "--all")
 	meshtest.Eventually(t, "the tail from the start shows earlier messages", func() bool { return strings.Contains(everything.String(), "before") })
-	// The second tail begins at the ends of the topics. When it starts is unknown, so send messages until it shows one.
+	// The second tail begins at the ends of the topics. The test does not know when this tail has started, so send
+	// messages until the tail shows one.
 	for n := 0; !strings.Contains(newest.String(), `"body":"after`); n++ {
 		x.says(fmt.Sprint("after ", n))
 		time.Sleep(20 * time.Millisecond)

@@ -57,7 +57,7 @@ func TestDocs_AreServed(t *testing.T) {
 	}
 }
 
-// Only the documents are served, and only GET and HEAD are allowed.
+// The gateway must serve only the documents under /docs/, and allow only GET and HEAD.
 func TestDocs_NothingElseIsServed(t *testing.T) {
 	t.Parallel()
 	ask := docs(t)

@@ -96,8 +96,8 @@ func TestConnect_RestoresTheRoomsOfItsSession(t *testing.T) {
 }
 
 // A second connection continues a session and restores its rooms. Then the client of the first connection unsubscribes
-// from a room, and its gateway reports this later than the second gateway reports the restored rooms. The rooms that
-// the client chose must be stored, and not the restored ones.
+// from a room, and the gateway of this connection reports the change later than the second gateway reports the restored
+// rooms. The rooms that the client chose must be stored, and not the restored ones.
 func TestConnect_RestoredRoomsDoNotReplaceNewerOnes(t *testing.T) {
 	t.Parallel()
 	m := begin(t)

@@ -170,8 +170,8 @@ func (w *world) read(stream string, version catalog.Version) {
 	w.t.Fatalf("%s is consumed up to version %d, not %d", stream, have, version)
 }
 
-// A user is added to a conversation by another user. The topic contains the event several times, and the service
-// restarts. The added user must be notified once.
+// Users are added to a conversation by other users. The topic contains each event several times, and the service
+// restarts. A user must get exactly one notification each time they are added.
 func TestRun_RaisesEachNotificationOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -343,7 +343,7 @@ func TestQuery_WaitsForEarlierWrites(t *testing.T) {
 // model computes with simple code which texts a user may read, whether the user is a member after the last event, and
 // whether they ever were a member. The text of a message is the version of the event that wrote it.
 func model(all []decidetest.Event, fromJoining bool, user string) (want []string, member, ever bool) {
-	in := make([]bool, len(all)+1) // in[v]: a member at version v, or added or removed by it
+	in := make([]bool, len(all)+1) // in[v]: the user is a member at version v, or version v removes them
 	for i, h := range all {
 		version := i + 1
 		switch e := h.Message.(type) {
@@ -481,7 +481,7 @@ func TestHistory_ReadWhileMembershipChanges(t *testing.T) {
 	f.AppendAll(all...)
 	done := make(chan struct{})
 	var reads sync.WaitGroup
-	seen := make([]map[string]int64, 2) // maps a text to the version of the newest answer with it
+	seen := make([]map[string]int64, 2) // for each reader: a text → the version in the newest answer with this text
 	for i := range seen {
 		seen[i] = map[string]int64{}
 		reads.Go(func() {

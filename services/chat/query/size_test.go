@@ -55,8 +55,8 @@ type size struct {
 	events        int
 	conversations int // the number of conversations with two members
 	users         int
-	// ann and heavy are the numbers of conversations of the users of these names: ann is in the first ones, heavy in
-	// the next ones.
+	// ann and heavy are the numbers of conversations of the users with these names. The user ann is in the first
+	// conversations, and the user heavy is in the next ones.
 	ann, heavy int
 	members    int // the number of members of the conversation "big"
 	recent     int // the number of positions at the end of the log that are read repeatedly; the same at both sizes
@@ -90,7 +90,7 @@ func (s size) second(c int) string {
 	case c < s.ann+s.heavy:
 		return "heavy"
 	case c%6 == 0:
-		return "spread" // a user whose conversations are spread over all of them
+		return "spread" // a user whose conversations are spread over all conversations
 	}
 	return "guest" + strconv.Itoa(c%s.users)
 }

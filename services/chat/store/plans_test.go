@@ -102,8 +102,9 @@ ANALYZE chat.conversations, chat.conversation_members, chat.messages, chat.edits
 		"a message with 30,000 edits": {store.SQLNewest, history(one(1, 10), one(1, 10)), 402},
 		"a user who joined late":      {store.SQLOldest, history(one(messages, messages+1), one(messages, messages+1)), 402},
 		"a user with two long ranges": {store.SQLNewest, history([]any{[]int64{1, 900}, []int64{500, 2000}}, one(1, messages+1)), 804},
-		// These statements read 51 small and 51 large conversations, and the other conversations in the same periods.
-		// For each conversation they read two rows: the member's row and the conversation's row.
+		// A member's conversations are stored by periods, which are ranges of positions. These statements read 51 small
+		// and 51 large conversations, and the other conversations in the same periods. For each conversation they read
+		// two rows: the member's row and the conversation's row.
 		"a user's newest conversations":     {store.SQLConversations, []any{"ann", int64(math.MaxInt64), 51}, 800},
 		"a later page of conversations":     {store.SQLConversations, []any{"ann", int64(conversations * 350), 51}, 800},
 		"conversations that are all active": {store.SQLConversations, []any{"zoe", int64(math.MaxInt64), 51}, 2 * (2*256 + 51)},

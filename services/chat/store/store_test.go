@@ -242,8 +242,8 @@ func TestStore_PagesAreBoundedByBytes(t *testing.T) {
 	}
 }
 
-// single returns one range for each version from 1 up to the parameter to. A user who joins and leaves all the time has
-// such ranges.
+// single returns one range for each version from 1 to the given one. A user who joins and leaves all the time has such
+// ranges.
 func single(to catalog.Version) (all []store.Range) {
 	for v := range to {
 		all = append(all, store.Range{From: v + 1, To: v + 1})

@@ -19,7 +19,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// eventually waits until the function is returns true. It fails the test after a minute.
+// eventually waits until is() returns true. It fails the test after a minute.
 func eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
 	for end := time.Now().Add(60 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
@@ -151,7 +151,7 @@ func sendUntil(t *testing.T, m *mesh, user, conversation string, gateway int, st
 }
 
 // TestOutage_StoresComeBackWithoutARestart stops one store after another and starts it again. While a store is down,
-// /health must report it. No message may be lost, and no service may need a restart.
+// /health must report that it is unavailable. No message may be lost, and no service may need a restart.
 func TestOutage_StoresComeBackWithoutARestart(t *testing.T) {
 	t.Parallel()
 	kafka, redis, postgres := meshtest.NewKafkaServer(t), meshtest.NewRedisServer(t), meshtest.NewPostgresServer(t)
@@ -187,8 +187,8 @@ func TestOutage_StoresComeBackWithoutARestart(t *testing.T) {
 			return strings.Contains(get(t, m.gateways[0]+"/health"), `"`+name+`":false`)
 		})
 		id, body := uuid.NewString(), "while "+name+" is unavailable"
-		// While Kafka is down, a command must be refused as unavailable. While PostgreSQL is down, the outcome of a
-		// command must be "queued". While Redis is down, a command must be committed. A query that needs the store must
+		// While Kafka is down, a command must be refused as unavailable. While PostgreSQL is down, a command must be
+		// answered with "queued". While Redis is down, a command must be committed. A query that needs the store must
 		// be refused as unavailable; every other query must be answered.
 		if name == "redis" {
 			say(alice, id, body)

@@ -118,8 +118,8 @@ func (m *mesh) gathering(t *testing.T) *gathering {
 	return g
 }
 
-// beginGroup starts a group as the person by, with the user whose id is the parameter with. It returns the stream of
-// the group. It repeats the command until the command has an outcome.
+// beginGroup makes a user start a group with another user, and returns the stream of the group. It repeats the command
+// until the command has an outcome.
 func (g *gathering) beginGroup(by *person, with string) (stream string) {
 	id := uuid.NewString()
 	for range 50 {

@@ -12,7 +12,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// TestTrace_IsReadBackFromJaeger sends one message through separate processes, and reads its trace from a real Jaeger.
+// TestTrace_IsReadBackFromJaeger sends one message through separate processes, and reads the trace of this message from
+// a real Jaeger.
 func TestTrace_IsReadBackFromJaeger(t *testing.T) {
 	t.Parallel()
 	endpoint, query := meshtest.Jaeger(t)

@@ -41,7 +41,7 @@ func TestStart_TwoOnOneDataDirectory(t *testing.T) {
 }
 
 // TestStart_PortInUse starts programs on a port that is in use. The error must name this port, and the variable that
-// sets it.
+// sets the port.
 func TestStart_PortInUse(t *testing.T) {
 	t.Parallel()
 	taken, err := net.Listen("tcp", ":0")

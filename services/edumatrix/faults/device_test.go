@@ -115,7 +115,7 @@ func (d *device) resume(last *connection) *connection {
 	return &connection{c, last.session}
 }
 
-// live makes a connection the current connection of the device, until it ends.
+// live makes a connection the current connection of the device, until the connection ends.
 func (d *device) live(c *connection) {
 	d.mu.Lock()
 	d.current = c

@@ -134,7 +134,7 @@ func (m *mesh) thaw(x *service) {
 }
 
 // watch acts as the operator: it restarts processes that have ended, and reports whether all processes are ready. If a
-// process was ready and ends without being stopped, it breaks a promise. A process may end before it is ready, because
+// process was ready and ends without being stopped, a promise is broken. A process may end before it is ready, because
 // its stores may be unavailable when it starts.
 func (m *mesh) watch() (ready bool) {
 	ready = true

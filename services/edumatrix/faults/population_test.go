@@ -77,8 +77,8 @@ func newPopulation(t testing.TB, m *mesh, seed uint64, s size) *population {
 	return p
 }
 
-// random returns a source of random numbers for one caller, which the parameter who identifies. Each caller has its own
-// source, so the numbers do not depend on the order in which goroutines run.
+// random returns the source of random numbers of one caller, which is identified by a number. Each caller has its own
+// source, so the random numbers do not depend on the order in which goroutines run.
 func (p *population) random(who int) *rand.Rand { return rand.New(rand.NewPCG(p.seed, uint64(who))) }
 
 // begin starts conversations: groups of several users, and pairs.
@@ -175,7 +175,7 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// directory contains the conversations and their members, as far as the clients know. Its members may be out of date.
+// directory contains the conversations and their members, as far as the clients know. The members may be out of date.
 type directory struct {
 	mu    sync.Mutex
 	all   []*talk

@@ -79,9 +79,9 @@ func TestGrow_StreamsStayInOrderWhicheverPartitionIsReadFirst(t *testing.T) {
 	}
 }
 
-// A gateway reads the fence in the old partitions before it finds the new partition. Until it reads the new partition,
-// no position above the fence may count as complete. Otherwise a client that resumes from such a position would miss
-// events of the new partition.
+// A gateway reads the fence in the old partitions before it finds the new partition. Until the gateway reads the new
+// partition, no position above the fence may count as complete. Otherwise a client that resumes from such a position
+// would miss events of the new partition.
 func TestGrow_NoPositionIsCompleteBeforeTheNewPartitionIsRead(t *testing.T) {
 	t.Parallel()
 	w := begin(t)
@@ -133,8 +133,8 @@ func TestGrow_RecordsOfAnEpochThatIsOverAreRepeats(t *testing.T) {
 	require.Empty(t, w.seen(t))
 }
 
-// The broker has deleted the fence of one partition along with other records. It is then unknown which events were in
-// this partition, so all connections must be closed, and the clients must resume.
+// The broker has deleted the fence of one partition along with other records. The gateway then does not know which of
+// the missing events were in this partition. The gateway must close all connections, so that the clients resume.
 func TestGrow_WithoutAFenceConnectionsAreClosedToResume(t *testing.T) {
 	t.Parallel()
 	w := begin(t)

@@ -243,8 +243,8 @@ func TestUnreadable_IsSkipped(t *testing.T) {
 	require.Equal(t, []string{"chat.conversation_started", "good"}, w.seen(t))
 }
 
-// A panic happens while a record is processed. It must affect only this record: the panic is counted, and the next
-// record is processed.
+// A panic happens while a record is processed. The panic must affect only this record: the panic is counted, and the
+// next record is processed.
 func TestTake_APanicCostsOneRecord(t *testing.T) {
 	t.Parallel()
 	w := begin(t)

@@ -294,7 +294,7 @@ func TestServer_NamesSpansByDeclarationsAndLinksForeignTraces(t *testing.T) {
 	require.Equal(t, foreign, span.Links[0].SpanContext.TraceID().String())
 }
 
-// panicking is a tracer that panics when a span of the given name begins.
+// panicking is a tracer that panics when a trace span of the given name begins.
 type panicking struct {
 	noop.Tracer
 	name string
@@ -322,7 +322,7 @@ func TestServer_APanicCostsOneRequest(t *testing.T) {
 	require.Equal(t, http.StatusOK, a.post(history, "alice", asked).status)
 }
 
-// breaking panics once the given number of bytes of an answer were written.
+// breaking is a response writer that panics when an answer exceeds the given number of bytes.
 type breaking struct {
 	http.ResponseWriter
 	left int

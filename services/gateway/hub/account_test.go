@@ -70,7 +70,7 @@ func TestAccount_UnreadConnectionsShareOneBound(t *testing.T) {
 }
 
 // Some connections of a user are not read, and hold all bytes that the user may have. Another connection of this user
-// is read. It must get all events and stay open.
+// is read. This connection must get all events and stay open.
 func TestAccount_AReadConnectionContinuesBesideUnreadOnes(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{Limits: hub.Limits{UserBytes: 100_000, Bytes: 60_000}})

@@ -180,8 +180,9 @@ func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 	}
 }
 
-// asOf returns the membership intervals that contain positions above the parameter after, as the owner knows them at
-// the parameter position. An interval that ends above this position is still open.
+// asOf returns the membership intervals that reach above an earlier position, which is the parameter after. The
+// intervals are as the owner knows them as of a later position: an interval that ends above the later position is still
+// open.
 func asOf(intervals []interval.Interval, after, position catalog.Position) (known []interval.Interval) {
 	for _, s := range intervals {
 		if s.Until > position {

@@ -125,8 +125,8 @@ func TestHeartbeat_ItsTokenCoversTheEventsQueuedBeforeIt(t *testing.T) {
 	require.Equal(t, []catalog.Position{15}, tokens(t, w, c), "before the connection ends")
 }
 
-// A client that resumes has not got any missed events yet. Its heartbeats must contain the resume token with which it
-// resumes.
+// A client that resumes has not got any missed events yet. The heartbeats to this client must contain the resume token
+// with which the client resumes.
 func TestHeartbeat_OfAResumingConnectionHasItsOwnToken(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})

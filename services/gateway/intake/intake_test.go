@@ -298,8 +298,8 @@ func TestSend_RefusesAnIDInUseForAnotherCommand(t *testing.T) {
 	require.Equal(t, refusal.IDReused, next(t, other).Refusal.Code, "the same type of command, but with other data")
 }
 
-// A panic happens while a client is answered with an outcome or with "queued". It must affect only this answer: other
-// clients that wait for the same outcome, and later commands, must get their answers.
+// A panic happens while a client is answered with an outcome or with "queued". The panic must affect only this answer:
+// other clients that wait for the same outcome, and later commands, must get their answers.
 func TestSend_APanicInAnAnswerCostsThatAnswer(t *testing.T) {
 	t.Parallel()
 	for name, patience := range map[string]time.Duration{"the outcome": time.Minute, "the timer": time.Millisecond} {

@@ -54,7 +54,8 @@ func TestLane_TakesOnlySoManyOfOneUserInOneCall(t *testing.T) {
 	require.Empty(t, l.waiting)
 }
 
-// An entry has to wait. It must be in a call when its time has come, even if no other entry is added then.
+// An entry of a lane has to wait. The entry must be in a call as soon as its time has come, even if no other entry is
+// added then.
 func TestLane_OneCallContainsAllWaitingUsers(t *testing.T) {
 	t.Parallel()
 	var looked atomic.Int64
@@ -124,7 +125,7 @@ func TestLane_AsksForOneUserInOneCallAtATime(t *testing.T) {
 }
 
 // After a call for several users, the lane must wait longer for further entries before the next call. After a call for
-// many entries of one user it must not wait longer, because this user would then delay other users.
+// many entries of one user the lane must not wait longer, because this user would then delay other users.
 func TestLane_WaitsLongerAfterACallForSeveralUsersOnly(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

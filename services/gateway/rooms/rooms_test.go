@@ -135,8 +135,8 @@ func (w *world) look(c *hub.Conn, room string) chan bool {
 	return allowed
 }
 
-// A client unsubscribes from a room before the owner has answered its subscription to the room. It must then not be
-// subscribed.
+// A client unsubscribes from a room before the owner has answered its subscription to the room. The client must then
+// not be subscribed.
 func TestUnsubscribe_BeforeTheAnswerEndsTheSubscription(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)

@@ -209,7 +209,7 @@ func TestBrowser_SeesTheCloseCodeOfAFullGateway(t *testing.T) {
 }
 
 // The first frame of a connection is larger than the limit, which is the same for all frames. The gateway does not read
-// it to its end, so it does not know the id to reply to. The client must get only the close code.
+// such a frame to its end, so the gateway does not know the id for a reply. The client must get only the close code.
 func TestConnect_AFirstFrameThatIsTooLargeIsClosedWith1009(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
@@ -422,8 +422,8 @@ func TestCommand_ExpiresAfterTheClientsLimit(t *testing.T) {
 	}
 }
 
-// An error must contain the field, so that a form can show the error beside it. It must also contain the id of the
-// trace, for operators, if the trace is recorded.
+// An error must contain the field, so that a form can show the error beside it. The error must also contain the id of
+// the trace, for operators, if the trace is recorded.
 func TestError_NamesTheFieldAndTheTrace(t *testing.T) {
 	t.Parallel()
 	tracer := trace.NewTracerProvider(trace.WithSampler(trace.AlwaysSample())).Tracer("test")

@@ -35,7 +35,7 @@ func (c slowLink) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// slow opens a socket over a link with the given rate, and sends the frame connect.
+// slow opens a socket over a link with the given rate, and sends the given connect frame.
 func (m *mesh) slow(t *testing.T, token, connect string, rate int) *websocket.Conn {
 	t.Helper()
 	dialer := websocket.Dialer{ReadBufferSize: 4096, NetDialContext: func(ctx context.Context, network, address string) (
@@ -183,8 +183,8 @@ func cutting(t *testing.T, to string, after int64) (address string, cuts *atomic
 }
 
 // A link transfers 20 kB/s and breaks every 20 seconds, so that each connection gets 400 kB. A client has missed almost
-// 4 MiB, which is the most that a client can recover. It must be able to resume again and again until it has every
-// event, once and in order.
+// 4 MiB, which is the most that a client can recover. The client must be able to resume again and again until it has
+// every event, once and in order.
 func TestSlowLink_AClientThatIsCutOffCatchesUp(t *testing.T) {
 	t.Parallel()
 	for _, protobuf := range []bool{false, true} {

@@ -28,10 +28,10 @@ func (m *mesh) posted(n int) envelope.Event {
 		fmt.Sprintf(`{"post_id":"7","author_id":"carol","body":"%d"}`, n))
 }
 
-// A client sends unsubscribe right after connect, while the owner of the room is unavailable. This must end the
-// subscription that connect has begun: no event of the room may follow the reply to unsubscribe, and the reply to
-// connect must not list the room. This must hold for a client that resumes, for a client that does not, and for a
-// client whose rooms are restored from its session.
+// A client sends the frame unsubscribe right after the frame connect, while the owner of the room is unavailable. This
+// must end the subscription that connect has begun: no event of the room may follow the reply to unsubscribe, and the
+// reply to connect must not list the room. This must hold for a client that resumes, for a client that does not, and
+// for a client whose rooms are restored from its session.
 func TestUnsubscribe_BehindAConnectEndsItsSubscriptions(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ resumes, restores bool }{
@@ -69,7 +69,7 @@ func TestUnsubscribe_BehindAConnectEndsItsSubscriptions(t *testing.T) {
 			write(t, socket, `{"id":"connect","type":"connect","data":`+string(withToken(t, data))+`}`+"\n"+
 				`{"id":"un","type":"unsubscribe","data":{"rooms":["post:7"]}}`+"\n"+send)
 			require.Equal(t, "c1", read(t, socket).ReplyTo, "the frames after connect were handled")
-			reports := len(m.keeper.Reports()) // two more reports, which must not contain unknown rooms
+			reports := len(m.keeper.Reports()) // wait for two more reports, which must not contain unknown rooms
 			require.Eventually(t, func() bool { return len(m.keeper.Reports()) >= reports+2 }, 20*time.Second, time.Millisecond)
 			feed.SetAway(false)
 			var connected *client.Connected
@@ -94,8 +94,8 @@ func TestUnsubscribe_BehindAConnectEndsItsSubscriptions(t *testing.T) {
 	}
 }
 
-// A client subscribes to a room right after connect, and the reply to subscribe is sent before the reply to connect.
-// The session must keep this room too.
+// A client sends the frame subscribe right after the frame connect, and the reply to subscribe is sent before the reply
+// to connect. The session must keep the subscribed room too.
 func TestSubscribe_BehindAPendingConnectIsKeptForTheSession(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
@@ -118,7 +118,7 @@ func TestSubscribe_BehindAPendingConnectIsKeptForTheSession(t *testing.T) {
 	write(t, socket, fmt.Sprintf(`{"id":"connect","type":"connect","data":{"token":"alice","session_id":%q}}`, session)+"\n"+
 		`{"id":"1","type":"subscribe","data":{"rooms":["presence:bob"]}}`)
 	require.Equal(t, "1", read(t, socket).ReplyTo)
-	reports := len(m.keeper.Reports()) // two more reports, which must not contain unknown rooms
+	reports := len(m.keeper.Reports()) // wait for two more reports, which must not contain unknown rooms
 	require.Eventually(t, func() bool { return len(m.keeper.Reports()) >= reports+2 }, 20*time.Second, time.Millisecond)
 	feed.SetAway(false)
 	for read(t, socket).ReplyTo != "connect" { // skip heartbeats
@@ -137,8 +137,8 @@ func withToken(t *testing.T, data []byte) []byte {
 	return text
 }
 
-// A client is subscribed to a room and subscribes again. Before the reply to the second subscribe, it gets the frame
-// "unsubscribed". This frame must concern only the first subscription: the new subscription must remain.
+// A client is subscribed to a room and subscribes again. Before the reply to the second subscribe, the client gets the
+// frame "unsubscribed". This frame must concern only the first subscription: the new subscription must remain.
 func TestSubscribe_IsNotEndedByAnUnsubscribedBeforeItsReply(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{}, func(s *setup) { s.lease = 50 * time.Millisecond })
@@ -166,8 +166,8 @@ func TestSubscribe_IsNotEndedByAnUnsubscribedBeforeItsReply(t *testing.T) {
 	require.Equal(t, "feed.post_created", read(t, socket).Event)
 }
 
-// A connection waits until the rooms of its session are read. It must get heartbeats, like every connection whose token
-// was accepted. Later frames must wait until the rooms of the session are known.
+// A connection waits until the rooms of its session are read. The connection must get heartbeats, like every connection
+// whose token was accepted. Later frames must wait until the rooms of the session are known.
 func TestHeartbeat_IsSentWhileTheSessionsRoomsAreRead(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{CoverEvery: 10 * time.Millisecond}, func(s *setup) {

@@ -217,7 +217,7 @@ func (m *mesh) dial(t testing.TB, o client.Options) *client.Client {
 	return c
 }
 
-// raw opens a socket on which a test writes and reads frames itself. With a token, raw also sends connect.
+// raw opens a socket on which a test writes and reads frames itself. With a token, raw also sends the connect frame.
 func (m *mesh) raw(t testing.TB, token string) *websocket.Conn {
 	t.Helper()
 	header := http.Header{}

@@ -14,7 +14,7 @@ import (
 )
 
 // Kafka does not order the records of different partitions, so the events of several conversations arrive in any
-// interleaving. In the end, every recipient must have the same notifications.
+// interleaving. In the end, every recipient must have the same notifications, whatever the interleaving was.
 func TestRaise_DoesNotDependOnTheOrderOfConversations(t *testing.T) {
 	t.Parallel()
 	var streams [][]rule.About

@@ -230,8 +230,8 @@ func TestSessions_OfAGatewayWithoutReportsAreNotConnected(t *testing.T) {
 	})
 }
 
-// A client begins a new session with every connection. The sessions of its user must be bounded, so that they do not
-// fill Redis.
+// A client begins a new session with every connection. The sessions of its user must be bounded, so that the sessions
+// do not fill Redis.
 func TestSessions_AreBoundedPerUser(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
