@@ -103,8 +103,8 @@ func (*owner) Resume(_ context.Context, r *connect.Request[meshv1.ResumeRequest]
 	return connect.NewResponse(answer), nil
 }
 
-// AuthorizeSubscriptions allows every user to subscribe to the presence of every other user, and returns the current states as
-// snapshots.
+// AuthorizeSubscriptions allows every user to subscribe to the presence of every other user, and returns the current
+// states as snapshots.
 func (o *owner) AuthorizeSubscriptions(ctx context.Context, r *connect.Request[meshv1.AuthorizeSubscriptionsRequest]) (*connect.Response[meshv1.AuthorizeSubscriptionsResponse], error) {
 	answer := &meshv1.AuthorizeSubscriptionsResponse{}
 	var users []string

@@ -22,16 +22,16 @@ const ProjectionName = "conversations"
 
 // A user's list of conversations is sorted by the position of each conversation's newest event, the newest first.
 //
-// It is read through an index over conversation_members, which has one row for each member of each conversation. If these
-// rows contained the position, every message would rewrite the rows of all members. They contain a period instead: the
-// position without its lowest bits, smallShift bits in a small conversation and largeShift bits in a large one. For
-// example, messages at the positions 5,000 and 5,100 are both in period 19 of a small conversation, so the second message
-// rewrites no row of a member. A message at position 5,200 is in period 20 and rewrites all of them, which are at most
-// maxSmall. In a large conversation, with up to 2,000 members, all three messages are in period 0.
+// The list is read through an index over conversation_members, which has one row for each member of each conversation.
+// If these rows contained the position, every message would rewrite the rows of all members. They contain a period
+// instead: the position without its lowest bits, smallShift bits in a small conversation and largeShift bits in a large
+// one. For example, messages at the positions 5,000 and 5,100 are both in period 19 of a small conversation, so the
+// second message rewrites no row of a member. A message at position 5,200 is in period 20 and rewrites all of them,
+// which are at most maxSmall. In a large conversation, with up to 2,000 members, all three messages are in period 0.
 //
-// Conversations with the same period are sorted by their positions, which are in the table conversations. So a page reads
-// all of the user's conversations in its first and its last period; at most 256 of one period are small.
-// (Before migration 00003_periods.sql, smallShift was 10.)
+// Conversations with the same period are sorted by their positions, which are in the table conversations. So a page
+// reads all of the user's conversations in its first and its last period; at most 256 of one period are small. (Before
+// migration 00003_periods.sql, smallShift was 10.)
 const smallShift, largeShift = 8, 20
 
 // maxSmall is the number of members above which a conversation is large. It is also the maximum number of members that

@@ -186,8 +186,8 @@ func (r *Rooms) callsTo(room string) *ownerCalls {
 	return r.asks[owner]
 }
 
-// ownerCalls calls one owner. New connections, resuming connections and subscriptions wait in separate lanes, so that they
-// do not delay each other.
+// ownerCalls calls one owner. New connections, resuming connections and subscriptions wait in separate lanes, so that
+// they do not delay each other.
 type ownerCalls struct {
 	owner   string
 	options Options

@@ -56,7 +56,8 @@ func chooseAccount(data string) (account, error) {
 	return account{true, uint32(uid), uint32(gid)}, nil
 }
 
-// inaccessibleFolder returns the first folder on the path to dir that the account cannot enter; "" if it can enter all of them.
+// inaccessibleFolder returns the first folder on the path to dir that the account cannot enter, or "" if the account
+// can enter all of them.
 func (a account) inaccessibleFolder(dir string) string {
 	if !a.other {
 		return ""

@@ -35,8 +35,8 @@ func (c *cluster) signal(_ int, how stopping) error {
 	return nil
 }
 
-// isServerOf reports whether a process exists. The process id comes from the data folder, so the process is taken for the
-// server of that data.
+// isServerOf reports whether a process exists. The process id comes from the data folder, so the process is taken for
+// the server of that data.
 func isServerOf(pid int, _ string) bool {
 	h, err := windows.OpenProcess(windows.PROCESS_QUERY_LIMITED_INFORMATION, false, uint32(pid))
 	if err != nil {
