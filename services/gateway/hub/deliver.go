@@ -46,8 +46,7 @@ func (sh *Shard) Deliver(e *Event) (n int) {
 	return n
 }
 
-// open puts a connection into a room that an event opens for its user. It returns 1 if it queued the event, and
-// otherwise 0.
+// open puts a connection into a room that an event opens for its user. It returns 1 if it queued the event, else 0.
 func (sh *Shard) open(e *Event, s *subscriber, room string) int {
 	if !s.moves(e) {
 		return 0
