@@ -91,8 +91,8 @@ func dial(t *testing.T, c config.Config, user string, onEvent func(client.Event)
 	return conn
 }
 
-// TestTrace_FromTheFrameToTheLastFanOut checks the trace of one message. Each span must be a child of the previous span
-// in the list and belong to the expected service.
+// TestTrace_FromTheFrameToTheLastFanOut checks the trace of one message. Each span in the list want must belong to the
+// given service, and be a child of the previous span in the list.
 func TestTrace_FromTheFrameToTheLastFanOut(t *testing.T) {
 	t.Parallel()
 	c, spans := startTogether(t)

@@ -397,7 +397,7 @@ func TestGateway_WhenBehindItShowsNoEventsFromBetweenMemberships(t *testing.T) {
 	late.expect(t, "live")
 }
 
-// gate holds back a gateway's reader while it is shut.
+// gate holds back a gateway's reader while the gate is shut.
 type gate struct {
 	mu   sync.Mutex
 	open chan struct{}

@@ -76,8 +76,8 @@ var hostilities = map[string]func(address, token string){
 			_ = socket.Close()
 		}
 	},
-	// The user sends commands on 64 connections. No owner decides these commands, so that soon the maximum number of
-	// commands waits on each connection.
+	// The user sends commands on 64 connections. No owner decides these commands, so the maximum number of commands
+	// soon waits on each connection.
 	"commands": func(address, token string) {
 		hostileFrames(address, token, 64, 2000, func(s, n int) string {
 			return fmt.Sprintf(`{"id":"%d","type":"chat.send_message","command_id":"%d-%d","data":{"conversation_id":"e1","body":"hi"}}`,

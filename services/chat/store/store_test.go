@@ -32,7 +32,7 @@ func newFixture(t *testing.T) *fixture {
 	return &fixture{l, t, store.New(l.Pool)}
 }
 
-// happens commits events, and waits until the projection contains them.
+// happens commits events, and waits until the projection has applied them.
 func (f *fixture) happens(actor string, events ...proto.Message) {
 	f.Append(actor, events...)
 	f.CatchUp()

@@ -31,8 +31,8 @@ func eventually(t testing.TB, what string, is func() bool) {
 }
 
 // TestKill_EmbeddedLosesNothingAcknowledged kills the process of `edumatrix up` while users send messages. Afterwards
-// the history must contain every acknowledged message once. Users send messages that got no outcome again, with the
-// same command ids; the history must contain each of these messages once too.
+// the history must contain every acknowledged message once. If a message gets no outcome, its sender sends it again
+// with the same command id. The history must contain this message once too.
 func TestKill_EmbeddedLosesNothingAcknowledged(t *testing.T) {
 	t.Parallel()
 	m := embedded(t)
@@ -106,8 +106,9 @@ func sentSoFar(t *testing.T, m *mesh, user, conversation string) int64 {
 	return page.Version
 }
 
-// sendUntil sends messages until stop is true, and returns the bodies of the acknowledged ones. It sends a message that
-// got no outcome again with the same command id, on a new connection if necessary, until the outcome is known.
+// sendUntil sends messages until stop is true, and returns the bodies of the acknowledged messages. If a message gets
+// no outcome, sendUntil sends it again with the same command id, on a new connection if necessary, until the outcome is
+// known.
 func sendUntil(t *testing.T, m *mesh, user, conversation string, gateway int, stop *atomic.Bool) (acked []string) {
 	var c *client.Client
 	defer func() {

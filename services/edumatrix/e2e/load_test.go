@@ -110,7 +110,8 @@ func awaitFrame(conn *websocket.Conn, text string) ([]byte, error) {
 	}
 }
 
-// bodyStart is the field body of every message, up to the number of the load. "load 3.1042" is message 1042 of load 3.
+// bodyStart is the beginning of the field body of every message. The body "load 3.1042" belongs to message 1042 of load
+// 3.
 var bodyStart = []byte(`"body":"load `)
 
 // read counts the events that a receiver gets, or the refusals that a sender gets, until the connection ends.

@@ -627,8 +627,8 @@ func testHealth(t *testing.T, m *mesh) {
 	}
 }
 
-// testOrder sends messages from several users in several conversations, and checks that each member gets each message
-// once and in order.
+// testOrder lets both members of several conversations send messages at the same time. Each member must get each
+// message once and in order.
 func testOrder(t *testing.T, m *mesh) {
 	const conversations, each = 6, 30
 	var wait sync.WaitGroup

@@ -119,7 +119,7 @@ func (x *fixture) saw(s *Session, versions ...int64) {
 	}
 }
 
-// outcome changes the outcome of a command.
+// outcome changes the outcome of a command, both in the log and in the answer that the client got.
 func (x *fixture) outcome(command int, kind string) {
 	x.s.Logs[0].Outcomes[command].Kind, x.h.commands[command].Answers[1].Kind = kind, kind
 }

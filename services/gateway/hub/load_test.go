@@ -262,7 +262,8 @@ func TestQueue_AQueueThatIsReadMayBeLonger(t *testing.T) {
 	require.Equal(t, hub.Slow, reason, "the queue of a client that reads is bounded, too")
 }
 
-// A flush must start when a frame waits and no flush is running. It must end when no frame waits.
+// A flush writes the frames that wait for a connection. It must start when a frame waits and no flush is running, and
+// end when no frame waits.
 func TestBind_FlushesOnDemand(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})

@@ -44,7 +44,8 @@ func open(l *lease.Lease, connection, user string) {
 	l.Open(lease.Connection{ID: connection, User: user, Token: func() string { return "" }, End: func() {}})
 }
 
-// known returns the connections that a keeper knows after the given reports of a gateway, and the last report.
+// known returns the connections that the keeper knows after the given reports of a gateway, and the last report. The
+// keeper is the owner that stores which connections are open.
 func known(reports []*meshv1.ReportRequest) (users map[string]string, last *meshv1.ReportRequest) {
 	users = map[string]string{}
 	for _, r := range reports {

@@ -63,7 +63,8 @@ func TestResume_ASlowResumerDelaysNobodyAndFinishes(t *testing.T) {
 	require.Equal(t, "[user:eve]", notRecovered)
 }
 
-// Connections that are opened and closed while an owner is unavailable must not stay in a lane.
+// Connections are opened and closed while an owner is unavailable. They must not stay in the lanes, which are the
+// queues of calls to the owner.
 func TestAttach_ClosedConnectionsDoNotWaitForAnOwner(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)

@@ -65,9 +65,9 @@ func TestConnect_TheTokensOfFrameAndHeaderNameTheSameUser(t *testing.T) {
 	}
 }
 
-// A client sends frames after connect without waiting for the reply, and an owner is unavailable, so that the rooms of
-// the user cannot be opened. The later frames must be answered before the reply to connect. Meanwhile, heartbeats must
-// be sent.
+// A client sends frames after connect without waiting for the reply, and an owner is unavailable, so the rooms of the
+// user cannot be opened. The later frames must be answered before the reply to connect. Meanwhile, heartbeats must be
+// sent.
 func TestConnect_LaterFramesAreAnsweredWhileAnOwnerIsUnavailable(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{CoverEvery: 20 * time.Millisecond})
@@ -114,7 +114,7 @@ func TestConnect_WithoutAReplyInTimeTheClientReconnects(t *testing.T) {
 	require.True(t, hub.ConnectTimeout.Reconnect)
 }
 
-// The gateway must send heartbeats in every period, whether or not there are events.
+// Even if there are no events, the gateway must send a heartbeat in every period.
 func TestHeartbeat_IsASignOfLife(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{CoverEvery: 10 * time.Millisecond})

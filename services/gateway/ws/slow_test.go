@@ -182,8 +182,8 @@ func cutting(t *testing.T, to string, after int64) (address string, cuts *atomic
 	return listener.Addr().String(), cuts
 }
 
-// A link transfers 20 kB/s and breaks every 20 seconds, so that each connection gets 400 kB. A client has missed almost
-// 4 MiB, which is the most that a client can recover. The client must be able to resume again and again until it has
+// A link transfers 20 kB/s and breaks every 20 seconds, so each connection gets 400 kB. A client has missed almost 4
+// MiB, which is the most that a client can recover. The client must be able to resume again and again until it has
 // every event, once and in order.
 func TestSlowLink_AClientThatIsCutOffCatchesUp(t *testing.T) {
 	t.Parallel()

@@ -261,8 +261,8 @@ func TestReport_SentTwiceCountsOnce(t *testing.T) {
 	})
 }
 
-// There are many more changes than one step of a scan returns, and the hash of changes shrinks during the scan. Every
-// change must be published.
+// Many more users have changed than one step of a scan of Redis returns, and the Redis hash with the changes shrinks
+// during the scan. Every change must be published.
 func TestDirty_ManyAtOnceAreAllPublished(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
