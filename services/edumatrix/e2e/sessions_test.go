@@ -143,7 +143,7 @@ func testSessionRooms(t *testing.T, m *mesh) {
 		return m.connect(t, bob.id, gateway, func(o *client.Options) { o.SessionID = session })
 	}
 	var back *person
-	eventually(t, "the rooms of the session", func() bool { // presence stores the rooms only with the gateway's next report
+	eventually(t, "the rooms of the session", func() bool { // presence stores the rooms with the gateway's next report
 		if back != nil {
 			back.Abort()
 			time.Sleep(100 * time.Millisecond) // a user may connect at most ten times per second
