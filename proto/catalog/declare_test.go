@@ -143,7 +143,7 @@ func TestLoad_RefusesAnUnknownOrSecondStreamKind(t *testing.T) {
 }
 
 // The package catalog must import the generated packages of all services, so that every program has all declarations.
-// It must not need the package toy, because only tests import toy.
+// The package toy is not required, because only tests use it.
 func TestLoad_LinksThePackageOfEveryService(t *testing.T) {
 	source, err := parser.ParseFile(token.NewFileSet(), "catalog.go", nil, parser.ImportsOnly)
 	require.NoError(t, err)

@@ -178,8 +178,8 @@ func TestVerify_KeysAreReplaced(t *testing.T) {
 	s.serve(t, map[string]crypto.Signer{"young": young, "next": next})
 	taken(t, v, sign(t, jwt.SigningMethodEdDSA, "", next))
 	refused(t, v, sign(t, jwt.SigningMethodEdDSA, "", old), "signature")
-	// While the sign-in is unavailable, the known keys stay valid, and tokens with other keys are refused as
-	// unavailable.
+	// The identity provider fails. Tokens with a known key must still be accepted, and tokens with another key must be
+	// refused as unavailable.
 	s.set.Store("")
 	unavailable(t, v, sign(t, jwt.SigningMethodEdDSA, "other", old))
 	unavailable(t, v, sign(t, jwt.SigningMethodEdDSA, "", old))
@@ -200,20 +200,23 @@ func TestVerify_FindsARotatedKeyDespiteInventedKeyNames(t *testing.T) {
 			t.Fatal(err)
 		}
 		taken(t, v, sign(t, jwt.SigningMethodEdDSA, "old", old))
-		refused(t, v, sign(t, jwt.SigningMethodEdDSA, "invented", old), "not known here") // the unknown name causes a second fetch at once
+		// The unknown key name causes a second fetch at once.
+		refused(t, v, sign(t, jwt.SigningMethodEdDSA, "invented", old), "not known here")
 		if asks := s.asks.Load(); asks != 2 {
 			t.Fatalf("the keys were fetched %d times", asks)
 		}
 
 		s.serve(t, map[string]crypto.Signer{"old": old, "young": young})
 		begun := time.Now()
-		unavailable(t, v, sign(t, jwt.SigningMethodEdDSA, "young", young)) // the third fetch is allowed only 10 s later
+		// The third fetch may begin only 10 s after the second. Until then, tokens with an unknown key name are refused
+		// as unavailable, after each has waited for 3 s.
+		unavailable(t, v, sign(t, jwt.SigningMethodEdDSA, "young", young))
 		unavailable(t, v, sign(t, jwt.SigningMethodEdDSA, "invented", old))
 		taken(t, v, sign(t, jwt.SigningMethodEdDSA, "old", old))
 		if took := time.Since(begun); took != 6*time.Second {
 			t.Errorf("two tokens waited for %s", took)
 		}
-		time.Sleep(4500 * time.Millisecond) // as a client that pauses before it tries again
+		time.Sleep(4500 * time.Millisecond) // the client pauses before it sends the token again; now 10 s have passed
 		taken(t, v, sign(t, jwt.SigningMethodEdDSA, "young", young))
 		if asks := s.asks.Load(); asks != 3 {
 			t.Errorf("the keys were fetched %d times", asks)
@@ -407,8 +410,8 @@ func TestVerify_AcceptsTheKeySetsOfSignIns(t *testing.T) {
 	}
 }
 
-// A set without a usable key is an error of the identity provider, so tokens are refused as unavailable and not as
-// invalid.
+// The identity provider serves a set without a usable key. This is an error of the provider, so tokens must be refused
+// as unavailable and not as invalid.
 func TestVerify_RefusesASetWithoutUsableKeys(t *testing.T) {
 	t.Parallel()
 	key := edKey(t)
@@ -447,7 +450,7 @@ func TestVerify_RefusesASetWithoutUsableKeys(t *testing.T) {
 	}
 }
 
-// lines is a log that a test reads.
+// lines collects the output of a logger, so that a test can read it.
 type lines struct {
 	mu   sync.Mutex
 	text strings.Builder
@@ -459,7 +462,7 @@ func (l *lines) Write(p []byte) (int, error) {
 	return l.text.Write(p)
 }
 
-// await waits until the log contains a text.
+// await waits until the logger has written text.
 func (l *lines) await(t *testing.T, text string) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
@@ -475,8 +478,8 @@ func (l *lines) await(t *testing.T, text string) {
 	}
 }
 
-// A redirect of the JWKS URL is followed, but not from https to http, where an attacker in the network could insert
-// keys.
+// The JWKS URL redirects to another URL. Verify must follow the redirect unless it leads from https to http, because an
+// attacker in the network could insert keys into a response over http.
 func TestVerify_FollowsNoRedirectFromHTTPSToHTTP(t *testing.T) {
 	t.Parallel()
 	s := newSignIn(t)

@@ -88,7 +88,7 @@ func TestPostgres_RetiresAConnectionAfter7500Uses(t *testing.T) {
 		return c.Conn().PgConn().PID()
 	}
 	first := pid()   // the second use; the first one was the ping of Open
-	for range 7497 { // uses 3 to 7,499
+	for range 7497 { // these are the uses 3 to 7,499
 		c, err := pool.Acquire(t.Context())
 		require.NoError(t, err)
 		c.Release()

@@ -20,11 +20,12 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// The existing records were put into their partitions by sarama's hash partitioner. Partition must choose the same
-// partition for every key: otherwise the new events of a stream would be in another partition than the earlier ones.
+// The existing records were put into their partitions by sarama's hash partitioner. envelope.Partition must choose the
+// same partition for every key: otherwise the new events of a stream would be in another partition than the earlier
+// events.
 func TestPartition_DoesNotChange(t *testing.T) {
 	t.Parallel()
-	for key, want := range map[string][4]int32{ // among 1, 3, 5 and 12 partitions
+	for key, want := range map[string][4]int32{ // the key's partition if there are 1, 3, 5 or 12
 		"":                             {0, 0, 0, 3},
 		"conversation:42":              {0, 0, 3, 6},
 		"user:alice":                   {0, 0, 2, 0},
@@ -173,7 +174,7 @@ func TestRead_PassesEachPartitionInOrderAndFindsNewOnes(t *testing.T) {
 		meshtest.Eventually(t, "all came", func() bool { return len(got.of("one/0")) == 3 && len(got.of("other/1")) == 1 })
 		require.Equal(t, []int64{1, 2, 3}, got.of("one/0"))
 
-		// A partition that is added later is read from its first record.
+		// The topic gets another partition. The Reader must read it from its first record.
 		meshtest.GrowTopic(t, k, "other", 3)
 		begun := time.Now()
 		publishTo(t, p, "other", 2, keyed("c", "0"), keyed("c", "1"))

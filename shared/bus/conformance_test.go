@@ -12,9 +12,10 @@ import (
 	"github.com/edumatrix/interlinked/shared/bus"
 )
 
-// The tests of this file run Watermill's published Pub/Sub suite on Apache Kafka and on the embedded broker, without
+// The tests of this file run Watermill's published Pub/Sub suite on Apache Kafka and on the embedded broker. They leave
+// out these tests of the suite:
 //   - TestReconnect, which restarts the broker by a shell command: TestReader_SurvivesARestartOfTheBroker and
-//     TestSubscriber_SurvivesARestartOfTheBroker do that with the embedded broker, in this process;
+//     TestSubscriber_SurvivesARestartOfTheBroker restart the embedded broker in this process instead;
 //   - TestConsumerGroups for the Reader, which has no groups;
 //   - TestNewSubscriberReceivesOldMessages for the Subscriber, because in a group every message goes to one member (the
 //     Reader passes this test);

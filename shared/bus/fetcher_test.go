@@ -99,8 +99,8 @@ func (c countingReceiver) take(records []*kgo.Record) bool {
 func (countingReceiver) restart() {}
 
 // A fetcher has the setting gather. It must pass on the first record at once. While records arrive slowly, it must poll
-// only once per interval gather. When it has fallen behind, it must poll without a pause. A change of its partitions by
-// do must not wait for the next poll.
+// only once per interval gather. When it has fallen behind, it must poll without a pause. A function that changes its
+// partitions, and is passed to the method do, must not have to wait for the next poll.
 func TestFetcher_Gathers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

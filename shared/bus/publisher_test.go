@@ -161,7 +161,7 @@ func TestPublisher_KeepsTheOrderOfMessagesThatArePublishedAgain(t *testing.T) {
 	sent := len(left)
 	for len(left) > 0 {
 		err := p.Publish("topic", left...)
-		healed.Store(true) // the broker works again after the call has failed
+		healed.Store(true) // from now on the broker accepts all batches
 		left = nil
 		var failed *bus.PublishError
 		if errors.As(err, &failed) {

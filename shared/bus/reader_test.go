@@ -126,7 +126,7 @@ func TestReader_ContinuesWhenRecordsAreDeletedAheadOfIt(t *testing.T) {
 	k := meshtest.EmbeddedKafka(t)
 	createTopic(t, k, "topic", 1)
 	p := publisher(t, k)
-	// Records of this size need several fetches.
+	// 200 records of this size need several fetches.
 	body := make([]byte, 100_000)
 	for n := range 200 {
 		m := keyed("a", strconv.Itoa(n))

@@ -37,7 +37,7 @@ func TestSubscriber_KeepsTheOrderOfKeysWhileMembersComeAndGo(t *testing.T) {
 		recorded := newRecorder()
 
 		var members sync.WaitGroup
-		var took [maxMembers]atomic.Int64 // by member
+		var took [maxMembers]atomic.Int64 // number of messages that each member has received
 		joined := 0
 		join := func() (leave func()) {
 			mine := &took[joined]
@@ -47,7 +47,7 @@ func TestSubscriber_KeepsTheOrderOfKeysWhileMembersComeAndGo(t *testing.T) {
 			members.Go(func() {
 				for m := range messages {
 					mine.Add(1)
-					members.Go(func() { // as Watermill's router does
+					members.Go(func() { // a goroutine for each message, as in Watermill's router
 						recorded.begin(m)
 						time.Sleep(rand.N(4 * time.Millisecond))
 						recorded.end(m)
@@ -127,8 +127,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// member prints the ids of the messages that it gets, and acknowledges those without the key "stuck", until it is
-// killed.
+// member joins the group "test" and prints the id of each message that it receives. It acknowledges all messages except
+// those with the key "stuck". It runs until the process is killed.
 func member(k backend.Kafka, instance string) error {
 	s, err := bus.NewSubscriber(k, bus.SubscriberOptions{Group: "test", InstanceID: instance})
 	if err != nil {
@@ -147,7 +147,8 @@ func member(k backend.Kafka, instance string) error {
 	return s.Close()
 }
 
-// startMember starts a member in a process of its own, which prints the ids of the messages that it gets.
+// startMember runs the function member in a new process. The scanner that it returns reads the ids that this process
+// prints.
 func startMember(t testing.TB, k backend.Kafka, instance string) (*exec.Cmd, *bufio.Scanner) {
 	t.Helper()
 	executable, err := os.Executable()
@@ -313,7 +314,7 @@ func TestSubscriber_ReleasesAPartitionWhoseWindowIsFull(t *testing.T) {
 	}
 	first := subscribe(t, subscriber(t, k, bus.SubscriberOptions{Window: 4}), "topic")
 	mine := []*message.Message{receive(t, first), receive(t, first)}
-	time.Sleep(500 * time.Millisecond) // both windows fill up
+	time.Sleep(500 * time.Millisecond) // meanwhile the windows of both partitions fill up
 
 	second := subscribe(t, subscriber(t, k, bus.SubscriberOptions{Window: 4}), "topic")
 	moved := receive(t, second)

@@ -20,7 +20,7 @@ const dependencyWait = 30 * time.Second
 // recorder records what the members of a group receive, by key. Bodies are numbers that count up from 0 for each key.
 type recorder struct {
 	mu         sync.Mutex
-	next       map[string]int // the first body that was not delivered yet
+	next       map[string]int // the lowest body that was not delivered yet
 	acked      map[string]int // number of acknowledged bodies, without repeats
 	seen       map[string]bool
 	inHand     map[string]int

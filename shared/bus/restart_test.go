@@ -48,7 +48,8 @@ func (r *restartable) start() {
 	}, dependencyWait, 50*time.Millisecond)
 }
 
-// publishAll publishes messages one after another, and repeats each until it succeeds.
+// publishAll publishes messages one after another. While the broker is unavailable, it publishes a message again until
+// the call succeeds.
 func publishAll(t testing.TB, p message.Publisher, messages []*message.Message) {
 	for _, m := range messages {
 		for {

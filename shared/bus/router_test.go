@@ -192,7 +192,7 @@ func TestRouter_StopsWhileItsMessagesWait(t *testing.T) {
 	publish(t, publisher(t, k), "topic", keyed("a", "0"))
 	var tries atomic.Int64
 	var waiting sync.Map
-	var logged bytes.Buffer // slog's handler writes under a lock
+	var logged bytes.Buffer // written only by slog's handler, which has a lock, and read after the stop
 	stop := route(t, k, bus.RouterOptions{DeadLetterTopic: "dead", Backoff: 10 * time.Second,
 		Log:     slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Waiting: func(dependency string, err error) { waiting.Store(dependency, err != nil) }},

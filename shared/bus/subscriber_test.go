@@ -114,7 +114,7 @@ func TestRelease_OfARefusedMessageKeepsTheOrder(t *testing.T) {
 	bus.Release(first)
 	second := receive(t, messages)
 	first.Nack()
-	nothing(t, messages) // the second message is in flight and blocks the lane
+	nothing(t, messages) // the second message is still in flight, so the lane delivers no other
 	bus.Release(second)
 	again := receive(t, messages)
 	require.Equal(t, "0", string(again.Payload), "the refused message comes before the third")
@@ -310,7 +310,7 @@ func TestSubscriber_ReadsFromTheOldestRecordIfItsOffsetIsPastTheEnd(t *testing.T
 	})
 }
 
-// commit sets the offset of the group "test", which exists and has no members.
+// commit sets the committed offset of the group "test". The group must exist and must not have members.
 func commit(t testing.TB, k backend.Kafka, topic string, partition int32, offset int64) {
 	t.Helper()
 	offsets := kadm.Offsets{}

@@ -123,8 +123,8 @@ func TestClient_AFrameThatCannotBeReadEndsTheConnection(t *testing.T) {
 	require.ErrorContains(t, c.Err(), "cannot be read")
 }
 
-// A user ends a session, and the session's client connects again. It must begin a new session and request no missed
-// events.
+// A user ends a session, and the session's client connects again. The client must begin a new session and request no
+// missed events.
 func TestClient_BeginsANewSessionWhenItsSessionWasEnded(t *testing.T) {
 	t.Parallel()
 	const closing = `{"type":"closing","code":4501,"error":{"code":"session_ended","message":"it was ended"}}`

@@ -34,7 +34,7 @@ func TestRead_MakesTheChecksOfGateways(t *testing.T) {
 
 	for name, change := range map[string]struct {
 		change  func(*envelope.Command)
-		refused string // the refused field; empty: the error is not a refusal
+		refused string // the field that the refusal names; empty: the error is not a refusal
 		text    string
 	}{
 		"a field that is not valid":    {func(c *envelope.Command) { c.Body = body("") }, "body", ""},

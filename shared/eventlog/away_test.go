@@ -134,7 +134,8 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()`)
 	})
 }
 
-// cutting is a connection that breaks once cut is set: the server has received the request, but its response is lost.
+// cutting is a connection that breaks once its field cut is true: the server has received the request, but the response
+// is lost.
 type cutting struct {
 	net.Conn
 	cut *atomic.Bool
@@ -149,8 +150,8 @@ func (c cutting) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// The connection is lost while the server commits, so that the instance cannot know the result. When it commits the
-// same writes again, the errors must show that the writes were committed the first time.
+// The connection is lost while the server commits, so that the instance cannot know the result. When the instance
+// commits the same writes again, the errors must show that the writes were committed the first time.
 func TestCommit_AnUnknownCommitIsResolvedByIDs(t *testing.T) {
 	t.Parallel()
 	url := database(t)

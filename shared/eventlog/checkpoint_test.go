@@ -35,9 +35,9 @@ func at(position catalog.Position, index int) inbox.Checkpoint {
 	return inbox.Checkpoint{Position: position, Index: index, Incarnation: "i", Epoch: 1, Partitions: 1}
 }
 
-// A write moves a checkpoint from another place than the stored one, for example because another write has moved it
-// before. The write must be refused as a whole. The place is the position, the index within an event, the incarnation
-// and the epoch, and all four are compared.
+// A write expects a checkpoint at another place than the stored one, for example because another write has moved the
+// checkpoint before. The write must be refused as a whole. The place consists of the position, the index within an
+// event, the incarnation and the epoch, and all four are compared.
 func TestCommit_ACheckpointContinuesFromItsPosition(t *testing.T) {
 	t.Parallel()
 	url := database(t)

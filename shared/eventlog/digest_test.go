@@ -42,7 +42,7 @@ func TestCommit_AnIDStandsForOneCommand(t *testing.T) {
 	}
 }
 
-// An event is too large for any topic. Its write must fail, and the event must not be in the log.
+// An event is too large for any topic. The write that contains the event must fail, and the log must stay empty.
 func TestCommit_RefusesAnEventThatNoTopicTakes(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

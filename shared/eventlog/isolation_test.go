@@ -33,7 +33,7 @@ func TestCommit_IsolatesInvalidData(t *testing.T) {
 		for n := 0; ctx.Err() == nil || n < least; n++ { // until the other writers have finished
 			<-tick.C
 			all.Go(func() {
-				w := said("bad", fmt.Sprint("bad", n%50)) // the same 50 ids again and again, as in retries
+				w := said("bad", fmt.Sprint("bad", n%50)) // only 50 different ids, so most writes are retries of earlier ones
 				w.Commands[0].Correlation = "\x00"
 				var own *WriteError
 				if _, err := l.Commit(t.Context(), w); !errors.As(err, &own) || errors.Is(err, retry.ErrUnavailable) {

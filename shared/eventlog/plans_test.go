@@ -20,7 +20,7 @@ func explain(t *testing.T, l *Log, statement string, args ...any) queryplan.Plan
 	return queryplan.Explain(t, l.o.Pool, statement, args...)
 }
 
-// outcomes writes n outcomes. Their age in days is the parameter day.
+// outcomes writes n outcomes that are as many days old as the parameter day.
 func outcomes(t *testing.T, l *Log, day, n int) {
 	t.Helper()
 	_, err := l.o.Pool.Exec(t.Context(), `INSERT INTO chat.outcomes (actor, command_id, type, stream, kind, version, position, code, text, at)

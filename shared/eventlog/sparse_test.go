@@ -50,8 +50,8 @@ func TestRead_ASparseTopicMakesProgressInEveryPage(t *testing.T) {
 	assert.Empty(t, p.Scanned())
 }
 
-// A topic has no events in a log. To read a range of maxSpan positions of this topic must take as many database pages
-// in a log of 200,000 events as in a log of 40,000, wherever the range is.
+// A log has no events of one topic, and a reader reads this topic in a range of maxSpan positions. The statement must
+// read as many database pages in a log of 200,000 events as in a log of 40,000, wherever the range is.
 func TestPlans_APageOfASparseTopicCostsTheSameInALargerLog(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

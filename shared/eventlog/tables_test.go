@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// LogTables must contain every table that the log's migrations create. CheckTables would report a missing one as a
-// table that belongs to no projection.
+// LogTables must contain every table that the log's migrations create. If LogTables lacked a table, CheckTables would
+// report that the table belongs to no projection.
 func TestLogTables_AreThoseOfTheMigrations(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

@@ -46,7 +46,8 @@ func TestWaiting_LetsTheDatabaseVacuum(t *testing.T) {
 	}
 }
 
-// A commit that waits for the log's lock for longer than LockWait fails with ErrUnavailable. Later commits succeed.
+// Another session holds the log's lock for longer than LockWait, and a commit waits for the lock. The commit must fail
+// with ErrUnavailable. Commits after the lock is free must succeed.
 func TestCommit_BoundsTheWaitForTheLock(t *testing.T) {
 	t.Parallel()
 	url := database(t)

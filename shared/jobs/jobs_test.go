@@ -316,7 +316,7 @@ func TestJob_WaitsForItsTime(t *testing.T) {
 	require.False(t, early.Load())
 }
 
-// Run is stopped while a job is running. It must wait for this job, and must not start another.
+// Run is stopped while a job is running. Run must wait for this job and must not start another one.
 func TestRun_StopsGracefully(t *testing.T) {
 	t.Parallel()
 	begun, end := make(chan struct{}, 10), make(chan struct{})
@@ -335,7 +335,7 @@ func TestRun_StopsGracefully(t *testing.T) {
 	select {
 	case <-ended:
 		t.Fatal("Run returned before the job had ended")
-	case <-time.After(100 * time.Millisecond): // a bound for an event that must not happen
+	case <-time.After(100 * time.Millisecond): // Run has not returned within this time
 	}
 	close(end)
 	require.NoError(t, <-ended)

@@ -68,7 +68,7 @@ func TestPostgres_IsAFreshDatabaseForEachTest(t *testing.T) {
 			var synced string
 			require.NoError(t, pool.QueryRow(t.Context(), "SHOW fsync").Scan(&synced))
 			require.Equal(t, "on", synced)
-			// The pool is still open when the database is deleted, which must not fail.
+			// Cleanups run in reverse order, so the pool is closed before the database is deleted.
 			t.Cleanup(pool.Close)
 		})
 	}

@@ -32,8 +32,8 @@ type ownServer struct {
 	read  func(ctx context.Context) (n int, err error)
 }
 
-// TestOwnServers_ComeBackWithTheirData stops, kills and freezes each kind of server and starts it again, as fault tests
-// do. The server must have kept its data, its address and, after a restart, must have a new process.
+// TestOwnServers_ComeBackWithTheirData stops and kills each kind of server and starts it again, and freezes it, as
+// fault tests do. Afterwards the server must still have its data and its address.
 func TestOwnServers_ComeBackWithTheirData(t *testing.T) {
 	t.Parallel()
 	for name, start := range map[string]func(t *testing.T) ownServer{
@@ -75,7 +75,7 @@ func TestOwnServers_ComeBackWithTheirData(t *testing.T) {
 				return err == nil && n >= 3 // 4 if the server has executed the write that got no answer
 			}, 20*time.Second, 50*time.Millisecond)
 
-			s.own.Freeze() // a frozen server can be stopped
+			s.own.Freeze() // the cleanup of the test must be able to stop a frozen server
 		})
 	}
 }

@@ -72,7 +72,7 @@ func brokenWalls(p listedPackage) (broken []string) {
 			object(imported, why)
 		}
 	}
-	// The rules below do not hold for tests, which may read the database and act as an owner.
+	// The following rules are not applied to the imports of tests, because tests may use SQL and act as an owner.
 	service, inside := within(own)
 	for _, imported := range p.Imports {
 		target, _ := strings.CutPrefix(imported, project)

@@ -120,7 +120,7 @@ func (w *world) environment(service string, stores *backend.Stores) process.Env 
 			Peers: map[string]string{}}}
 }
 
-// listen collects the outcomes, dead letters and events that the service publishes, in the fields of w.
+// listen collects the outcomes, dead letters and events that the service publishes, in w.results, w.dead and w.events.
 func (w *world) listen() {
 	w.t.Helper()
 	reader, err := bus.NewReader(w.env.Stores.Kafka, bus.ReaderOptions{

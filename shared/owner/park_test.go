@@ -34,7 +34,8 @@ import (
 )
 
 // listener is a service "notification" that raises a notification for each message of chat. While fails is true, it
-// panics at the text "choke", and its event about the text "spoil" cannot be stored.
+// panics at a message with the text "choke", and the notification about a message with the text "spoil" cannot be
+// stored.
 type listener struct {
 	*world
 	env      process.Env

@@ -412,7 +412,7 @@ func TestReaction_ACommandThatCannotBeDecidedParksItsStream(t *testing.T) {
 		text         string
 		break_, mend func(*reactor)
 		problem      string
-		applied      []string // notes that the parked event's effects have appended
+		applied      []string // notes that the parked event has appended before its command failed
 	}{
 		"an error": {"fail", func(r *reactor) { r.wait.Store(true) }, func(r *reactor) { r.wait.Store(false) }, "requested by the test", []string{"p 0"}},
 		"a panic":  {"panic", func(r *reactor) { r.wait.Store(true) }, func(r *reactor) { r.wait.Store(false) }, "requested by the test", []string{"p 0"}},
@@ -430,7 +430,8 @@ func TestReaction_ACommandThatCannotBeDecidedParksItsStream(t *testing.T) {
 			r := k.start(nil)
 			r.do("eve", &toyv1.WriteNote{UserId: "eve", Text: "first"})
 			c.break_(r)
-			// The events of the second message are appended before its commands are decided.
+			// The effects of the second message are an event for pat's diary and then two commands. The event is
+			// appended before the commands are decided.
 			k.say("7", "note ann a", "append pat p; note ann b; note eve "+c.text, "note ann c")
 			k.say("8", "note bob a", "note bob b")
 			r.consumed(k)

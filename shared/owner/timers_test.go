@@ -209,8 +209,8 @@ func TestTimer_ARebuildUnderTrafficLosesNone(t *testing.T) {
 		y.count(`SELECT count(*) FROM toy.events WHERE type = 'toy.bell_answered'`), y.count(`SELECT count(*) FROM toy.timers`))
 }
 
-// The clocks of two instances are wrong by five seconds. No timer may fire before it is due by the log's clock, and
-// each timer must fire once.
+// Three instances fire timers, and the clocks of two of them are wrong by five seconds. No timer may fire before it is
+// due by the log's clock, and each timer must fire once.
 func TestTimer_WrongClocksOfInstancesDoNotMatter(t *testing.T) {
 	t.Parallel()
 	url := meshtest.Postgres(t)

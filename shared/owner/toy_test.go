@@ -182,7 +182,7 @@ func newToy(t *testing.T, url string, says func(string, time.Time)) *toy {
 	return newToyAt(t, url, says, time.Now)
 }
 
-// newToyAt is like newToy, but the instance has the clock now.
+// newToyAt is like newToy, but the function now is the clock of the instance.
 func newToyAt(t *testing.T, url string, says func(string, time.Time), now func() time.Time) *toy {
 	t.Helper()
 	c, err := catalog.Load()
@@ -330,7 +330,7 @@ func TestDecide_ACounterLoadsItsNewestEventAlone(t *testing.T) {
 	require.EqualValues(t, 2001, moves.Moves)
 }
 
-// Events have the time of the log's clock. It must never go back, even if the newest event has a time in the future.
+// Events have the time of the log's clock. This clock must never go back, even if the newest event is in the future.
 // The time of a decision must not be before the events on which the decision is based, and not after the events that
 // the decision returns.
 func TestDecide_UsesTheLogsClock(t *testing.T) {
@@ -349,7 +349,8 @@ func TestDecide_UsesTheLogsClock(t *testing.T) {
 	require.NoError(t, proto.Unmarshal(events[1].Body, rang))
 	require.False(t, rang.Until.AsTime().Before(events[0].Time), "decided before an event of the stream")
 	require.False(t, events[1].Time.Before(rang.Until.AsTime()), "recorded before it was decided")
-	// A cached state must contain the same time of the event as the log.
+	// The state of a bell contains the time of its event. In a cached state, this must be the time that the log
+	// contains.
 	y.do("ann", &toyv1.Ring{BellId: "9", Milliseconds: 60_000})
 	if h := y.d.states.take("bell:9"); h != nil {
 		require.Equal(t, y.events("bell:9")[0].Time, h.state.(*bell).rang)

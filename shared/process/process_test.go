@@ -65,7 +65,7 @@ func startService(t *testing.T, what string, env ...string) *service {
 	out, err := cmd.StderrPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
-	t.Cleanup(func() { _ = cmd.Process.Kill() }) // in most tests the process has ended
+	t.Cleanup(func() { _ = cmd.Process.Kill() }) // in most tests the process has already ended
 	return &service{cmd: cmd, lines: bufio.NewScanner(out)}
 }
 

@@ -355,7 +355,7 @@ func TestServer_FinishesCallsInFlight(t *testing.T) {
 	for {
 		c, err := net.Dial("tcp", strings.TrimPrefix(f.url, "http://"))
 		if err != nil {
-			break // the server accepts no more connections
+			break // the server no longer accepts connections
 		}
 		_ = c.Close()
 	}

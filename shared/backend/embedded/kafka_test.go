@@ -107,7 +107,7 @@ func TestKafka_DeletesExpiredRecordsThatAllGroupsHaveRead(t *testing.T) {
 	declare(t, k, "old", time.Minute)
 	declare(t, k, "young", time.Minute)
 	client, admin := openClients(t, k)
-	commit(t, admin, "slow", "old", 0) // committed before any record expires
+	commit(t, admin, "slow", "old", 0) // each group must have an offset before any record expires
 	commit(t, admin, "quick", "old", 0)
 	produce(t, client, "young", 3, 0)
 	produce(t, client, "old", 10, time.Hour)
@@ -130,7 +130,7 @@ func TestKafka_DeletesExpiredRecordsThatAllGroupsHaveRead(t *testing.T) {
 	require.EqualValues(t, 10, endOffset(t, admin, "old"))
 	produce(t, client, "old", 2, time.Hour)
 	require.EqualValues(t, 12, endOffset(t, admin, "old"))
-	// The slow group has read up to offset 10, so records below it may be deleted.
+	// The group "quick" has read only up to offset 9, so the records from 9 on must not be deleted yet.
 	require.Eventually(t, oldest(9), 5*time.Second, 10*time.Millisecond)
 	commit(t, admin, "slow", "old", 12)
 	commit(t, admin, "quick", "old", 12)

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// A step that takes more than a second is logged while it runs; a shorter step is not logged.
+// One step takes less than a second, and another takes longer. The longer step must be logged while it runs, and the
+// shorter step must not be logged.
 func TestSlow_LogsStepsOfOverASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var said bytes.Buffer

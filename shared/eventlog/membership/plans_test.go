@@ -78,8 +78,9 @@ SELECT DISTINCT room, 'heavy', 1, 1 FROM chat.event_rooms WHERE room ~ '[yz]'`)
 	assert.Equal(t, 1+300+10*350, len(got.Events), "and the event at which the memberships begin")
 }
 
-// One call of Resume has several resumers, and the first has many missed events. Each later resumer must get the same
-// result as in a call of its own, if not in this call, then in the next one. The user "light" gets all rooms recovered.
+// Resume is called for several resumers, and the first has many missed events. A call may return results for only the
+// first resumers; then the test calls Resume again for the others. Each resumer must get the same result as in a call
+// of its own. In particular, all rooms of the user "light" must be recovered.
 func TestResume_ResumersAreIndependent(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

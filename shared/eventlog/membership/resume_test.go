@@ -182,7 +182,7 @@ func TestResume_AnswersFewerWhenTheirEventsAreLarge(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
 	var resumers []Resumer
-	for i := range 6 { // 3 MiB each
+	for i := range 6 { // the messages of each conversation have 3 MiB
 		id := fmt.Sprint(i)
 		large(t, l, id, 96, "u"+id)
 		resumers = append(resumers, Resumer{User: "u" + id})

@@ -74,7 +74,7 @@ func (h *heard) take() []string {
 	return all
 }
 
-// configured returns an option that changes how an instance connects.
+// configured returns an option for an instance: its pool is opened with the configuration that change has changed.
 func configured(t testing.TB, change func(*pgxpool.Config)) func(*eventlog.Options) {
 	return func(o *eventlog.Options) {
 		config := o.Pool.Config()
@@ -119,7 +119,7 @@ func TestFollow_AppliesABatchInThreeRoundTrips(t *testing.T) {
 		applied, err := f.applyNext(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, 1, applied)
-		if i > 0 { // the first batch prepares the statements
+		if i > 0 { // the first batch takes more round trips, to prepare the statements
 			assert.Equal(t, int64(3), times.Load()-before)
 		}
 	}
@@ -199,8 +199,8 @@ func TestFollow_AnotherInstanceTakesOver(t *testing.T) {
 func loseApplied(t *testing.T, url string) {
 	t.Helper()
 	err := pgx.BeginFunc(t.Context(), pgtest.Pool(t, url), func(tx pgx.Tx) error {
-		// The sessions are ended last in the transaction, so that a session that is opened afterwards cannot see the
-		// old rows.
+		// The transaction ends the other sessions after it has locked and changed the tables. A session that is opened
+		// afterwards has to wait for the locks, so it cannot see the old rows.
 		_, err := tx.Exec(t.Context(), `LOCK chat.projections; TRUNCATE chat.counts;
 UPDATE chat.projections SET position = 0; SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid()`, pgx.QueryExecModeSimpleProtocol)
@@ -298,7 +298,7 @@ func TestReading_FallsBackWhenTheServerHasLostRows(t *testing.T) {
 			})
 			if when == "before the query" {
 				crash()
-				require.NoError(t, l.Options().Pool.Ping(t.Context())) // another user of the pool opens a session
+				require.NoError(t, l.Options().Pool.Ping(t.Context())) // opens a new session, as another query would
 			}
 			answered := make(chan struct{})
 			go func() {

@@ -107,7 +107,8 @@ func TestProjection_WritesTheRowsOfItsFunctions(t *testing.T) {
 	require.Equal(t, []string{"ann 2", "b%3A1 1"}, rows(t, pool, sqlDiaries))
 }
 
-// CheckTables returns errors that name a table without a projection, and a table without a migration.
+// A table belongs to no projection, or a projection names a table that no migration creates. CheckTables must return an
+// error that names the table.
 func TestCheckTables_NamesForgottenAndUnknownTables(t *testing.T) {
 	t.Parallel()
 	l, pool := open(t, migrations)

@@ -40,8 +40,8 @@ func (c *topicCounts) relay(l *eventlog.Log) func(*Relay) {
 }
 
 // epochReader reads all partitions of a topic as consumers do. It stores one position for each partition and drops
-// repeated records. If records have a gap, it takes the missing events from the log. To know which events belong to the
-// partition, it uses the partition count of the partition's epoch.
+// repeated records. If a partition has a gap, epochReader takes the missing events from the log. It finds the events
+// that belong to the partition by the number of partitions in the partition's epoch.
 type epochReader struct {
 	t      *testing.T
 	log    map[string]map[catalog.Position]string // the stream of each event of the log, by topic and position

@@ -98,7 +98,7 @@ func TestIncarnation_ChangesWhereATopicIsAheadOfTheLog(t *testing.T) {
 }
 
 // Events were lost, and their positions were given to other events before anybody noticed the loss. The relay finds a
-// record in a topic whose position belongs to another event in the log. It must begin a new incarnation.
+// record in a topic whose position belongs to another event in the log. The relay must begin a new incarnation.
 func TestIncarnation_ChangesIfTheLogHasAnotherEvent(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

@@ -29,8 +29,8 @@ import (
 
 // broker is a publisher that stores the messages of each call, or fails as a test requires.
 type broker struct {
-	// fault returns, for each call, which of its messages arrive and the error of the call. Nil: all messages arrive,
-	// and no call fails.
+	// fault is called for each call of Publish. It returns which of the messages arrive, and the error of the call. If
+	// fault is nil, all messages arrive and no call fails.
 	fault func(topic string, messages int) (arrives func(i int) bool, err error)
 
 	mu      sync.Mutex
@@ -289,7 +289,7 @@ func TestRelay_ContinuesWhenTheLeaderFreezes(t *testing.T) {
 	}
 }
 
-// shared publishes to the records of the broker topics, with the faults of the broker faulty.
+// shared publishes to the broker in its field topics, but with the faults of the broker in its field faulty.
 type shared struct{ faulty, topics *broker }
 
 func (s shared) Publish(topic string, messages ...*message.Message) error {
@@ -535,7 +535,7 @@ func TestSampled_ReadsTheFlags(t *testing.T) {
 	t.Parallel()
 	for traceparent, want := range map[string]bool{
 		"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01": true,
-		"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-03": true, // the flags mean: sampled, and the trace id is random
+		"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-03": true, // sampled, with a random trace id
 		"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00": false,
 		"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-02": false,
 		"": false,

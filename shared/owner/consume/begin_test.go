@@ -53,7 +53,7 @@ func TestConsume_UpgradesFromAnEarlierRelease(t *testing.T) {
 	w := newWorld(t)
 	w.start().stop() // the first start creates the schema
 	for _, c := range []string{"7", "8", "9"} {
-		w.source.chained(w.source.append(c, "a", "b", "c", "d")...) // positions 1-4, 5-8, 9-12
+		w.source.chained(w.source.append(c, "a", "b", "c", "d")...) // positions 1 to 4, 5 to 8 and 9 to 12
 	}
 	parked := w.source.log[9] // version 2 of conversation 9
 	record := parked.Record(topic)

@@ -35,8 +35,8 @@ type killer struct {
 	used    map[string]bool
 }
 
-// start runs an instance. When the instance reaches a step at which no instance was killed before, start sends to
-// killed, and the instance commits nothing more.
+// start runs an instance. When the instance reaches a step at which no instance was killed before, it stops committing,
+// and a value is sent to the channel killed, so that the test kills it.
 func (k *killer) start() *instance {
 	k.t.Helper()
 	dead := false
@@ -83,8 +83,8 @@ func (k *killer) start() *instance {
 	})
 }
 
-// moment returns the name of the step to which a commit belongs. first reports whether to kill the instance at this
-// step.
+// moment returns the name of the step to which a commit belongs. The result first is true if the instance is to be
+// killed at this step.
 func (k *killer) moment(a *inbox.Advance, effects int, dead bool) (name string, first bool) {
 	switch {
 	case a.To.Epoch == 1 && a.Of.Partition == 0 && effects > 0:

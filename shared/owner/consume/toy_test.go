@@ -60,7 +60,7 @@ type source struct {
 	hangs atomic.Bool  // whether the owner does not answer
 }
 
-// append writes one event for each of bodies into the log, in the stream "conversation:<conversation>".
+// append writes one event for each text in bodies into the log, in the stream "conversation:<conversation>".
 func (s *source) append(conversation string, bodies ...string) (events []envelope.Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -112,7 +112,7 @@ func addressed(e envelope.Event, partition int32) *message.Message {
 	return m
 }
 
-// say appends one event for each of bodies to the log, and publishes the events.
+// say appends one event for each text in bodies to the log, and publishes the events.
 func (s *source) say(conversation string, bodies ...string) []envelope.Event {
 	s.w.t.Helper()
 	events := s.chained(s.append(conversation, bodies...)...)
@@ -229,7 +229,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// newSource returns a source that publishes on a topic.
+// newSource returns a source with an empty log. The source has the name of an owner, and publishes on one topic.
 func (w *world) newSource(name, topic string) *source {
 	return &source{w: w, name: name, topic: topic, versions: map[string]catalog.Version{}, chain: map[int32]catalog.Position{}, partitions: 3,
 		epoch: 1, incarnation: "first", missing: map[catalog.Position]bool{}}
@@ -296,7 +296,7 @@ func (w *world) react(e envelope.Event, event proto.Message) (effects []consume.
 	return effects
 }
 
-// instance is one of the instances that consume the topic.
+// instance is one instance of the service "notification", which consumes the topic.
 type instance struct {
 	*world
 	log      *eventlog.Log
