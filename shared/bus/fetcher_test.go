@@ -23,8 +23,8 @@ func (fullReceiver) take([]*kgo.Record) bool { return true }
 func (fullReceiver) restart() {}
 
 // The topic of a partition was deleted, and the broker answers each fetch of the partition at once with an error. The
-// fetcher must fetch the partition again only after a pause. It must not delay other partitions. If the partition's
-// receiver is full as well, the partition must stay paused until the receiver is no longer full.
+// fetcher must fetch the partition again only after a pause. The fetcher must not delay other partitions. If the
+// partition's receiver is full at the same time, the partition must stay paused until the receiver is no longer full.
 func TestFetcher_PausesAPartitionAfterAnError(t *testing.T) {
 	t.Parallel()
 	client, err := kgo.NewClient(kgo.SeedBrokers("127.0.0.1:1"))
@@ -98,9 +98,9 @@ func (c countingReceiver) take(records []*kgo.Record) bool {
 
 func (countingReceiver) restart() {}
 
-// A fetcher has the setting gather. It must pass on the first record at once. While records arrive slowly, it must poll
-// only once per interval gather. When it has fallen behind, it must poll without a pause. A function that changes its
-// partitions, and is passed to the method do, must not have to wait for the next poll.
+// A fetcher gathers records: its setting gather is one second. The fetcher must pass on the first record at once. While
+// records arrive slowly, the fetcher must poll only once per second. When the fetcher has fallen behind, it must poll
+// without a pause. The method do, which changes the fetcher's partitions, must not have to wait for the next poll.
 func TestFetcher_Gathers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -71,7 +71,7 @@ func deleteBefore(t testing.TB, k backend.Kafka, topic string, partition int32, 
 	require.NoError(t, deleted.Error())
 }
 
-// publishTo publishes messages to one partition, whatever their keys.
+// publishTo publishes messages to one partition, which may be another one than the partition of a message's key.
 func publishTo(t testing.TB, p message.Publisher, topic string, partition int32, messages ...*message.Message) {
 	t.Helper()
 	for _, m := range messages {

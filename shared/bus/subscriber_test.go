@@ -223,8 +223,8 @@ func TestSubscriber_WaitsForMessagesInFlightWhenItCloses(t *testing.T) {
 	})
 }
 
-// Subscribe is called after Close. It must fail without a connection to the broker: a member that joined the group but
-// is not run would keep partitions that nobody consumes.
+// Subscribe is called after Close. Subscribe must fail without connecting to the broker: a member that joined the group
+// but is not run would keep partitions that nobody consumes.
 func TestSubscriber_DoesNotConnectOnceItIsClosed(t *testing.T) {
 	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

@@ -161,7 +161,7 @@ func TestClient_BeginsANewSessionWhenItsSessionWasEnded(t *testing.T) {
 	}
 }
 
-// A client loses its connection and connects again. It must continue its session and send its resume token.
+// A client loses its connection and connects again. The client must continue its session and send its resume token.
 func TestClient_ContinuesItsSessionAfterALostConnection(t *testing.T) {
 	t.Parallel()
 	connects := make(chan string, 4)

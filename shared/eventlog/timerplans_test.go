@@ -9,8 +9,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A statement reads the events with timers in a range of positions. It must read no more rows than it returns. If the
-// range has no such events, the statement must read no more rows than the range has positions.
+// A statement reads a page of the events with timers in a range of positions. The statement must read no more rows than
+// the page has events. If the range has no such events, the statement must read no more rows than the range has
+// positions.
 func TestPlans_APageOfEventsWithTimersIsBounded(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

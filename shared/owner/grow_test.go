@@ -60,7 +60,7 @@ func (l *listener) awaitSome(conversation string, n int) {
 }
 
 // A release declares 3 partitions, but the broker has one. The relay of chat and the consumer must use this partition.
-// Once the broker has the other partitions, they must use all of them.
+// Once the broker has 3 partitions, the relay and the consumer must use all of them.
 func TestConsume_ABrokerWithFewerPartitionsThanDeclared(t *testing.T) {
 	t.Parallel()
 	kafka := meshtest.EmbeddedKafka(t)

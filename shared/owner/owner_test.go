@@ -40,7 +40,7 @@ import (
 )
 
 // room is the aggregate of these tests. It refuses messages of the user "stranger" and accepts all others. With the
-// text "panic" its decision panics, and with "unstorable" its event cannot be stored.
+// text "panic" its decision panics. The event of a message with the text "unstorable" cannot be stored.
 type room struct{ id string }
 
 func newRoom(stream string) owner.State { return &room{strings.TrimPrefix(stream, "conversation:")} }

@@ -90,8 +90,8 @@ func (l *listener) say(conversation string, bodies ...string) {
 	}
 }
 
-// raised returns the versions of the messages of a conversation about which a notification was raised. They are in the
-// order of the notifications.
+// raised returns the versions of the messages of a conversation about which a notification was raised, in the order of
+// the notifications.
 func (l *listener) raised(conversation string) (versions []catalog.Version) {
 	l.t.Helper()
 	answer, err := l.log.ReadLog(l.t.Context(), connect.NewRequest(&meshv1.ReadLogRequest{Stream: "notifications:bob", Limit: 1000}))
@@ -217,8 +217,8 @@ func TestParked_DropSkipsOneEventAndStopsAtTheNextFailure(t *testing.T) {
 	l.awaitParked()
 }
 
-// Events of a parked stream arrive while an operator resolves the stream. They must be applied once and in order, and
-// none may stay parked.
+// Events of a parked stream arrive while an operator resolves the stream. The events must be applied once and in order,
+// and none may stay parked.
 func TestParked_NoEventIsLostWhileAStreamIsResolved(t *testing.T) {
 	t.Parallel()
 	l := newListener(t, "chat-events")

@@ -387,8 +387,8 @@ func TestDecide_ACommandThatWaitsForAFactHasNoOutcome(t *testing.T) {
 	require.Equal(t, envelope.Committed, (<-late.outcome).result.Kind)
 }
 
-// A reaction returns commands. They must be committed in one transaction with the consumer's checkpoint, and each
-// command once.
+// A reaction returns commands. The commands must be committed in one transaction with the consumer's checkpoint, and
+// each command once.
 func TestCommitDeciding_IsOneWriteWithTheCheckpoint(t *testing.T) {
 	t.Parallel()
 	url := meshtest.Postgres(t)
@@ -412,8 +412,8 @@ func TestCommitDeciding_IsOneWriteWithTheCheckpoint(t *testing.T) {
 	_, err = y.d.commitDeciding(t.Context(), commands("a"), reading(1))
 	require.NoError(t, err)
 	require.Equal(t, 1, y.count(`SELECT count(DISTINCT xmin::text)::int FROM toy.events`))
-	// Another instance has changed the stream, so decisions on the cached state fail with a conflict. They must be
-	// repeated under the log's lock.
+	// Another instance has changed the stream, so decisions on the cached state fail with a conflict. The
+	// decisions must be repeated under the log's lock.
 	other.do("bob", &toyv1.WriteNote{UserId: "bob", Text: "x"})
 	_, err = y.d.commitDeciding(t.Context(), append(commands("b"), commands("a")...), reading(2))
 	require.NoError(t, err)

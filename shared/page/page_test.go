@@ -53,8 +53,8 @@ func TestRead_ReadsLimitAndCursor(t *testing.T) {
 	requireInvalid(t, err, "after is not a valid cursor", "a cursor that no page returned")
 }
 
-// A client requests the first page, and then each next page by the cursor of the page before. It must get every row
-// once, and no empty page.
+// A client requests the first page, and then each next page by the cursor of the page before. The client must get every
+// row once, and no empty page.
 func TestCursor_LeadsThroughAllPages(t *testing.T) {
 	t.Parallel()
 	rows := []int64{3, 5, 8, 13, 21, 34}

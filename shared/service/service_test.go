@@ -110,8 +110,9 @@ func await(t *testing.T, what string, signal <-chan struct{}) {
 	}
 }
 
-// A service is stopped while it handles a command. It must finish this command and begin nothing new. Until then it
-// must report that it is not ready, and its background parts and its HTTP listener must go on.
+// A service is stopped while it handles a command. The service must finish this command and begin nothing new. Until
+// the command is finished, the service must report that it is not ready, and its background parts and its HTTP listener
+// must go on.
 func TestRun_FinishesCommandsInFlight(t *testing.T) {
 	t.Parallel()
 	handling, release := make(chan struct{}), make(chan struct{})

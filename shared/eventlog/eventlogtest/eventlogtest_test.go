@@ -22,7 +22,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// authors is a projection that counts the events of each user in a stream.
+// authors is a projection that counts, for each stream and each user, the user's events in the stream.
 type authors struct{}
 
 func (authors) Name() string { return "authors" }

@@ -340,7 +340,7 @@ func TestRebuild_ReportsSuccessWithoutAComparison(t *testing.T) {
 	}
 }
 
-// A rebuild takes longer than allowed while it holds the log's lock. It must lose the lock and fail, so that others can
+// A rebuild holds the log's lock for longer than allowed. The rebuild must lose the lock and fail, so that others can
 // commit.
 func TestRebuild_DoesNotHoldTheLogForLong(t *testing.T) {
 	t.Parallel()

@@ -14,8 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/owner/consume"
 )
 
-// A new service consumes a topic with the option FromNow. It must ignore the events that were published before its
-// first start.
+// A new service consumes a topic with the option FromNow. The service must ignore the events that were published before
+// its first start.
 func TestConsume_FromNow(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -27,8 +27,8 @@ func TestConsume_FromNow(t *testing.T) {
 	w.awaitRaised("7", 3)
 }
 
-// A new service consumes a topic with the option FromTime. It must begin with the first event that has this time or a
-// later one.
+// A new service consumes a topic with the option FromTime. The service must begin with the first event that has the
+// time of the option or a later time.
 func TestConsume_FromTime(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

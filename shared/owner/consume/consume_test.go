@@ -96,7 +96,7 @@ func TestConsume_ReadsTheLogWhereTheTopicIsAhead(t *testing.T) {
 }
 
 // An instance is killed after it has committed the effects of events and before it has acknowledged the events. The
-// next instance gets the events again. They must have no further effect.
+// next instance gets the events again. The repeated events must have no further effect.
 func TestConsume_KilledBetweenCommitAndAcknowledgement(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -265,7 +265,7 @@ func (s *statements) count(sql string) {
 
 // react is the consumer's reaction: a message raises a notification for "bob". A message with the text "many n" raises
 // one for each of n other recipients, and the text "quiet" raises none. While fails is true, the reaction panics at the
-// text "choke", and at "spoil" its notification cannot be stored.
+// text "choke", and the notification about the text "spoil" cannot be stored.
 func (w *world) react(e envelope.Event, event proto.Message) (effects []consume.Effect) {
 	w.reacted.Add(1)
 	body := event.(*chatv1.MessageSent).GetBody()
@@ -358,8 +358,8 @@ func (w *world) startWith(change func(*consume.Options)) *instance {
 	return i
 }
 
-// raised returns the versions of the messages of a conversation about which a recipient was notified. They are in the
-// order of the notifications.
+// raised returns the versions of the messages of a conversation about which a recipient was notified, in the order of
+// the notifications.
 func (w *world) raised(recipient, conversation string) (versions []catalog.Version) {
 	w.t.Helper()
 	rows, err := w.pool.Query(w.t.Context(), "SELECT body FROM notification.events WHERE stream = $1 ORDER BY position",
