@@ -108,8 +108,8 @@ func (s *Store) Messages(ctx context.Context, id string, p Page) (all []*chatv1.
 			return nil, false, fmt.Errorf("read messages of %s: %w", id, err)
 		}
 		if had > 0 && bytes > MaxPageBytes {
-			// The statement returns its first row even if that is too long. Only the first message of the whole page
-			// may be too long. So drop this message; the next page begins with it.
+			// The statement returns its first row even if its text exceeds the rest of MaxPageBytes, so that no page is
+			// empty. But this page has messages already. So leave the row out; the next page begins with it.
 			found = nil
 		}
 		all = append(all, found...)

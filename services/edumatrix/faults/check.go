@@ -241,7 +241,8 @@ func (j *judge) order() {
 	}
 	for stream, all := range streams {
 		slices.SortFunc(all, func(a, b span) int { return int(a.version - b.version) })
-		// In ascending order of versions, no outcome may have arrived before a command with a lower version was sent.
+		// If the outcome of a command arrived before another command was sent, the other command must have got a higher
+		// version. In this loop, latest is the command that was sent last, of all commands with lower versions than s.
 		var latest span
 		for _, s := range all {
 			if s.answered.Before(latest.sent) {

@@ -66,7 +66,8 @@ type account struct {
 	unsent int // bytes that Kafka does not have yet, including those of closed senders
 }
 
-// size returns the bytes of commands that wait for an outcome or for Kafka.
+// size returns the bytes that count against the limits: the larger one of bytes and unsent. Their sum would count a
+// command twice while Kafka does not have it yet.
 func (a *account) size() int { return max(a.bytes, a.unsent) }
 
 // key identifies a command. The command's owner stores one outcome for it.

@@ -69,7 +69,8 @@ func TestUnsubscribe_BehindAConnectEndsItsSubscriptions(t *testing.T) {
 			write(t, socket, `{"id":"connect","type":"connect","data":`+string(withToken(t, data))+`}`+"\n"+
 				`{"id":"un","type":"unsubscribe","data":{"rooms":["post:7"]}}`+"\n"+send)
 			require.Equal(t, "c1", read(t, socket).ReplyTo, "the frames after connect were handled")
-			reports := len(m.keeper.Reports()) // wait for two more reports, which must not contain unknown rooms
+			// Let the gateway send two more reports before it knows the rooms of the connection.
+			reports := len(m.keeper.Reports())
 			require.Eventually(t, func() bool { return len(m.keeper.Reports()) >= reports+2 }, 20*time.Second, time.Millisecond)
 			feed.SetAway(false)
 			var connected *client.Connected

@@ -135,7 +135,8 @@ func record(ctx context.Context, program, out string) error {
 		return err
 	}
 	env := append(os.Environ(), "DATA_DIR="+data, "PORT="+strconv.Itoa(port), "METRICS_PORT="+strconv.Itoa(metrics))
-	for _, service := range []string{"PRESENCE", "CHAT", "FEED", "NOTIFICATION"} { // free ports, beside another mesh
+	// Each service gets a free port, because another mesh may be running on this machine.
+	for _, service := range []string{"PRESENCE", "CHAT", "FEED", "NOTIFICATION"} {
 		inner, err := freePort()
 		if err != nil {
 			return err
