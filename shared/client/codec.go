@@ -96,8 +96,8 @@ func (p protobufCodec) request(kind string) proto.Message {
 	return nil
 }
 
-// reply returns an empty message for the data of a reply to a request of a type; nil if the reply has no data or the
-// type is unknown.
+// reply returns an empty message into which to decode the data of a reply. The parameter kind is the type of the
+// request. The result is nil if the reply has no data or the type is unknown.
 func (p protobufCodec) reply(kind string) proto.Message {
 	if own, ok := control[kind]; ok && own.reply != nil {
 		return own.reply.ProtoReflect().New().Interface()

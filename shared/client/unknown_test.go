@@ -26,7 +26,7 @@ func later() []byte {
 	return protowire.AppendFixed64(protowire.AppendTag(b, 904, protowire.Fixed64Type), 7)
 }
 
-// newer encodes a message, and adds the fields that the function later returns.
+// newer encodes a message together with unknown fields, those of the function named later.
 func newer(m proto.Message) []byte {
 	m.ProtoReflect().SetUnknown(later())
 	b, err := proto.Marshal(m)

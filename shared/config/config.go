@@ -180,8 +180,8 @@ func (r *reader) secrets(c *Config) {
 	}
 	role := "role"
 	if c.JWTSecret == "" && c.JWKSURL != "" {
-		// At many sign-ins, users can edit attributes that become claims of their tokens. So no claim grants a role
-		// unless JWT_ROLE_CLAIM names it.
+		// Many identity providers let users edit attributes that become claims of their tokens. So no claim grants a
+		// role unless JWT_ROLE_CLAIM names it.
 		role = ""
 		if c.Service == "gateway" || c.Service == AllInOne {
 			r.requireWithJWKS("JWT_AUDIENCE", "the aud that the sign-in gives to tokens for this mesh")

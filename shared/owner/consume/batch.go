@@ -81,8 +81,9 @@ func (a *applier) collectEffects(e envelope.Event, trace context.Context, before
 			a.items = append(a.items, &item{event: e, trace: trace, before: before})
 			return nil
 		}
-		// An operator's retry holds the stream, because it is about to catch up with this partition's checkpoint. Store
-		// the checkpoint, so that the retry can read up to which position the partition has passed over the stream.
+		// An operator retries the parked stream, and the retry has almost reached this partition's checkpoint. So the
+		// partition waits before the next event of the stream, at most until HeldUntil. First store the checkpoint: it
+		// tells the retry up to which position it has to apply events of the stream.
 		if err := a.write(a.before(before)); err != nil {
 			return err
 		}

@@ -105,7 +105,7 @@ type resolving struct {
 	drop    bool // the first event is to be skipped
 	single  bool // one event per write, because a write with several events failed
 	applied int64
-	reached catalog.Position // position up to which the partition has passed over the stream
+	reached catalog.Position // position up to which the partition has passed over events of the stream
 }
 
 // step applies as many events as fit into one transaction. It returns the entry of the stream if the stream is still
@@ -214,7 +214,8 @@ func (r *resolving) read(ctx context.Context, p inbox.Parked) (events []envelope
 	return events, catalog.Position(page.GetComplete()) >= min(limit, catalog.Position(page.GetHead())) || len(events) == 0, nil
 }
 
-// limit returns the position up to which the partition has passed over the stream.
+// limit returns the position up to which the partition has passed over events of the stream. A retry or a drop reads
+// the owner's log up to this position.
 func (r *resolving) limit(ctx context.Context) (limit catalog.Position, err error) {
 	all, err := r.o.Log.Inbox().Checkpoints(ctx, r.o.Source, r.o.Topic)
 	for n, c := range all {
