@@ -28,11 +28,14 @@ type Result struct {
 	Source    string // the service that decided
 	Stream    string
 	Kind      Kind
-	Version   catalog.Version  // of the stream, after the command's last event
-	Position  catalog.Position // position of that event in the owner's log; a query that names it sees the command's effect
-	Code      string
-	Text      string // explanation for people
-	Field     string // path of the field to which a refusal refers; empty: none
+	// Version is the version of the stream after the command. Position is the position of the command's last event or,
+	// if it has no events, the log's head; a query that names Position sees the command's effect. Both may be 0 in an
+	// outcome without events.
+	Version  catalog.Version
+	Position catalog.Position
+	Code     string
+	Text     string // explanation for people
+	Field    string // path of the field to which a refusal refers; empty: none
 
 	TraceParent string
 }

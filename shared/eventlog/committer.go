@@ -41,7 +41,8 @@ func (l *Log) commitAll(ctx context.Context) {
 }
 
 // commit commits writes in one transaction and finishes all of them. If the transaction fails because of their data, or
-// takes too long, commit halves the transaction until the write at fault is alone.
+// because it holds the log's lock for longer than MaxHold, commit halves the transaction until the write at fault is
+// alone.
 func (l *Log) commit(ctx context.Context, writes []*pendingWrite) {
 	(&bisection{log: l}).commit(ctx, writes)
 }
@@ -49,7 +50,7 @@ func (l *Log) commit(ctx context.Context, writes []*pendingWrite) {
 // bisection divides a failed transaction into smaller ones and runs them.
 type bisection struct {
 	log  *Log
-	slow int // number of writes that took too long in a transaction of their own
+	slow int // number of writes that exceeded MaxHold in a transaction of their own
 }
 
 func (p *bisection) commit(ctx context.Context, writes []*pendingWrite) {

@@ -62,7 +62,8 @@ func (e *WriteError) Error() string { return "write rejected: " + e.Err.Error() 
 
 func (e *WriteError) Unwrap() error { return e.Err }
 
-// tooSlow reports whether the server ended a transaction because the transaction held the log's lock for too long.
+// tooSlow reports whether the server ended a transaction because the transaction held the log's lock for longer than
+// MaxHold.
 func tooSlow(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && pg.Code == "25P04" // transaction_timeout

@@ -9,7 +9,7 @@ import (
 
 // Fill describes what FillForTest writes.
 type Fill struct {
-	Events  int64 // number of events to write above the log's head, in the form of chat.message_sent
+	Events  int64 // number of events to write above the log's head; each has the body of a chat.message_sent
 	Streams int64 // number of conversations over which the events are spread; 0: one
 	// Prefix is the first part of the names of streams and rooms; "": "conversation:". The names are Prefix + "0",
 	// Prefix + "1" and so on.

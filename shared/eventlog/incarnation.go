@@ -117,9 +117,9 @@ func (l *Log) Reincarnate(ctx context.Context, seen catalog.Position) (Point, er
 	return l.reincarnate(ctx, conn, at.number, seen, "an operator asked for it")
 }
 
-// reincarnate begins a new incarnation under the log's lock. Its positions are above the parameter seen. If another
-// instance has begun a new incarnation since the caller read the parameter number, which is the number of the current
-// incarnation, reincarnate begins none.
+// reincarnate begins a new incarnation under the log's lock. Its positions are above the parameter seen. The parameter
+// number is the number of the current incarnation, as the caller has read it. If another instance has begun a new
+// incarnation since then, reincarnate begins none.
 func (l *Log) reincarnate(ctx context.Context, conn *pgx.Conn, number int32, seen catalog.Position, why string) (Point, error) {
 	var at incarnation
 	var head catalog.Position
@@ -152,7 +152,8 @@ func (l *Log) reincarnate(ctx context.Context, conn *pgx.Conn, number int32, see
 
 // RecogniseLoss compares the log with the parameter published: the newest events and position records that were
 // published. It uses a database connection of the caller. If a published position is above the log's head, or the log
-// has another event at that position, the database has lost commits. RecogniseLoss then begins a new incarnation.
+// does not contain a published event of its current incarnation, the database has lost commits. RecogniseLoss then
+// begins a new incarnation.
 func (l *Log) RecogniseLoss(ctx context.Context, conn *pgx.Conn, published []envelope.Event) error {
 	at, head, err := l.readHead(ctx, conn)
 	if err != nil {

@@ -30,7 +30,7 @@ func TestCommit_IsolatesInvalidData(t *testing.T) {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	all.Go(func() {
-		for n := 0; ctx.Err() == nil || n < least; n++ { // until the other writers have finished
+		for n := 0; ctx.Err() == nil || n < least; n++ { // at least 100 times, and until the others have finished
 			<-tick.C
 			all.Go(func() {
 				w := said("bad", fmt.Sprint("bad", n%50)) // only 50 different ids, so most writes are retries of earlier ones

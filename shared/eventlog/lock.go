@@ -9,13 +9,14 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// lockPollInterval is the interval at which a migration tries to get a lock that another instance may hold for days.
+// lockPollInterval is the interval at which an instance tries to get the lock for migrations. Another instance holds it
+// until its own migrations have ended.
 const lockPollInterval = 400 * time.Millisecond
 
-// lockWaitSlice is how long one statement waits for the log's own lock, which is held for milliseconds. The snapshot of
-// a waiting statement keeps obsolete row versions from being vacuumed. So after this time, another statement with a new
-// snapshot waits. Waiting in the server's queue, instead of polling as advisory.Await does, keeps busy instances from
-// starving each other.
+// lockWaitSlice is how long one statement waits for the log's lock, which is usually held for milliseconds. The
+// snapshot of a waiting statement keeps obsolete row versions from being vacuumed. So after this time, another
+// statement with a new snapshot waits. Waiting in the server's queue, instead of polling as advisory.Await does, keeps
+// busy instances from starving each other.
 const lockWaitSlice = 250 * time.Millisecond
 
 // isLockTimeout reports whether a statement failed because it did not get a lock in time.

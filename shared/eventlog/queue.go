@@ -8,7 +8,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// These constants are the bounds of one transaction: the number of its writes and events, and the bytes of its events.
+// A transaction gets no further write once it has this number of writes, of events, or of bytes of events.
 const (
 	maxWrites = 512
 	maxEvents = 4096
@@ -53,7 +53,8 @@ func (q *queue) wake() {
 	}
 }
 
-// take removes the writes of the next transaction from the queue, and one write for a transaction of its own after it.
+// take removes from the queue the writes of the next transaction, and one write in quarantine for the transaction after
+// that.
 func (q *queue) take() (together []*pendingWrite, alone *pendingWrite) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -96,7 +97,7 @@ func (q *queue) take() (together []*pendingWrite, alone *pendingWrite) {
 	return together, alone
 }
 
-// quarantine records that a write failed, or took too long, in a transaction of its own.
+// quarantine records that a write failed, or exceeded MaxHold, in a transaction of its own.
 func (q *queue) quarantine(p *prepared) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -120,7 +121,7 @@ func (q *queue) close() {
 	q.joining, q.alone = nil, nil
 }
 
-// quarantine holds the newest 10,000 ids of writes that failed, or took too long, in a transaction of their own.
+// quarantine holds the newest 10,000 ids of writes that failed, or exceeded MaxHold, in a transaction of their own.
 type quarantine struct {
 	keys  map[any]bool
 	order []any

@@ -65,8 +65,8 @@ func (t *transaction) counted() (members, kinds []string) {
 	return members, kinds
 }
 
-// countRooms counts the rooms that users enter and leave by an event of a command. It refuses the command if a user would be
-// in too many rooms.
+// countRooms counts the rooms that users enter and leave by an event. If a command has caused the event, and the event
+// adds a user to more rooms than BoundRooms allows, countRooms refuses the command.
 func (t *trial) countRooms(e *entry, d draft) {
 	eachBoundedRoom(t.admission.maxRooms, d.place, func(k roomsKey, change int) {
 		if t.rooms == nil {

@@ -25,8 +25,8 @@ type Failed struct {
 	At       time.Time
 }
 
-// ListFailed returns up to limit permanently failed jobs with ids above the id after, ordered by id. They are kept for
-// 90 days.
+// ListFailed returns up to limit permanently failed jobs with ids above the id after, ordered by id. Failed jobs are
+// kept for 90 days.
 func (q *Queue) ListFailed(ctx context.Context, after int64, limit int) (all []Failed, err error) {
 	page, err := q.client.JobList(ctx, river.NewJobListParams().
 		States(rivertype.JobStateDiscarded, rivertype.JobStateCancelled).

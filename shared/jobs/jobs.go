@@ -1,7 +1,7 @@
 // Package jobs runs effects outside the log: pushes, mail, thumbnails, the deletion of files. A job is inserted in the
 // transaction that commits its event, so it exists if and only if the event does. Any instance then runs it, at least
-// once: a worker must accept that a job runs again. Failed attempts are repeated with growing delays, up to a bound; a
-// job that has failed permanently is kept for an operator.
+// once: a worker must accept that a job runs again. If an attempt fails, the job is tried again after a growing delay,
+// up to a maximum number of attempts (see Work). A job that has failed permanently is kept for an operator.
 //
 // A rebuild does not restore jobs. For a command that has to be decided at a later time, use a timer of the log instead
 // of a job. A timer fires once and can be cancelled exactly.

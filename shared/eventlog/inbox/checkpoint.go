@@ -222,8 +222,8 @@ func (i *Inbox) LegacyVersions(ctx context.Context, source string, streams []str
 	return all, nil
 }
 
-// LegacyPosition reports whether an earlier release consumed a topic, and the position up to which it had applied all
-// of it.
+// LegacyPosition reports whether an earlier release consumed a topic, and the position up to which that release had
+// applied the whole topic.
 func (i *Inbox) LegacyPosition(ctx context.Context, source, topic string) (position catalog.Position, found bool, err error) {
 	var stored *catalog.Position
 	var began *bool
@@ -234,7 +234,7 @@ func (i *Inbox) LegacyPosition(ctx context.Context, source, topic string) (posit
 	case stored != nil:
 		return *stored, true, nil
 	case began != nil && !*began:
-		return 0, true, nil // the earlier release was stopped before it had applied any topic to its end
+		return 0, true, nil // the earlier release was stopped before it had applied any topic of this source as a whole
 	}
 	return 0, false, nil
 }

@@ -26,8 +26,8 @@ SELECT 'conversation:' || n, $1::text, 1, 1 FROM generate_series($2::int, $3::in
 	require.NoError(t, err)
 }
 
-// A user is in 2,000 rooms and has missed many events in each. Resume must read only about as many rows as its result
-// may have events.
+// A user is in 2,000 rooms and has missed more events in them than one result may have. Each statement of Resume must
+// read at most two rows for each event that a result may have.
 func TestPlans_ResumeWithManyRoomsIsBounded(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

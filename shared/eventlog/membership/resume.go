@@ -29,13 +29,14 @@ type Resumer struct {
 // Resumed is the result for one Resumer.
 type Resumed struct {
 	Intervals []interval.Interval // memberships that reach above After; the user's own room is not among them
-	// NotRecovered are the rooms with more missed events than the bounds allow. Some of these events are left out.
+	// NotRecovered are the rooms whose missed events exceed the Bounds, or do not fit into one result. Missed.Events
+	// may lack events of these rooms.
 	NotRecovered []string
 }
 
 // Missed contains the events that Resumers have missed.
 type Missed struct {
-	// Resumed has the order of the Resumers. It is shorter if a complete result would be too large.
+	// Resumed has the order of the Resumers. The last Resumers are missing if the events of all would exceed maxMissed.
 	Resumed []Resumed
 	// Events are the missed events of all Resumers, each once, ascending by position.
 	Events []eventlog.Logged
@@ -49,8 +50,8 @@ type Bounds struct {
 	Bytes  int // of all rooms; 0: 4 MiB
 }
 
-// maxMissed bounds the events of one result, and the events that are counted at a time for one result. The owner and
-// the gateway both hold a whole result in memory.
+// maxMissed bounds the events of one result, because the owner and the gateway both hold a whole result in memory. The
+// number of events that Resume counts is also bounded by a few times maxMissed (see reader.count).
 var maxMissed = size{events: 10_000, bytes: 16 << 20}
 
 const (
@@ -88,7 +89,7 @@ GROUP BY g.index`
 UNION SELECT * FROM unnest($4::bigint[])`
 )
 
-// Resume reads the membership intervals of users who resume, and the events that they have missed. It takes four to six
+// Resume reads the membership intervals of users who resume, and the events that they have missed. It takes at most six
 // statements for any number of users. It reads one row for each membership, and a few times maxMissed events.
 func Resume(ctx context.Context, l *eventlog.Log, resumers []Resumer, b Bounds) (Missed, error) {
 	if b.Events <= 0 {
@@ -198,8 +199,8 @@ func (x reader) count(ctx context.Context, g *gaps, limit int) error {
 	return err
 }
 
-// countUpTo counts at most perGap events of each gap and at most total events of all gaps. It returns the numbers of
-// the leading gaps that were counted before the total was reached.
+// countUpTo counts at most perGap events of each gap and at most total events of all gaps. It returns how many events
+// each of the first gaps has, up to the gap at which the total was reached.
 func (x reader) countUpTo(ctx context.Context, all []interval.Gap, perGap, total int) ([]int, error) {
 	if len(all) == 0 {
 		return nil, nil
@@ -307,7 +308,7 @@ func (g *gaps) add(resumer int, n interval.Gap) {
 func (g *gaps) counts(n interval.Gap, events int) { g.sizes[n] = size{events: events} }
 
 // choose returns the rooms to read for each resumer: some of the candidates or, if candidates is nil, of all rooms. The
-// result has fewer resumers if the events of all of them would be too many for one result.
+// result leaves out the last resumers if the events of all resumers would exceed maxMissed.
 func (g *gaps) choose(b Bounds, candidates []map[string]bool) (near []map[string]bool) {
 	read := map[string]size{} // by room: the approximate size of the events that are read already
 	var total size
@@ -317,7 +318,7 @@ func (g *gaps) choose(b Bounds, candidates []map[string]bool) (near []map[string
 		}
 		rooms, counted := g.roomsOf(i)
 		if !counted && i > 0 {
-			break // the previous resumers use up the result
+			break // the events of the previous resumers already fill one result
 		}
 		chosen := map[string]bool{}
 		var own, more size

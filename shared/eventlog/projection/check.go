@@ -11,8 +11,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog"
 )
 
-// Check returns an error for each event that a service's projections do not handle, that is not an event of their
-// streams, or that is declared twice. It also returns an error for each table or name that two projections share.
+// Check returns an error for each event of a projection's streams for which the projection has neither On nor Ignore.
+// It also returns an error for each event that a projection declares twice or that is not of its streams, and for each
+// table or name that two projections share.
 func Check(c *catalog.Catalog, owner string, all ...*Projection) error {
 	var problems []error
 	names := map[string]bool{eventlog.TimersName: true} // the timers are rebuilt under this name

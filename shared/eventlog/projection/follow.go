@@ -54,8 +54,8 @@ const gatherDelay = 30 * time.Millisecond
 // maxBatch is the number of events that are read at a time.
 const maxBatch = 500
 
-// pollInterval is how long a projection waits for a notification that the log has moved before it reads the log without
-// one.
+// pollInterval is how long a projection waits for a notification that the log has moved. Then it reads the log even
+// without a notification.
 const pollInterval = time.Second
 
 // maxApply bounds the time of a batch, so that a connection on which the server does not respond is given up.
@@ -196,7 +196,7 @@ func (f *follower) applyNext(ctx context.Context) (applied int, err error) {
 }
 
 // transact applies the next batch. It takes one round trip to begin and read, the round trips of Apply, and one to save
-// and commit. If it finds no event, it takes one more.
+// and commit. It takes one more if it finds no event, and one more if the stored position is not the one in memory.
 func (f *follower) transact(ctx context.Context, conn *pgx.Conn) (applied int, err error) {
 	l, era := f.log, f.progress.Current()
 	var events []eventlog.Logged

@@ -74,7 +74,8 @@ func (h *heard) take() []string {
 	return all
 }
 
-// configured returns an option for an instance: its pool is opened with the configuration that change has changed.
+// configured returns an option for an instance: the instance gets a pool whose configuration the function change has
+// edited.
 func configured(t testing.TB, change func(*pgxpool.Config)) func(*eventlog.Options) {
 	return func(o *eventlog.Options) {
 		config := o.Pool.Config()

@@ -4,7 +4,7 @@
 //
 // Everything else follows from the declaration: which events are read and how they are decoded, the statements of a
 // batch, the tables that a rebuild replaces and compares, and the checks at the start of a service. A service does not
-// start if an event has no function or a table has no projection.
+// start if an event has neither a function nor an Ignore, or if a table has no projection.
 //
 // Follow applies the log to a projection, and package rebuild rebuilds it.
 package projection
@@ -45,7 +45,7 @@ type function func(b *Batch, e Event) error
 // Event is an event of a stream that a projection reads.
 type Event struct {
 	envelope.Event
-	// ID is the part of the stream's address behind its kind: "7" of "conversation:7".
+	// ID is the part of the stream's name after the kind: "7" of "conversation:7".
 	ID string
 }
 

@@ -16,7 +16,7 @@ type TableDifference struct {
 	Rows             []RowDifference // the first maxRowsShown rows that differ
 }
 
-// RowDifference is a row before and after a rebuild, as JSON. A row that did not exist is empty.
+// RowDifference is a row before and after a rebuild, as JSON. Old or New is empty if the row did not exist then.
 type RowDifference struct{ Old, New string }
 
 // maxRowsShown is the number of differing rows of a table that a rebuild reports.

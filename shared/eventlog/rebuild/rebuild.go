@@ -148,7 +148,7 @@ func (s *shadow) run(ctx context.Context) (Result, error) {
 	return s.build(ctx)
 }
 
-// build follows the log until it is near the end, swaps the tables, and compares the rows.
+// build applies the log to the shadow until it is near the log's end, swaps the tables, and compares the rows.
 func (s *shadow) build(ctx context.Context) (Result, error) {
 	compare, err := s.o.Pool.Acquire(ctx)
 	if err != nil {
@@ -175,7 +175,8 @@ func (s *shadow) build(ctx context.Context) (Result, error) {
 	})
 }
 
-// swapped retries the swap until it succeeds, and then compares the rows.
+// swapped calls the function swap until it succeeds, and then compares the rows. It gives up after swapTries attempts,
+// or after an error that another attempt cannot fix.
 func (s *shadow) swapped(ctx context.Context, swap func(context.Context) (Result, pgx.Tx, error)) (Result, error) {
 	var delay retry.Backoff
 	for try := 1; ; try++ {

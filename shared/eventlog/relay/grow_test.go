@@ -187,7 +187,7 @@ func TestRelay_UsesTheBrokersPartitionCount(t *testing.T) {
 }
 
 // An earlier release has chosen partitions by the declared number of partitions, 3, although the broker has 4. After
-// the upgrade, a fence must show readers from which position the broker's number counts.
+// the upgrade, a fence must show readers the position above which the broker's number of partitions applies.
 func TestRelay_AfterAReleaseThatHashedByTheDeclaredCount(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

@@ -62,8 +62,8 @@ const (
 const (
 	// maxBatch is the number of events that are read at a time.
 	maxBatch = 500
-	// pollInterval is how long a relay waits for a notification that the log has moved before it reads the log without
-	// one.
+	// pollInterval is how long a relay waits for a notification that the log has moved. Then it reads the log even
+	// without a notification.
 	pollInterval = time.Second
 	// leasePollInterval is the approximate time after which another instance takes over from a relay that has ended.
 	leasePollInterval = 400 * time.Millisecond

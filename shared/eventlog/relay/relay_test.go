@@ -114,7 +114,7 @@ func (r *reader) take(e envelope.Event, log map[catalog.Position]bool) error {
 	return nil
 }
 
-// fill adds the events up to a position that the reader has not seen. A gateway would read them from the owner's log.
+// fill adds the events that the reader has not seen, up to a position. A gateway would read them from the owner's log.
 func (r *reader) fill(until catalog.Position, log map[catalog.Position]bool) {
 	for _, position := range slices.Sorted(maps.Keys(log)) {
 		if position > r.number && position <= until {

@@ -31,11 +31,11 @@ WHERE due <= to_timestamp($1::bigint / 1000000.0) ORDER BY due LIMIT $2`
 )
 
 const (
-	// seenInterval bounds how long Await waits for a notification that the log has moved before it reads the timers
-	// without one.
+	// seenInterval bounds how long Await waits for a notification that the log has moved. Then it reads the timers even
+	// without a notification.
 	seenInterval = time.Second
-	// pollInterval is the minimum interval between two checks. It is also how long it takes to notice a new timer that
-	// is due before all others.
+	// pollInterval is the minimum interval between two reads of the timers. A new timer that is due before all others
+	// is noticed after this time.
 	pollInterval = 50 * time.Millisecond
 	// maxTurn is how long the server waits for a message of the instance whose turn it is. After that, the server ends
 	// the turn, and another instance can take over.

@@ -9,8 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Between is a tracer of connections, for tests of race conditions. Once it is armed, it calls Do before the first
-// statement that contains Then, if the previous statement on the same connection contains First.
+// Between is a tracer of connections, for tests of race conditions. When it is armed, it waits for a statement that
+// contains Then directly after a statement that contains First, on the same connection. It calls Do between the two.
 type Between struct {
 	First, Then string
 	Do          func()

@@ -1,5 +1,5 @@
-// Package queryplan shows tests which rows and pages a statement reads, so that they can bound the numbers for large
-// tables.
+// Package queryplan shows which tables a statement reads, and how many rows and pages. So a test can assert that these
+// numbers stay small when tables are large.
 package queryplan
 
 import (
