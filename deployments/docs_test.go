@@ -17,8 +17,8 @@ func read(t *testing.T, path string) string {
 	return string(text)
 }
 
-// found returns the texts that the first group of a pattern matches in the files of a glob, without the files of tests.
-// It fails the test if nothing matches.
+// found searches the files that match a glob, except test files, for a regular expression. For each match it returns
+// the text of the expression's first group. It fails the test if nothing matches.
 func found(t *testing.T, glob, pattern string) (all []string) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(root, glob))

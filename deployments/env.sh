@@ -2,7 +2,7 @@
 # Generates the secrets that docker-compose.yml requires, and writes them into .env, which only its owner can read.
 # Secrets that the file already has are not changed; missing ones are added.
 #
-#   sh deployments/env.sh [FILE]    FILE: .env at the root of the repository
+#   sh deployments/env.sh [FILE]    FILE: by default .env at the root of the repository
 set -eu
 umask 077
 file=${1:-$(dirname "$0")/../.env}

@@ -27,7 +27,7 @@ type dataDir struct {
 // find out whether a mesh is running.
 const lookTime = 500 * time.Millisecond
 
-// openDataDir creates the directory if it is missing and locks it for this process until close.
+// openDataDir creates the directory if it is missing and locks it for this process until close is called.
 func openDataDir(ctx context.Context, path string) (*dataDir, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {

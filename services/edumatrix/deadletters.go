@@ -279,7 +279,8 @@ func (l letter) findParked(parked []*meshv1.Parked) *meshv1.Parked {
 	return parked[i]
 }
 
-// parkedLetter is a parked event without a dead letter: it was missing from the topic and read from the log.
+// parkedLetter describes a parked event without a dead letter. The event was missing from the topic, so the service
+// read it from the log.
 func parkedLetter(service string, p *meshv1.Parked) letter {
 	l := letter{Service: service, State: stateParked, Topic: p.GetRecord().GetTopic(), Partition: -1, Offset: -1,
 		Key: p.GetStream(), Error: p.GetError(), Time: p.GetAt().AsTime(), Stream: p.GetStream(), Version: catalog.Version(p.GetVersion()),
@@ -413,7 +414,7 @@ func showLetter(t Terminal, l letter, asJSON bool) error {
 	return table.Flush()
 }
 
-// retry applies a parked event, and then the events that wait for it.
+// retry applies a parked event, and then the events that wait for it. It tries a failed job again.
 func (i *installation) retry(ctx context.Context, t Terminal, l letter) error {
 	switch l.State {
 	case stateFailed:
@@ -444,7 +445,7 @@ func (i *installation) resolveJob(ctx context.Context, t Terminal, l letter, dro
 	return nil
 }
 
-// drop skips a parked event, and hides any other dead letter.
+// drop skips a parked event, deletes a failed job, and hides any other dead letter.
 func (i *installation) drop(ctx context.Context, t Terminal, l letter) error {
 	if l.State == stateDone {
 		return fmt.Errorf("%s is resolved already", l.ID)

@@ -62,7 +62,8 @@ func (e *statusError) Unwrap() error { return e.err }
 var errUsage = errors.New("usage")
 
 // Main runs one subcommand and returns the exit status: 0 for success, 1 for a failure, 2 for wrong usage, or the
-// status in a statusError. SIGINT and SIGTERM stop the subcommand in order; a second signal ends the process at once.
+// status in a statusError. On SIGINT or SIGTERM, the context of the subcommand ends, so that it can clean up; a second
+// signal ends the process at once.
 func Main(args []string, t Terminal) int {
 	ctx, release := process.UntilSignal(context.Background(), process.NewLog(t.Err))
 	defer release()

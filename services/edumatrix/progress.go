@@ -57,7 +57,7 @@ func (p *progress) at(step string, position, end catalog.Position) {
 	p.drawn = true
 }
 
-// end clears the bar from the terminal.
+// end ends the line of the bar, so that later output begins on a new line.
 func (p *progress) end() {
 	if p.drawn {
 		fmt.Fprintln(p.out)

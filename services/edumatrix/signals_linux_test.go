@@ -79,7 +79,8 @@ func descendants(t *testing.T, of int) (all []int) {
 	return all
 }
 
-// signalAll sends SIGTERM to all processes of a service, as systemd does. The program itself gets the signal last.
+// signalAll sends SIGTERM to a program and to all its descendants, as systemd does. The program itself gets the signal
+// last.
 func signalAll(t *testing.T, p *meshrun.Process) {
 	t.Helper()
 	for _, pid := range descendants(t, p.PID()) {

@@ -84,8 +84,8 @@ func (e *embeddedStores) startPostgres(ctx context.Context, c *config.Config, di
 		select {
 		case <-stopping:
 		case <-postgres.Done():
-			// PostgreSQL may have been stopped on purpose: a supervisor such as systemd sends the signal to all
-			// processes of a service at once. So wait for lostAfter, because this process may get the signal too.
+			// PostgreSQL may have been stopped on purpose: a supervisor such as systemd sends the signal to this
+			// process and to its children at once. So wait for lostAfter, because this process may get the signal too.
 			select {
 			case <-ctx.Done():
 				return

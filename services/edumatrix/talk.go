@@ -122,7 +122,7 @@ func (c *conversationOnTerminal) run(ctx context.Context) error {
 // maxLine is the maximum number of characters of a message (chat.send_message).
 const maxLine = 8000
 
-// read sends typed lines to a channel. It skips lines that are too long for a message.
+// read sends typed lines to a channel. It skips lines with more than maxLine characters.
 func (c *conversationOnTerminal) read(ctx context.Context, lines chan<- string) {
 	for in := bufio.NewReader(c.In); ; {
 		line, err := in.ReadString('\n')
@@ -156,7 +156,7 @@ func (c *conversationOnTerminal) connect(ctx context.Context) (*client.Client, e
 	conn, err := client.Dial(ctx, client.Options{URL: c.url, Token: c.token, Device: device, OnEvent: func(e client.Event) {
 		select {
 		case events <- e:
-		default: // too many events wait to be printed
+		default: // the maximum number of events waits to be printed
 			c.dropped.add(e)
 		}
 	}})
@@ -241,7 +241,7 @@ func (c *conversationOnTerminal) stream() string { return "conversation:" + c.co
 const tryAgain = 2 * time.Second
 
 func (c *conversationOnTerminal) converse(ctx context.Context, conn *client.Client, lines <-chan string) error {
-	again := time.NewTimer(0) // at once, for lines without an outcome of an earlier connection
+	again := time.NewTimer(0) // at once, to resend lines that got no outcome on an earlier connection
 	defer again.Stop()
 	for {
 		select {
@@ -335,7 +335,8 @@ func (c *conversationOnTerminal) show(at time.Time, who, text string) {
 	fmt.Fprintf(c.Out, "%s %s: %s\n", at.Local().Format("15:04"), printable(who), printable(text))
 }
 
-// printable removes characters with which other users could control the terminal or reverse the neighbouring text.
+// printable puts a dot in place of each character with which other users could control the terminal or reverse the
+// neighbouring text.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		switch {

@@ -113,7 +113,8 @@ func instanceOf(c config.Config) string {
 	return ""
 }
 
-// useSecrets sets missing secrets to the secrets that `edumatrix up` generated.
+// useSecrets sets missing secrets to the secrets that `edumatrix up` generated. It also lets pages of this machine
+// connect.
 func useSecrets(c *config.Config, made secrets) {
 	if c.JWTSecret == "" && c.JWKSURL == "" {
 		c.JWTSecret = made.JWTSecret

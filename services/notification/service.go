@@ -24,7 +24,8 @@ func Run(ctx context.Context, env process.Env) error {
 	if err != nil {
 		return err
 	}
-	// The time counts only at the first start. Later starts continue from the stored checkpoints.
+	// FromTime applies only when the service starts for the first time. Later starts continue from the stored
+	// checkpoints.
 	s.React("chat-events", consume.FromTime(time.Now().Add(-maxEventAge)), raise)
 	return s.Run(ctx)
 }

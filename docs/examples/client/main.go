@@ -1,5 +1,5 @@
-// Command client sends a message to a user, and prints the events of the conversation until the message has arrived. When
-// the connection is lost, the client reconnects and gets the missed events.
+// Command client sends a message to a user, and prints the events that it receives, until the message itself has
+// arrived. When the connection is lost, the client reconnects and gets the missed events.
 package main
 
 import (
@@ -27,7 +27,7 @@ func main() {
 
 	events := make(chan client.Event, 100)
 	c, err := client.Dial(ctx, client.Options{URL: url, Token: os.Getenv("TOKEN"), Device: "example",
-		OnEvent: func(e client.Event) { events <- e }}) // called in order; it must not call the client and wait for it
+		OnEvent: func(e client.Event) { events <- e }}) // called for one event at a time; must not wait for a call of c
 	if err != nil {
 		log.Fatal(err)
 	}

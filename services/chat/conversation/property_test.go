@@ -114,8 +114,9 @@ func command(t *rapid.T, h *history) proto.Message {
 }
 
 // Users send a random sequence of commands. No event may break a rule. A decision must not change the state. The
-// decision must be the same on three states: one that is kept from command to command, as in the service; one that is
-// loaded with only the events of the command's subject; and one to which the whole stream was applied.
+// decision must be the same on three states: one that is kept from command to command, as in the service; one to
+// which only the events without a subject and those of the command's subject were applied; and one to which the whole
+// stream was applied.
 func TestDecide_IsTheSameOnEveryWayToTheState(t *testing.T) {
 	t.Parallel()
 	declared, err := catalog.Load()

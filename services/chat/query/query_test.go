@@ -300,7 +300,7 @@ func TestMembers_PagesForMembersAlone(t *testing.T) {
 }
 
 // A user queries what they have just written, but the projection has not applied it yet. The query must wait until the
-// projection has applied it. If that takes too long, the query must fail as unavailable.
+// projection has applied it. If the projection does not apply it in time, the query must fail as unavailable.
 func TestQuery_WaitsForEarlierWrites(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

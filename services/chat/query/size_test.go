@@ -49,8 +49,8 @@ func BenchmarkSize(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// size is the size of an installation. Ten of 100 events are in the conversation "big", and the other conversations
-// have about 90 events each.
+// size is the size of an installation. Every tenth event is in the conversation "big". The other conversations have
+// about 90 events each.
 type size struct {
 	events        int
 	conversations int // the number of conversations with two members

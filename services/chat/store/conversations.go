@@ -35,7 +35,7 @@ const ProjectionName = "conversations"
 const smallShift, largeShift = 8, 20
 
 // maxSmall is the number of members above which a conversation is large. It is also the maximum number of members that
-// a list of conversations names for each of them.
+// a list of conversations names for each conversation.
 const maxSmall = 64
 
 var sqlJoin = fmt.Sprintf(`
@@ -45,7 +45,7 @@ var sqlJoin = fmt.Sprintf(`
 	AS n (id, member, version, index, position) ON CONFLICT DO NOTHING`, smallShift)
 
 // sqlAdvance stores the newest event of each conversation. If the conversation's period or its members have changed, it
-// also updates the rows of members in which the columns period and large do not have the conversation's values. LIMIT 1
+// also updates the rows of members in which the column period or large differs from the conversation's value. LIMIT 1
 // makes the server look up the conversations one by one.
 var sqlAdvance = fmt.Sprintf(`WITH newest AS (
 		SELECT e.*, c.position AS old_position, CASE WHEN e.members_changed THEN (
@@ -276,7 +276,8 @@ type Settings struct {
 
 const sqlSettings = `SELECT version, history_from_joining FROM chat.conversations WHERE conversation_id = $1`
 
-// Settings returns a conversation's settings and the version as of which they were read, which is 0 if it is unknown.
+// Settings returns a conversation's settings and the version as of which they were read. For an unknown conversation,
+// the version is 0.
 func (s *Store) Settings(ctx context.Context, id string) (c Settings, version catalog.Version, err error) {
 	err = s.pool.QueryRow(ctx, sqlSettings, id).Scan(&version, &c.FromJoining)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {

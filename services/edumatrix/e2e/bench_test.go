@@ -17,8 +17,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// The workload consists of 1,000 connections in 500 conversations of two users. Messages are sent in a third of the
-// conversations. The second workload uses only 40 of these conversations.
+// There are 1,000 connections, in 500 conversations of two users. The first workload uses all conversations, and the
+// second one only the first 40. In both, messages are sent in a third of the conversations that the workload uses.
 const (
 	benchConversations = 500
 	benchFew           = 40
@@ -187,7 +187,8 @@ func search(start int, try func(rate int) measured) (highest measured) {
 	return highest
 }
 
-// costs adds two kinds of figures: the CPU time per message of all processes, and of each process.
+// costs adds two kinds of figures: the CPU time per message of all processes together, without the clients, and of each
+// process, including the clients.
 func (r *benchmark) costs(b *testing.B, stores string, v variant, at string, m measured) {
 	r.add(b, stores, v, at+", µs CPU/msg", each(total(m.cpu), m.seen))
 	for _, name := range slices.Sorted(maps.Keys(m.cpu)) {

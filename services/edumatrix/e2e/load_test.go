@@ -19,9 +19,9 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// crowd consists of pairs of users. The sender of each pair is connected to one gateway, and the receiver to the other.
-// The clients share the machine with the mesh. To use little CPU time, they search the bytes of frames instead of
-// decoding JSON.
+// crowd consists of pairs of users. If the mesh has two gateways, the sender of each pair is connected to one of them
+// and the receiver to the other. The clients share the machine with the mesh. To use little CPU time, they search the
+// bytes of frames instead of decoding JSON.
 type crowd struct {
 	pairs []pair
 	load  atomic.Pointer[load] // the current load

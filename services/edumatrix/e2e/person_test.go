@@ -223,7 +223,7 @@ func timeout() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), patience)
 }
 
-// subscribe subscribes to a room of which the person is not a member.
+// subscribe subscribes to a room that needs no membership.
 func (p *person) subscribe(room string) (client.Subscribed, error) {
 	ctx, cancel := timeout()
 	defer cancel()

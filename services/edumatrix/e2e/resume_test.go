@@ -413,7 +413,7 @@ func within(log []client.Event, user string) (versions []int64) {
 // testStorm connects 200 clients to the first gateway and kills this gateway. The clients resume at the second gateway,
 // which has the missed events in its event buffer. Then the second gateway is killed too. The clients resume at the
 // first gateway, which was started again with an empty event buffer. Each time, the gateway at which the clients resume
-// must need only few calls to the owners for all clients together.
+// may call chat at most 50 times for the missed events of all clients together.
 func testStorm(t *testing.T, m *mesh) {
 	const clients = 200
 	var gateways []*meshrun.Process

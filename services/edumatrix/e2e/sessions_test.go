@@ -146,7 +146,7 @@ func testSessionRooms(t *testing.T, m *mesh) {
 	eventually(t, "the rooms of the session", func() bool { // presence stores the rooms with the gateway's next report
 		if back != nil {
 			back.Abort()
-			time.Sleep(100 * time.Millisecond) // a user may connect at most ten times per second
+			time.Sleep(100 * time.Millisecond) // a gateway limits a user's new connections to ten per second
 		}
 		back = goesOn(1)
 		return slices.Equal(back.Connected().Rooms, rooms)

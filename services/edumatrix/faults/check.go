@@ -10,7 +10,7 @@ import (
 
 // Violation is a violation of a guarantee.
 type Violation struct {
-	Promise string
+	Promise string // the guarantee, one of the constants below
 	What    string
 }
 
@@ -29,7 +29,7 @@ const (
 	survives   = "9 the mesh survives outages"
 )
 
-// maxListed is the number of violations of one guarantee that are listed.
+// maxListed is the maximum number of violations of one guarantee that are listed.
 const maxListed = 12
 
 // judge collects violations.
@@ -258,9 +258,8 @@ func (j *judge) order() {
 
 // topics checks that readers of each partition get every event of the log in order. A reader accepts a record whose
 // "before" is not above the highest position that it has accepted. It does not accept any other record, because an
-// event before that record is missing. So topics fails if such a reader does not reach the highest position in a
-// partition. (When a batch was interrupted, a later record may precede an earlier one. The relay then publishes both
-// again.)
+// event before that record is missing. So such a reader must reach the highest position in every partition. (When a
+// batch was interrupted, a later record may precede an earlier one. The relay then publishes both again.)
 func (j *judge) topics() {
 	type place struct {
 		topic     string

@@ -29,7 +29,8 @@ var (
 	short = size{clients: 10, commands: 500, rate: 100}
 )
 
-// quickPlans are the short plans that `make test` runs. Together they disturb every service and store.
+// quickPlans are the short plans that `make test` runs. Together they disturb every service, Kafka and
+// PostgreSQL, but not Redis.
 var quickPlans = []Plan{
 	{Seed: 1, Faults: []Fault{
 		{Kind: "kill", On: "chat-1", After: 60, For: time.Second, Times: 2},

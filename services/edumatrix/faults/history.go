@@ -21,7 +21,7 @@ const (
 	Failed      = "failed"
 	Queued      = "queued"
 	Unavailable = "unavailable"
-	// Nothing means that no answer arrived within answerTime, which is far longer than an answer may take.
+	// Nothing means that no answer arrived within answerTime, the maximum time that an answer may take.
 	Nothing = "nothing"
 )
 
@@ -39,7 +39,7 @@ func (a Answer) Final() bool {
 	return a.Kind == Committed || a.Kind == Unchanged || a.Kind == Refused || a.Kind == Failed
 }
 
-// same reports whether two outcomes are equal. A refusal has no version.
+// same reports whether two outcomes are equal. Outcomes that are refused or failed have no version.
 func (a Answer) same(b Answer) bool {
 	if a.Kind != b.Kind || a.Code != b.Code {
 		return false

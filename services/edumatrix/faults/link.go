@@ -67,7 +67,7 @@ func (l *Link) Change(w Conditions) {
 	}
 }
 
-// Mend restores the normal state and accepts connections again.
+// Mend restores the normal conditions and accepts connections again.
 func (l *Link) Mend() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -169,7 +169,7 @@ type chunk struct {
 	bytes []byte
 }
 
-// pipe forwards one direction. It delays the data, and the end of the stream, as the conditions require.
+// pipe forwards one direction. It delays the data, and the close of the connection, as the conditions require.
 func (l *Link) pipe(from, to net.Conn) {
 	chunks := make(chan chunk, 64)
 	var reading sync.WaitGroup

@@ -195,7 +195,8 @@ func (n *nemesis) killAll(f Fault) {
 	})
 }
 
-// store begins a fault of a store. It returns false if another fault has already stopped the store.
+// store begins a fault of a store. It returns false if the store is unavailable, for example
+// because another fault has stopped it.
 func (n *nemesis) store(f Fault) bool {
 	if slices.Contains(n.m.away, f.On) {
 		return false

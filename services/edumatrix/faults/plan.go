@@ -55,8 +55,8 @@ var kinds = []kind{
 	{"freeze", services, time.Second, 4 * time.Second, 1, 4},
 	{"freeze", stores, time.Second, 4 * time.Second, 1, 4},
 	{"freeze, then kill", []string{"kafka", "postgres"}, time.Second, 2 * time.Second, 1, 2},
-	// These faults last longer than the session timeout of consumer groups, which is 6 s. So another instance takes
-	// over while the target is frozen or stopped.
+	// The next two faults last longer than the session timeout of consumer groups, which is 6 s. So if there is another
+	// instance of the service, it takes over while the target is frozen or stopped.
 	{"freeze long", []string{"chat-1", "chat-2", "notification"}, 8 * time.Second, 10 * time.Second, 1, 2},
 	{"stop long", []string{"chat-1", "notification", "gateway-1", "feed"}, 8 * time.Second, 10 * time.Second, 1, 2},
 	{"stop until forgotten", []string{"notification", "gateway-1"}, 2 * time.Second, 5 * time.Second, 1, 3},

@@ -111,10 +111,10 @@ func (p *population) some(r *rand.Rand, n int) (users []string) {
 	return users
 }
 
-// One device in every lookers devices subscribes to some authors.
+// One of every four devices subscribes to some authors.
 const lookers = 4
 
-// workersEach is the maximum number of commands that a device has in flight.
+// workersEach is the number of workers of a device. Each worker sends one command after the other.
 const workersEach = 5
 
 // send makes all devices send commands until the population stops sending.

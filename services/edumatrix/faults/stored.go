@@ -80,8 +80,8 @@ type Record struct {
 
 // Dead is a dead letter.
 type Dead struct {
-	Topic    string // the topic to which the message was published
-	Original string
+	Topic    string // the topic of dead letters
+	Original string // the topic from which the message came
 	Error    string
 	Payload  string
 }

@@ -92,8 +92,8 @@ func (s *stand) kafkaData() string {
 	return ""
 }
 
-// tear removes the last records from one partition of a topic while the broker is stopped. The same happens when a
-// machine without a replica crashes before it has written its data to disk.
+// tear removes the last records from one partition of a topic while the broker is stopped. The same happens when the
+// only machine that has these records crashes before it has written them to disk.
 func (n *nemesis) tear(data, topic string) {
 	partitions, err := filepath.Glob(filepath.Join(data, n.m.prefix+"."+topic+"-*"))
 	if err != nil || len(partitions) == 0 {

@@ -156,8 +156,8 @@ const answerTime = 25 * time.Second
 // than this time, even on a machine on which a store starts slowly.
 const queuedTime = 2 * time.Minute
 
-// deliver sends a command again and again until it has an outcome. It returns the outcome, or an empty answer if the
-// run ends first.
+// deliver sends a command again and again until it has an outcome. It returns the outcome. It returns an empty answer
+// if the run ends first, or if no outcome arrives within queuedTime after "queued".
 func (d *device) deliver(c *Command, data map[string]any) Answer {
 	for d.p.ctx.Err() == nil {
 		at := d.await(d.p.ctx)

@@ -1,7 +1,7 @@
 -- Ends a session of a user, and adds its connections to those that their gateways must close.
 -- KEYS: the sessions of the user, the rooms of these sessions
 -- ARGV: session, prefix of the keys of the connections that a gateway must close (the gateway's name follows)
--- Returns the time at which the session was first ended in µs, or 0 if there is no such session.
+-- Returns the time in µs at which the session was first ended, or 0 if there is no such session.
 local kept = redis.call('HGET', KEYS[1], ARGV[1])
 if not kept then return '0' end
 local before = string.match(kept, '^ended (%d+)$')

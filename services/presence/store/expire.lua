@@ -3,8 +3,8 @@
 local ends = redis.call('ZSCORE', leases, gateway)
 if not ends or tonumber(ends) > now then return 0 end
 
--- Update count and digest too. If the gateway reports again, they differ from its own, and it is asked for all its
--- connections.
+-- Update count and digest too. If the gateway reports again, its own count and digest differ from these, so it is
+-- asked for all its connections.
 local count, digest = string.match(redis.call('HGET', digests, gateway) or '0:0', '^(%d+):(%d+)$')
 count, digest = tonumber(count), tonumber(digest)
 local kept = redis.call('HRANDFIELD', connections, maxPerCall, 'WITHVALUES')

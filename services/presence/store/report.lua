@@ -1,5 +1,5 @@
--- Applies one report of a gateway atomically. In a report that consists of several parts, more is 1 in every part but
--- the last. Count and digest are compared only after the last part.
+-- Applies one report of a gateway atomically. In a report that consists of several parts, the argument more is 1 in
+-- every part but the last. Count and digest are compared only after the last part.
 -- ARGV: gateway, number, lease in ms, all, ends, count, digest, part, more,
 --       then for each change: connection, user, gone, hash, session, since in µs, token, device, rooms (see subscribe)
 -- Returns "ok", "again" (count or digest differ; the gateway must report all connections), or "old" (a newer report was
@@ -42,8 +42,8 @@ end
 local last = tonumber(redis.call('GET', newest) or '0')
 if number < last then return {'old'} end
 if number == last and not ends then return compared() end -- sent again, because the answer was lost
--- Stores the number of the report for 20 leases. A report that arrives later than that is not expected; an earlier one
--- is refused as old, and so does not bring back a gateway that has ended.
+-- Stores the number of the report for 20 leases. An older report that arrives within this time is refused as old,
+-- and so does not bring back a gateway that has ended. No older report is expected to arrive later.
 local function heard() redis.call('SET', newest, ARGV[2], 'PX', whole(lease * 20)) end
 
 if ends then

@@ -78,7 +78,7 @@ func (s *Store) SessionRooms(ctx context.Context, keys []SessionKey) ([][]string
 			return nil, fmt.Errorf("session %s of %s: %w", k.ID, k.User, err)
 		}
 		if !ended && (session.Connected || time.Since(session.Seen) < SessionRetention) {
-			rooms[i] = strings.Fields(subscribed[i].Val())[1:] // the first field is the connection id
+			rooms[i] = strings.Fields(subscribed[i].Val())[1:] // the first field names the connection
 		}
 	}
 	return rooms, nil

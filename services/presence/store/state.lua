@@ -2,7 +2,7 @@
 -- maxPerCall before it.
 -- KEYS: leases, connections of the gateway, number of its last report, digests, online, state, dirty,
 --       connections that the gateway must close, connections in the parts of a report so far, prefix of the keys of
---       sessions, prefix of the keys of their rooms (the user follows both)
+--       sessions, prefix of the keys of their rooms (the user's id follows each prefix)
 -- ARGV: gateway, then the arguments of the script itself
 local leases, connections, newest, digests = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local online, state, dirty = KEYS[5], KEYS[6], KEYS[7]
@@ -40,7 +40,7 @@ local function parts(kept) return string.match(kept, '^(%S+) (%d+) ?(%S*)$') end
 -- connections token device". Connections is a list of "connection/gateway", separated by commas, the newest last. It
 -- has two elements while a device changes networks, and is empty when the session has no connection. The token may be
 -- empty too. A session is deleted when it was not reported for keptFor ms.
-local most = 50 -- the maximum number of sessions of a user
+local most = 50 -- the maximum number of sessions of a user, unless more of them have a connection
 
 local function session(kept) return string.match(kept, '^(%S+) (%d+) (%d+) (%S*) (%S*) (.*)$') end
 
@@ -86,8 +86,9 @@ local function without(on, one)
   return others, newest_one
 end
 
--- Makes room for one more session of a user. Sessions without a connection that were not reported for keptFor are
--- deleted. If there are still too many, the session that has been without a connection for the longest time is deleted.
+-- Deletes sessions of a user before one more is stored. These are the sessions without a connection that were not
+-- reported for keptFor ms. If at least 50 others are left, the session that has been without a connection for the
+-- longest time is deleted too.
 local function prune(user)
   local key = sessions .. user
   local function forget(id)

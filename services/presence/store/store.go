@@ -34,8 +34,9 @@ var endSource string
 //go:embed published.lua
 var publishedSource string
 
-// maxPerCall is the maximum number of connections that one call of a script ends, because a script blocks Redis. Ending
-// 500 connections takes some milliseconds; ending all connections of a large gateway would take a quarter of a second.
+// maxPerCall is the maximum number of connections that one call of expire.lua ends, because a script blocks Redis.
+// Ending 500 connections takes some milliseconds; ending all connections of a large gateway would take a quarter of a
+// second. A call of report.lua drops at most four times as many connections that are missing in a full report.
 const maxPerCall = 500
 
 // Store reads and changes presence.

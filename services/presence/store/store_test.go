@@ -223,7 +223,7 @@ func TestReport_AUserWhoDisconnectsWhileRedisIsEmptyIsOfflineForEveryUser(t *tes
 	})
 }
 
-// A report contains another user for a connection than the stored one, although a connection never changes its user.
+// A report names another user of a connection than Redis has stored, although a connection never changes its user.
 // The reported user must replace the stored user.
 func TestReport_AConnectionOfAnotherUser(t *testing.T) {
 	t.Parallel()
