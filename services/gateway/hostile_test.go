@@ -29,7 +29,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/process"
 )
 
-// ordinary measures the actions of ordinary users: one sends a message, another gets it, and a third connects.
+// ordinary measures how long the actions of ordinary users take: one sends a message, another gets it, and a third
+// connects.
 func (m *mesh) ordinary(t testing.TB, address string, n int) (l meshtest.Latencies) {
 	t.Helper()
 	alice := connect(t, address, "alice")
@@ -76,8 +77,8 @@ var hostilities = map[string]func(address, token string){
 			_ = socket.Close()
 		}
 	},
-	// The user sends commands on 64 connections. No owner decides these commands, so the maximum number of commands
-	// soon waits on each connection.
+	// The user sends commands on 64 connections. No owner decides these commands, so the user soon has the maximum
+	// number of commands without an outcome.
 	"commands": func(address, token string) {
 		hostileFrames(address, token, 64, 2000, func(s, n int) string {
 			return fmt.Sprintf(`{"id":"%d","type":"chat.send_message","command_id":"%d-%d","data":{"conversation_id":"e1","body":"hi"}}`,
@@ -107,7 +108,8 @@ func hostileSocket(address, connect, token string) *websocket.Conn {
 	}
 }
 
-// hostileFrames sends frames at the given rate over the given number of connections, and discards all replies.
+// hostileFrames sends frames over the given number of connections, and discards all replies. The rate is the number of
+// frames per second on all connections together.
 func hostileFrames(address, token string, connections, rate int, frame func(s, n int) string) {
 	var sending sync.WaitGroup
 	for s := range connections {

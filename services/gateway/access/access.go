@@ -62,7 +62,7 @@ func (a *Access) Origin(r *http.Request) bool {
 	return false
 }
 
-// refusedOrigins are the origins that were logged in the minute that began at since.
+// refusedOrigins are the origins that were logged in the minute that began at the time in the field since.
 type refusedOrigins struct {
 	mu     sync.Mutex
 	since  time.Time

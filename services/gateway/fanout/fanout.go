@@ -228,7 +228,8 @@ func (r *logProgress) isKnown() bool {
 	}
 }
 
-// silence is the longest time without a new record in a partition. The owner's relay publishes at least one every 30 s.
+// silence is how long a partition may have no new record before Reading reports it. The owner's relay publishes at
+// least one record in each partition every 30 s.
 const silence = 75 * time.Second
 
 // Reading returns an error that describes why the fan-out does not read every partition, or nil.

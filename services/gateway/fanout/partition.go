@@ -127,8 +127,8 @@ func (p *partition) repeat(f *Fanout) {
 	f.options.Metrics.Repeats.Inc()
 }
 
-// begin begins the epoch of a record in the partition p, which has delivered all earlier records. It waits until the
-// other partitions have reached the same epoch.
+// begin moves the partition p to the epoch of a record; all earlier records of p were handled before. If it is not the
+// first epoch, begin then waits until the other partitions have reached it too.
 func (p *partition) begin(ctx context.Context, f *Fanout, e *envelope.Event) error {
 	switch before := p.epoch.Load(); {
 	case e.Fence:

@@ -42,7 +42,7 @@ func (t *topic) partition(f *Fanout, number int32) *partition {
 
 // grow adds partitions up to the given number. Partitions added by a fence begin at the position of the fence, because
 // earlier events were in the other partitions. Without a fence, the parameter position is -1, and a new partition
-// begins at the position in its first record.
+// begins at the position before its first record.
 func (t *topic) grow(f *Fanout, count int32, position catalog.Position) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

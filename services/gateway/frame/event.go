@@ -21,12 +21,12 @@ type Event struct {
 	ID        string
 	Time      time.Time
 	Actor     string
-	CommandID string // empty if the event was not caused by a command of this user
+	CommandID string // empty, unless the event was caused by a command of the user who gets the frame
 	Redacted  bool
 }
 
 // Encode encodes an event frame. The parameter body is the encoded message of the event. The parameter typed is an
-// empty message of the event's type, or nil if this gateway does not know the type. A JSON frame then has no data.
+// empty message of the event's type, or nil if this gateway does not know the type. A JSON frame then has empty data.
 //
 // Most frames are events, so their JSON is written by hand around the data, which is copied once.
 func (v *Event) Encode(e Encoding, body []byte, typed proto.Message) ([]byte, error) {

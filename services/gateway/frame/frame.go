@@ -29,7 +29,7 @@ func Answer(replyTo string, data proto.Message) Frame {
 	return Frame{"reply", &gatewayv1.Reply{ReplyTo: replyTo, Ok: true}, data}
 }
 
-// Refused returns the reply to a refused request. For a request without an id it is the frame "error".
+// Refused returns the reply to a refused request, or the frame "error" if the request has no id.
 func Refused(replyTo string, r *refusal.Error) Frame {
 	if replyTo == "" {
 		return Frame{"error", &gatewayv1.Failure{Error: ErrorOf(r)}, nil}
@@ -107,7 +107,7 @@ func ErrorOf(r *refusal.Error) *gatewayv1.Error {
 	return e
 }
 
-// retryAfter is how long a client should wait after a refusal for lack of capacity, if the refusal contains no other
+// retryAfter is how long a client should wait after a refusal that may be temporary, if the refusal contains no other
 // time.
 const retryAfter = time.Second
 
@@ -143,7 +143,7 @@ func (f Frame) Encode(e Encoding) ([]byte, error) {
 
 var serverFrame = (&gatewayv1.ServerFrame{}).ProtoReflect().Descriptor().Fields()
 
-// encodeProtobuf encodes a ServerFrame with one field, preceded by its length.
+// encodeProtobuf encodes a ServerFrame with one field, preceded by the length of the ServerFrame.
 func encodeProtobuf(kind string, body proto.Message) ([]byte, error) {
 	field := serverFrame.ByName(protoreflect.Name(kind)).Number()
 	size := proto.Size(body)

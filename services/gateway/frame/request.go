@@ -19,7 +19,7 @@ import (
 
 // MaxMessage bounds a WebSocket message of a client, and the body of an HTTP request, in bytes. The limits of commands
 // are in characters, and JSON can take up to twelve bytes for a character (an emoji as two \u escapes). So the maximum
-// of 20,000 characters takes 240,000 bytes.
+// of 20,000 characters takes up to 240,000 bytes.
 const MaxMessage = 256 << 10
 
 // MaxID bounds the id of a frame, in characters.

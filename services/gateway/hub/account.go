@@ -92,8 +92,8 @@ func (c *Conn) affords(held int64, more int) bool {
 	return held+int64(more) <= bound || int64(c.holds()+more) <= bound/max(1, c.held.account.connections.Load())
 }
 
-// reserve is like mayHold, but also counts the bytes, which the caller queues at once. Concurrent calls for other
-// connections of the user then see these bytes.
+// reserve is like mayHold, but also counts the bytes, so that concurrent calls for other connections of the user see
+// them. The caller then queues the bytes, or adds them to held.expected.
 func (c *Conn) reserve(more int) bool {
 	more += frameCost
 	held := c.held.account.held.Add(int64(more))
@@ -105,9 +105,9 @@ func (c *Conn) reserve(more int) bool {
 	return true
 }
 
-// expect counts the bytes of missed events before they are queued. If too many bytes already wait for the user, or for
-// all users together, it counts nothing and returns false. Otherwise call expectNoMore with the same number once the
-// events were queued or dropped.
+// expect counts the bytes of missed events before they are queued. If the limit of the user, or Options.Missed for all
+// connections together, does not allow these bytes, expect counts nothing and returns false. Otherwise call
+// expectNoMore with the same number once the events were queued or dropped.
 func (c *Conn) expect(bytes int) bool {
 	c.mu.Lock()
 	defer c.unlock()

@@ -45,8 +45,8 @@ func (sh *Shard) Attach(c *Conn, a Attachment) bool {
 	return false
 }
 
-// AllRooms returns the given rooms of a user and the user's own room. None of these rooms is recovered if it is unknown
-// which events of a log the client has.
+// AllRooms returns the given rooms of a user and the user's own room. These are the rooms that are not recovered if the
+// client gets no missed events of a log at all.
 func AllRooms(user string, rooms []string) []string {
 	return append([]string{catalog.UserRoom(user)}, rooms...)
 }

@@ -3,7 +3,7 @@ package hub
 import "github.com/edumatrix/interlinked/proto/catalog"
 
 // Deliver moves users into the rooms that an event opens for them, and out of those that it closes. It queues the event
-// once for each of their connections and for each connection in its rooms, and returns the number of these connections.
+// once for each connection that is in the event's rooms or belongs to these users, and returns their number.
 func (sh *Shard) Deliver(e *Event) (n int) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()

@@ -25,7 +25,7 @@ type Event struct {
 }
 
 // NewEvent returns an event that was read from a topic. Declared is nil if this release of the gateway does not know
-// the event's type. Such an event opens and closes rooms like any other, but clients get it without data.
+// the event's type. Such an event opens and closes rooms like any other, but JSON clients get it with empty data.
 func NewEvent(e envelope.Event, declared *catalog.Event) *Event {
 	return &Event{Event: e, declared: declared}
 }

@@ -201,7 +201,7 @@ func TestAttach_SendsDeletedMessagesRedacted(t *testing.T) {
 
 func TestAttach_AsksAgainIfTheBufferDoesNotReachBack(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, hub.Options{Buffer: 5 * 3000}) // about 3,000 bytes for each owner
+	w := newWorld(t, hub.Options{Buffer: 5 * 3000}) // for each owner, fewer bytes than the ten events below take
 	w.deliver(w.began(`["alice","bob"]`))
 	c, err := w.hub.Add("bob", frame.JSON)
 	require.NoError(t, err)

@@ -18,7 +18,7 @@ const encodedAtOnce = 32
 // Bounds limit the missed events that one connection gets.
 type Bounds struct {
 	Events int // the maximum number of events in one room
-	Bytes  int // the maximum size of the events in all rooms of one owner
+	Bytes  int // the maximum size of the events in all rooms of one owner, in bytes
 }
 
 // MissedEvents is a part of an owner's log that several resuming connections need. It is built once for all of them.

@@ -144,8 +144,8 @@ func (p *progress) setCovered(by *sharedProgress) {
 	}
 }
 
-// positions returns, for each log, the position up to which everything was queued or written. Shared is the progress of
-// the fan-out, read a moment ago.
+// positions returns, for each log, the position up to which every event for the client was queued or written. The
+// parameter shared is the progress of the fan-out, read a moment ago.
 func (p *progress) positions(shared *sharedProgress) []catalog.Position {
 	at := make([]catalog.Position, len(p.logs))
 	for log := range at {

@@ -71,8 +71,8 @@ const smallQueue = 16
 func (q *queue) len() int { return len(q.items) - q.head }
 
 // push adds an item, or replaces the older item with the same key. If the queue is full, push drops all items that can
-// be spared. If it is still full, push drops the item itself if that can be spared, and else returns false. It also
-// returns the number of dropped items. The parameter afforded reports whether the limit of the user allows the item.
+// be spared. If the queue is still full, push drops the new item if that can be spared, and otherwise returns false. It
+// also returns how many items were dropped. The parameter afforded reports whether the user's limit allows the item.
 func (q *queue) push(it item, l *Limits, afforded bool) (dropped int, ok bool) {
 	key, size := it.key(), len(it.text())
 	if key != "" {

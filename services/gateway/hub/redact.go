@@ -29,7 +29,7 @@ func (e *Event) redacted() *Event {
 }
 
 // withoutPersonal returns the event without its personal fields, and whether it has any. The event must be declared. If
-// the body cannot be decoded, the returned event has no fields.
+// the body cannot be decoded, the returned event has an empty body.
 func (e *Event) withoutPersonal() (public *Event, personal bool) {
 	copied := e.Event
 	copied.Redacted, copied.Body = true, nil

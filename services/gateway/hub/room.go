@@ -37,7 +37,7 @@ type subscriber struct {
 	newest        map[string]catalog.Version // like membership.newest, for the user's own room
 }
 
-// join puts a subscriber into a room, unless it is already a member. The subscriber has the room's events up to asOf.
+// join puts a subscriber into a room, unless it is already there. The subscriber has the room's events up to asOf.
 func (sh *Shard) join(s *subscriber, name string, asOf catalog.Position) *membership {
 	return sh.joinAs(new(membership), s, name, asOf)
 }

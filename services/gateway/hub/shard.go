@@ -52,7 +52,7 @@ func (sh *Shard) Complete() catalog.Position { return catalog.Position(sh.comple
 
 // SetIncarnation records the incarnation of the log from which events are read. A change means that the log may have
 // lost events that clients got. SetIncarnation then clears the buffer and closes all connections. Clients resume with
-// tokens of the previous incarnation, which show that they may have events that the log has lost.
+// tokens of the previous incarnation, which show that the clients may have events that the log has lost.
 func (sh *Shard) SetIncarnation(incarnation string, position catalog.Position) {
 	sh.mu.Lock()
 	if incarnation == "" || incarnation == sh.history || sh.former[incarnation] {

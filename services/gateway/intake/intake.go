@@ -32,7 +32,7 @@ type Options struct {
 	// Patience is how long a client waits for an outcome before it gets "queued" or "unavailable"; 5 s when 0.
 	Patience time.Duration
 	// MaxWaiting and MaxBytes limit the number and the bytes of all commands without an outcome in this gateway; 20,000
-	// and 64 MiB when 0. Beyond them, a user that has less than a fair share may still send.
+	// and 64 MiB when 0. Beyond these limits, a user who has less than a fair share may still send.
 	MaxWaiting, MaxBytes int
 	// UserWaiting and UserBytes limit the same for one user, over all connections and requests; 1,024 and 8 MiB when
 	// 0, or the limits of one sender if those are higher.

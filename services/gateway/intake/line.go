@@ -20,7 +20,7 @@ type line struct {
 	log       *slog.Logger
 
 	fresh func([]*waiter) []*waiter // returns the waiters whose commands still have to be published
-	done  func([]*waiter)           // called with the waiters that no longer need to be published
+	done  func([]*waiter)           // called with the waiters whose commands need not be published any more
 
 	mu    sync.Mutex
 	queue []*waiter

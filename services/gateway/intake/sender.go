@@ -66,7 +66,8 @@ func (s *Sender) Send(ctx context.Context, c Command, answer func(Answer)) {
 	s.intake.lines[c.Declared.Topic].put(w)
 }
 
-// Close removes the waiters of the sender. Commands that were accepted are still published and decided.
+// Close removes the waiters of the sender. Commands that were accepted are still published, unless Kafka does not take
+// them within Options.Patience.
 func (s *Sender) Close() {
 	s.mu.Lock()
 	waiters := slices.Collect(maps.Keys(s.waiters))

@@ -143,8 +143,8 @@ func (l *Lease) describe(c *Connection) *meshv1.ConnectionChange {
 		ConnectedAt: timestamppb.New(c.Since), ResumeToken: token}
 }
 
-// maxRooms is the limit of the reported names of one connection's rooms, in bytes. 500 ids of 36 characters take 20
-// kB.
+// maxRooms is the limit of the reported names of one connection's rooms, in bytes. 500 names with ids of 36 characters
+// take about 20 kB.
 const maxRooms = 32 << 10
 
 // subscriptions returns the rooms of a connection for a report, or nil while they are not known. Rooms beyond
@@ -267,8 +267,8 @@ func (l *Lease) send(ctx context.Context, part *meshv1.ReportRequest) (*meshv1.R
 	return response.Msg, nil
 }
 
-// unsent queues changes again whose delivery is unknown; reporting a change twice is harmless. If too many are
-// pending, the next report contains everything, from which the keeper infers which connections have ended.
+// unsent queues changes again whose delivery is unknown; reporting a change twice is harmless. If more than maxChanges
+// wait, the next report contains all open connections, from which the keeper infers which connections have ended.
 func (l *Lease) unsent(sent map[string]*meshv1.ConnectionChange, all bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -330,7 +330,7 @@ func parted(changes []*meshv1.ConnectionChange) (parts [][]*meshv1.ConnectionCha
 	return parts
 }
 
-// next returns the next report, in parts, and the changes in it.
+// next returns the next report, in parts, and the changes to queue again if the report fails.
 func (l *Lease) next() (parts []*meshv1.ReportRequest, sent map[string]*meshv1.ConnectionChange) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -351,7 +351,7 @@ func (l *Lease) next() (parts []*meshv1.ReportRequest, sent map[string]*meshv1.C
 }
 
 // news returns the changes for the next report: all open connections if l.reportAll is set, and otherwise the
-// connections that have changed. Sent contains the changes to queue again if the report fails.
+// connections that have changed. The map sent contains the changes to queue again if the report fails.
 func (l *Lease) news() (changes []*meshv1.ConnectionChange, sent map[string]*meshv1.ConnectionChange) {
 	sent = l.changed
 	l.changed = map[string]*meshv1.ConnectionChange{}

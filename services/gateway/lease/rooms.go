@@ -51,7 +51,7 @@ func (l *Lease) answer(ctx context.Context) {
 	}
 }
 
-// others returns the given call and the calls that follow within 2 ms.
+// others returns the given call and the calls that follow within 2 ms, at most maxAsked in all.
 func (l *Lease) others(first *ask) []*ask {
 	all := []*ask{first}
 	moment := time.NewTimer(2 * time.Millisecond)

@@ -28,7 +28,7 @@ import (
 type Opening struct {
 	// User is the user of the token in the handshake's header, or nil if there was none.
 	User *auth.User
-	// Device names the client if its connect frame does not.
+	// Device is the name of the client's device if the connect frame contains none.
 	Device   string
 	Encoding frame.Encoding
 	// Request is the first frame. Err is the reason why the frame could not be read.

@@ -52,8 +52,8 @@ const (
 	maxQueries       = 16
 	maxSubscriptions = 500
 
-	// frameRate and frameBurst limit the frames of one client. Frames above the rate are read later, by up to maxWait;
-	// beyond that they are refused.
+	// frameRate and frameBurst limit the frames of one client: the frames per second, and the frames at once. Further
+	// frames wait up to maxWait before they are handled. Frames that would have to wait longer are refused.
 	frameRate, frameBurst = 1000, 2000
 	maxWait               = 2 * time.Second
 )
@@ -92,7 +92,7 @@ func (h *Handler) after(d time.Duration, f func()) *time.Timer {
 	})
 }
 
-// Close ends the handling. Commands that the client sent are still decided.
+// Close ends the handling. Commands that the client sent are still published; see intake.Sender.Close.
 func (h *Handler) Close() {
 	// These calls are deferred so that all of them run even if one panics.
 	defer h.quota.Leave()

@@ -13,7 +13,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/auth"
 )
 
-// expiryNotice is how long before its token expires a client gets the frame "token_expiring".
+// expiryNotice is how long before its connection ends a client gets the frame "token_expiring". The connection ends at
+// auth.Leeway after the token's expiry.
 const expiryNotice = time.Minute
 
 // token holds the timers of the connection's current token.
@@ -37,8 +38,9 @@ func (t *token) stopTimers() {
 	}
 }
 
-// expires closes the connection when its token expires. Because clocks differ, a token is accepted for auth.Leeway
-// after its expiry, and the connection lasts as long. The zero time means that the token does not expire.
+// expires sets the timers for a token that expires at the given time. Because clocks differ, a token is accepted until
+// auth.Leeway after its expiry, and the connection is closed only then. The zero time means that the token does not
+// expire.
 func (h *Handler) expires(at time.Time) {
 	h.token.mu.Lock()
 	defer h.token.mu.Unlock()

@@ -31,8 +31,8 @@ func (hourly) Verify(_ context.Context, token string) (auth.User, error) {
 	return auth.User{ID: "alice", Expires: time.Now().Add(time.Hour)}, nil
 }
 
-// A client must get the frame token_expiring a minute before its token expires, because the connection then ends. After
-// the client has renewed its token, it must get this frame again, a minute before the new expiry.
+// The connection of a client ends auth.Leeway after the expiry of the client's token. The client must get the frame
+// token_expiring a minute before this end, and again after each renewal of the token.
 func TestToken_ItsExpiryIsAnnouncedAgainAfterARenewal(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()

@@ -42,8 +42,8 @@ func TestPace_SpreadsTheReturnsOfOneUser(t *testing.T) {
 	require.Len(t, p.users, 1, "a user who is not limited any more is forgotten")
 }
 
-// After an outage of the network, all ten devices of a user with 2,000 rooms resume at once. None of them may have to
-// wait, also if all of them resume again a minute later.
+// After an outage of the network, all ten devices of a user with 2,000 rooms resume at once. No device may have to
+// wait, even if all of them resume again a minute later.
 func TestPace_TenDevicesWithTwoThousandRoomsDoNotWait(t *testing.T) {
 	t.Parallel()
 	var p pace

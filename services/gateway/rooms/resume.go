@@ -110,7 +110,7 @@ func (a *ownerCalls) single() *lane[attaching] {
 }
 
 // buffered finds the resume tokens of a batch to which the buffer reaches back, and returns the buffered events above
-// the lowest of these tokens. It returns false if the buffer reaches back to none of the tokens.
+// the lowest position of these tokens. It returns false if the buffer reaches back to none of the tokens.
 func (a *ownerCalls) buffered(batch []attaching, bufferedAfter catalog.Position) ([]*hub.Event, bool) {
 	after := catalog.Position(-1)
 	for _, n := range batch {

@@ -1,6 +1,6 @@
 // Package rooms asks the owners which rooms connections may be in: all rooms of a user when a client connects (Attach)
-// or resumes (Resume), and single rooms that a client subscribes to (Subscribe). It renews the authorization of a
-// subscription at half of the lease. One call serves many connections, and is repeated while the owner is unavailable.
+// or resumes (Resume), and single rooms that a client subscribes to (Subscribe). It renews all subscriptions twice in
+// each Options.Lease. One call serves many connections, and is repeated while the owner is unavailable.
 package rooms
 
 import (
@@ -31,7 +31,8 @@ type Options struct {
 	Missed hub.Bounds
 	// Unsubscribed is called when a connection is no longer subscribed to a room; it may be nil. It must not wait.
 	Unsubscribed func(*hub.Conn)
-	// Lease is how long a subscription lasts unless it is renewed; a minute when 0. It is renewed at half of that time.
+	// Lease is how long a subscription lasts unless it is renewed; a minute when 0. All subscriptions are renewed at
+	// intervals of half that time.
 	Lease time.Duration
 	// Gather is how long a call waits for further connections that it can serve; 2 ms when 0.
 	Gather  time.Duration

@@ -120,8 +120,8 @@ func (a *ownerCalls) events(records []*meshv1.Record) (events []*hub.Event) {
 	return events
 }
 
-// renew asks the owner again, at half of the lease, for every subscription. A subscription that is refused, or not
-// renewed in time, is ended, and the client is sent the frame unsubscribed.
+// renew asks the owner again about every subscription, at intervals of half of Options.Lease. A subscription that is
+// refused, or not renewed in time, is ended, and the client is sent the frame "unsubscribed".
 func (a *ownerCalls) renew(ctx context.Context) {
 	for retry.Sleep(ctx, a.options.Lease/2) {
 		a.forget()

@@ -39,7 +39,8 @@ func (s *Signals) channelName(n int) string {
 	return fmt.Sprintf("%sedumatrix:signals:%d", s.options.Prefix, n)
 }
 
-// receive delivers the signals of other gateways. Redis counts as available while this connection gets responses.
+// receive delivers the signals of other gateways. Redis counts as available while the connection that receives these
+// signals gets responses.
 func (s *Signals) receive(ctx context.Context) {
 	names := make([]string, channels)
 	for n := range names {

@@ -114,7 +114,7 @@ func TestConnect_WithoutAReplyInTimeTheClientReconnects(t *testing.T) {
 	require.True(t, hub.ConnectTimeout.Reconnect)
 }
 
-// Even if there are no events, the gateway must send a heartbeat in every period.
+// Even if there are no events, the gateway must continue to send heartbeats.
 func TestHeartbeat_IsASignOfLife(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{CoverEvery: 10 * time.Millisecond})
@@ -152,8 +152,8 @@ func TestBrowser_SeesTheCloseCodeAfterTheUpgrade(t *testing.T) {
 	require.Equal(t, hub.Shutdown.Code, closed(t, page("alice")))
 }
 
-// A gateway is full. A web page must get the close code, unless the gateway is already refusing too many other web
-// pages in this way. A program, or a page of another origin, must get the HTTP status.
+// A gateway is full. A web page must get the close code, unless the gateway is already refusing 32 other web pages in
+// this way. A program, or a page of another origin, must get the HTTP status.
 func TestBrowser_SeesTheCloseCodeOfAFullGateway(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{}, func(s *setup) {

@@ -12,7 +12,7 @@ import (
 const (
 	// minProgress is the number of bytes that a client has to accept within Options.WriteWait.
 	minProgress = 4 << 10
-	// chunk bounds a write and a fragment of a frame, in bytes. Pings go between two chunks.
+	// chunk bounds a fragment of a frame, in bytes. A write has about two chunks at most. Pings go between two writes.
 	chunk = 16 << 10
 	// maxUnsent bounds the bytes that the system buffers for a client and has not sent yet.
 	maxUnsent = 64 << 10
@@ -108,7 +108,7 @@ func appendHeader(b []byte, op byte, final bool, length int) []byte {
 	}
 }
 
-// send writes bytes. The error is a timeout if the client does not accept enough of them in time.
+// send writes bytes. The error is a timeout if the client does not accept minProgress bytes within Options.WriteWait.
 func (c *connection) send(b []byte) error {
 	c.torn = true
 	for len(b) > 0 {

@@ -132,7 +132,7 @@ type setup struct {
 	// connectWithin is how long the reply to connect may take; 30 s when 0.
 	connectWithin time.Duration
 	restoreWithin time.Duration
-	reportEvery   time.Duration // half of the time limit of calls to the keeper
+	reportEvery   time.Duration // how often to report connections; a call to the keeper may take twice as long
 	lease         time.Duration // how long a subscription lasts unless it is renewed
 	listener      func(net.Listener) net.Listener
 	handler       func(*ws.Server) http.Handler

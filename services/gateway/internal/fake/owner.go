@@ -256,7 +256,7 @@ func (o *Owner) FailFor(user string) {
 	o.failing = user
 }
 
-// Slow makes every call of Rooms and AuthorizeSubscriptions take the given time.
+// Slow delays every call of Rooms, AuthorizeSubscriptions and SessionRooms by the given time.
 func (o *Owner) Slow(d time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
