@@ -276,8 +276,7 @@ type Settings struct {
 
 const sqlSettings = `SELECT version, history_from_joining FROM chat.conversations WHERE conversation_id = $1`
 
-// Settings returns a conversation's settings and the version as of which they were read. For an unknown conversation,
-// the version is 0.
+// Settings returns a conversation's settings and the version as of which they were read, which is 0 if it is unknown.
 func (s *Store) Settings(ctx context.Context, id string) (c Settings, version catalog.Version, err error) {
 	err = s.pool.QueryRow(ctx, sqlSettings, id).Scan(&version, &c.FromJoining)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
