@@ -383,7 +383,7 @@ func ResultTopic(owner string) string { return owner + "-results" }
 // DeadLetterTopic returns the topic of the messages that an owner could not process.
 func DeadLetterTopic(owner string) string { return owner + ".dead-letter" }
 
-// Owners returns the services that own a topic or a message, sorted by name.
+// Owners returns the services that own a topic, sorted by name.
 func (c *Catalog) Owners() []string {
 	var owners []string
 	for _, t := range c.topics {

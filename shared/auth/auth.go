@@ -30,7 +30,7 @@ const RoleService = "service"
 const MinSecret = 32
 
 const (
-	maxToken   = 8 << 10
+	maxToken   = 8 << 10 // bytes; a longer token is refused
 	maxName    = 256     // characters; a longer name is cut off
 	maxPicture = 2 << 10 // bytes; a longer picture URL is ignored
 
@@ -49,7 +49,8 @@ type User struct {
 	Expires time.Time // time from which the token is no longer accepted: its exp plus the leeway for clocks that differ
 }
 
-// ActingFor returns the user on whose behalf the user acts: themselves or, with the role "service", the given user.
+// ActingFor returns the id of the user for whom u acts: u itself, or onBehalfOf if that is set. Another user than u is
+// refused unless u has the role "service".
 func (u User) ActingFor(onBehalfOf string) (actor string, err error) {
 	switch {
 	case onBehalfOf == "" || onBehalfOf == u.ID:
@@ -147,8 +148,8 @@ func (v *Verifier) Ready() <-chan struct{} {
 }
 
 // Verify returns the user that a token identifies. Its error is a refusal that explains why the token is invalid,
-// without quoting it. The code is refusal.Unavailable if the token may be valid, but the key that it names cannot be
-// fetched now, and refusal.Unauthorized otherwise.
+// without quoting it. The code is refusal.Unavailable if the token may be valid, but the keys cannot be fetched now to
+// check it, and refusal.Unauthorized otherwise.
 func (v *Verifier) Verify(ctx context.Context, token string) (User, error) {
 	if token = strings.TrimSpace(token); token == "" {
 		return User{}, refusal.New(refusal.Unauthorized,

@@ -60,7 +60,8 @@ func (s *signIn) RoundTrip(*http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader(set))}, nil
 }
 
-// serve stores a set with the public keys of keys, under their ids, and with two keys that are not usable.
+// serve stores a set that contains the public keys of the given signers, under their ids, and two keys that are not
+// usable.
 func (s *signIn) serve(t *testing.T, keys map[string]crypto.Signer) {
 	t.Helper()
 	var all []any

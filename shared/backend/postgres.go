@@ -69,7 +69,8 @@ func (p Postgres) poolConfig() (*pgxpool.Config, error) {
 	return config, nil
 }
 
-// retire closes a connection after a number of uses, counted when it is released.
+// retire returns a function for pgxpool's AfterRelease. It counts how often a connection was released, and makes the
+// pool close the connection after the given number of uses.
 func retire(after int) func(*pgx.Conn) bool {
 	const key = "edumatrix.uses"
 	return func(c *pgx.Conn) bool {
@@ -116,8 +117,9 @@ func IsForeignParameter(name string) bool {
 	return strings.HasPrefix(name, "pool_") // a parameter of pgx, but the mesh configures the pool
 }
 
-// HasUnescapedAt reports whether the user or password of a URL contains an @, or an @ comes after a / or ? that ends
-// the authority. Then the host is ambiguous, and a part of the password could be shown as the host.
+// HasUnescapedAt reports whether a URL seems to have an unescaped @ in its user or password: its authority, the part
+// before the first /, ? or #, contains several @, or HasCutOffAt is true. Then the host is ambiguous, and a part of the
+// password could be shown as the host.
 func HasUnescapedAt(address string) bool {
 	authority, _ := cutAuthority(address)
 	return strings.Count(authority, "@") > 1 || HasCutOffAt(address)

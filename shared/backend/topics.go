@@ -26,8 +26,8 @@ const inSyncReplicas = "min.insync.replicas"
 
 // EnsureTopics creates missing topics, and waits until every broker knows them with a leader for each partition. It
 // does not change existing topics. It reports the topics that have another number of partitions or another retention
-// than declared, or fewer replicas than the brokers allow; the operator decides. The mesh adapts to the topics that the
-// broker has.
+// than declared, fewer replicas than the brokers allow, or a lower min.insync.replicas than the mesh sets on new
+// topics; the operator decides. The mesh adapts to the topics that the broker has.
 func (k Kafka) EnsureTopics(ctx context.Context, topics []catalog.Topic) (differences []string, err error) {
 	client, admin, err := k.admin()
 	if err != nil {

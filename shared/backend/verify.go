@@ -51,7 +51,7 @@ func Passed(results []Result) bool {
 	return true
 }
 
-// Print writes the results as a table, with their count below.
+// Print writes the results as a table. The last line counts the checks that are ok, have a warning or failed.
 func Print(w io.Writer, results []Result) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	_, err := fmt.Fprintln(table, "STORE\tCHECK\tRESULT\tTOOK\tDETAIL")

@@ -36,9 +36,10 @@ const (
 )
 
 // DeadLetter sends a message to the dead-letter topic if its handler fails, so that later messages are handled. It
-// calls OnDeadLetter first. While either step fails because a dependency is unavailable, it waits, so that no message
-// is lost. A message whose handler had no time to finish, or waits for a dependency, is not a dead letter and is
-// delivered again.
+// calls OnDeadLetter first, and repeats the call while its error wraps retry.ErrUnavailable, or up to Retries times
+// after other errors. Then it publishes the dead letter, and repeats that after every error, so that no message is
+// lost. Both end if the subscriber gives up the message. A message whose handler had no time to finish, or waits for a
+// dependency, is not a dead letter and is delivered again.
 func DeadLetter(o RouterOptions) message.HandlerMiddleware {
 	o.setDefaults()
 	return func(h message.HandlerFunc) message.HandlerFunc {
@@ -73,7 +74,7 @@ func (o *RouterOptions) reportDeadLetter(m *message.Message, cause error) {
 	span.SetAttributes(attribute.Bool("edumatrix.dead_letter", true))
 }
 
-// sendToDeadLetters returns nil once the dead letter is on its topic.
+// sendToDeadLetters returns nil once the dead letter is on its topic, or was dropped because DeadLetterTopic is empty.
 func (o *RouterOptions) sendToDeadLetters(m *message.Message, cause error) error {
 	patience := o.patience(m)
 	defer patience.leave()

@@ -20,8 +20,8 @@ type topicPartition struct {
 
 // receiver receives the records of one partition.
 type receiver interface {
-	// take accepts the partition's next records without blocking. It reports whether the fetcher should pause until the
-	// receiver opens the partition again.
+	// take accepts the partition's next records without blocking. It reports whether the fetcher should pause the
+	// partition until the receiver opens it again.
 	take(records []*kgo.Record) (full bool)
 	// restart is called before records whose offsets are lower than those of earlier records: the topic has lost
 	// records.
@@ -168,7 +168,7 @@ func (f *fetcher) open(at topicPartition, to receiver) {
 }
 
 // errorPause is how long a partition is not fetched after an error. The broker responds to a fetch of a deleted topic
-// at once, so without a pause such fetches would follow each other without end.
+// at once with an error, so without a pause the client would send such fetches all the time.
 const errorPause = 500 * time.Millisecond
 
 // pauseAfterError pauses a partition for errorPause.

@@ -8,7 +8,8 @@ import (
 )
 
 const (
-	// The fetcher pauses when a follower's queue has this many bytes, and resumes when a quarter of them are left.
+	// A partition is paused when its follower's queue has more than maxQueuedBytes, and resumed when at most
+	// resumeQueuedBytes are left.
 	maxQueuedBytes    = 8 << 20
 	resumeQueuedBytes = maxQueuedBytes / 4
 )

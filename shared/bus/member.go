@@ -305,7 +305,8 @@ func (a *assigned) take(records []*kgo.Record) bool {
 }
 
 // restart starts the partition over, because the topic has lost records and its offsets now belong to other records.
-// The new lanes begin after the messages in flight of the old lanes. Other partitions do not wait for these messages.
+// The new lanes begin to deliver when the messages in flight of the old lanes are settled or given up. Other partitions
+// do not wait for these messages.
 func (a *assigned) restart() {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -208,7 +208,8 @@ func (e *PublishError) Unwrap() []error {
 	return all
 }
 
-// classify wraps an error in retry.ErrUnavailable, unless the message is at fault.
+// classify wraps an error in retry.ErrUnavailable. It does not wrap errors that another attempt cannot fix: the
+// message, its topic or the permissions of this client are at fault.
 func classify(err error) error {
 	for _, own := range []error{errNoPartition, kerr.MessageTooLarge, kerr.RecordListTooLarge, kerr.InvalidRecord,
 		kerr.CorruptMessage, kerr.InvalidTopicException, kerr.InvalidTimestamp, kerr.TopicAuthorizationFailed,

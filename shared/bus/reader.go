@@ -23,8 +23,8 @@ type ReaderOptions struct {
 	// record will get. The default is end-1, the last record. From is called once for each partition that exists when
 	// the topic is first read; partitions that are added later are read from their beginning.
 	From func(topic string, partition int32, oldest, end int64) int64
-	// Hold is called before each message is delivered, and delays it until Hold returns. Tests use it to delay a
-	// partition. It must return when ctx ends.
+	// Hold is called before each message is delivered. The message is delivered when Hold returns. Tests use this to
+	// delay a partition. Hold must return when ctx ends.
 	Hold func(ctx context.Context, topic string, partition int32)
 	// Drain is how long the Reader waits for messages in flight when reading ends; default 10 s.
 	Drain time.Duration

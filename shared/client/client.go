@@ -139,7 +139,7 @@ type Client struct {
 
 	// The fields seen and before are used by the goroutine that reads and, after its end, by other goroutines.
 	seen   map[string]int64 // newest version of each stream that this connection got
-	before map[string]int64 // newest version of each stream that the resumed connections got
+	before map[string]int64 // newest version of each stream that the connections before this one got
 
 	token     string
 	connected Connected

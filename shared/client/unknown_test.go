@@ -26,7 +26,7 @@ func later() []byte {
 	return protowire.AppendFixed64(protowire.AppendTag(b, 904, protowire.Fixed64Type), 7)
 }
 
-// newer encodes a message together with unknown fields, those of the function named later.
+// newer encodes a message as a gateway of a later version does, with additional fields (see the function later).
 func newer(m proto.Message) []byte {
 	m.ProtoReflect().SetUnknown(later())
 	b, err := proto.Marshal(m)
@@ -36,8 +36,8 @@ func newer(m proto.Message) []byte {
 	return b
 }
 
-// gatewayOfALaterVersion starts a server that answers each message of a client with the next of replies, which may
-// contain several frames. It returns the server's URL.
+// gatewayOfALaterVersion starts a server that answers each message of a client with the next element of the parameter
+// replies, which may contain several frames. It returns the server's URL.
 func gatewayOfALaterVersion(t *testing.T, kind int, replies ...[]byte) string {
 	t.Helper()
 	upgrader := websocket.Upgrader{Subprotocols: []string{"edumatrix.v1.json", "edumatrix.v1.proto"}}

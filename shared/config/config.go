@@ -214,7 +214,7 @@ func (r *reader) requireWithJWKS(name, what string) {
 	}
 }
 
-// secret reads a secret. It refuses a short secret, which an attacker can guess offline.
+// secret reads a secret. It refuses a secret of fewer than auth.MinSecret bytes, which an attacker can guess offline.
 func (r *reader) secret(name string) string {
 	value := r.text(name, "")
 	if value != "" && len(value) < auth.MinSecret {

@@ -359,9 +359,9 @@ func (r *reader) compareRedis(b backend.Redis) {
 	r.loses("REDIS_URL", "REDIS_PASSWORD", options.Password, false)
 }
 
-// loses adds a notice if the variable whose name is passed as part is set, and has another value than inURL. The value
-// inURL is from the URL in the variable whose name is passed as winner. If tell is false, the notice does not contain
-// the values.
+// loses adds a notice if a variable is set but has no effect, because a URL contains another value. The parameter part
+// is the name of this variable, winner is the name of the URL's variable, and inURL is the value in the URL. If tell is
+// false, the notice does not contain the values.
 func (r *reader) loses(winner, part, inURL string, tell bool) {
 	switch value := r.text(part, ""); {
 	case value == "" || value == inURL:

@@ -102,8 +102,8 @@ func (h *Health) Waiting(dependency string, err error) {
 	}
 }
 
-// Run runs every check each second until ctx ends. Until all checks have once succeeded at the same time, Run runs them
-// more often.
+// Run runs every check once a second until ctx ends. Until all checks have succeeded at the same time for the first
+// time, Run runs them every 50 ms.
 func (h *Health) Run(ctx context.Context) error {
 	var checking sync.WaitGroup
 	for i := range h.checks {

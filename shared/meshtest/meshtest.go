@@ -70,7 +70,7 @@ func KafkaAdmin(t testing.TB, k backend.Kafka) *kadm.Client {
 	return kadm.NewClient(client)
 }
 
-// GrowTopic adds partitions to a topic, and waits until the broker knows them.
+// GrowTopic adds partitions to a topic until it has the given number, and waits until the broker knows them.
 func GrowTopic(t testing.TB, k backend.Kafka, topic string, partitions int) {
 	t.Helper()
 	admin, name := KafkaAdmin(t, k), k.Topic(topic)
@@ -111,7 +111,8 @@ func DeleteRecords(t testing.TB, k backend.Kafka, topic string) {
 	}
 }
 
-// DeleteTopics deletes the topics with the prefix, because the broker keeps files open for every partition.
+// DeleteTopics deletes the topics with the prefix k.TopicPrefix, because the broker keeps files open for every
+// partition.
 func DeleteTopics(ctx context.Context, k backend.Kafka) error {
 	client, err := kgo.NewClient(k.Options()...)
 	if err != nil {

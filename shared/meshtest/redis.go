@@ -10,7 +10,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend"
 )
 
-// Redis has 16 databases by default. Tests do not use number 0, which is left to the owner of the server.
+// Redis has 16 databases by default. Tests do not use number 0, which may contain a developer's own data.
 const (
 	redisDatabases = 16
 	redisLease     = "meshtest:lease"

@@ -25,9 +25,9 @@ type State interface {
 	Decide(by catalog.Origin, command proto.Message) ([]proto.Message, error)
 	// Evolve applies one event.
 	Evolve(f catalog.Fact, event proto.Message)
-	// Forget drops the state of single subjects (such as messages) and keeps the state of the stream itself. Before a
-	// command that names a subject is decided, Evolve gets the events about that subject again. So the state of a long
-	// stream stays small.
+	// Forget drops the state of single subjects (such as messages) and keeps the state of the stream itself, so that
+	// the state of a long stream stays small. Before a command that names a subject is decided, Evolve gets the events
+	// about that subject again.
 	Forget()
 }
 

@@ -41,7 +41,7 @@ func (m *mailboxes[T]) serve(key string) {
 	}
 }
 
-// next removes the items that wait. If there are none, the key's worker ends.
+// next removes and returns the items that wait, at most maxItems. If there are none, the key's worker ends.
 func (m *mailboxes[T]) next(key string) []T {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -497,8 +497,8 @@ func TestOwner_ReadsAStreamAfterAVersion(t *testing.T) {
 	}
 }
 
-// The aggregate of a stream panics when it folds the stream's events. The commands on this stream must fail, but
-// commands on other streams must succeed.
+// The aggregate of a stream panics when the stream's events are applied to it (Evolve). The commands on this stream
+// must fail, but commands on other streams must succeed.
 func TestCommand_AStreamThatCannotBeFoldedFailsAlone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -522,7 +522,7 @@ func TestCommand_AStreamThatCannotBeFoldedFailsAlone(t *testing.T) {
 	}
 }
 
-// fragile is the aggregate room, but panics when it folds an event.
+// fragile is the aggregate room, but panics when an event of conversation 7 is applied to it.
 type fragile struct{ room }
 
 func (f *fragile) Evolve(catalog.Fact, proto.Message) {

@@ -99,8 +99,8 @@ func (s *ownerServer) authorize(ctx context.Context, subscriptions []*meshv1.Sub
 	return authorizations, err
 }
 
-// AuthorizeSubscriptions reports which users may subscribe to which rooms. It reads the log's position first: later events reach the
-// caller through the topic.
+// AuthorizeSubscriptions reports which users may subscribe to which rooms. It reads the log's position first: events
+// above that position reach the caller through the topic.
 func (s *ownerServer) AuthorizeSubscriptions(ctx context.Context, r *connect.Request[meshv1.AuthorizeSubscriptionsRequest]) (*connect.Response[meshv1.AuthorizeSubscriptionsResponse], error) {
 	head, err := s.log.Newest(ctx)
 	if err != nil {

@@ -117,8 +117,8 @@ func (s *Service) QueryOptions(projections consistency.Projections) connect.Hand
 		connect.WithInterceptors(consistency.Interceptor(s.Log, s.env.Catalog, projections)))
 }
 
-// Run serves until ctx ends. Then it stops the intake, waits until running work is finished, and stops the log's relay
-// and the listener last.
+// Run serves until ctx ends. Then it stops everything that begins new work (consuming, timers, jobs), waits until
+// running work is finished, and stops the log's relay and the listener last.
 func (s *Service) Run(ctx context.Context) error {
 	if err := errors.Join(s.validate(), projection.CheckTables(ctx, s.Log, jobs.IsTable, s.projections...)); err != nil {
 		return errors.Join(fmt.Errorf("%s cannot start: %w", s.name, err), s.common.Close())

@@ -95,7 +95,8 @@ func (d *decider) load(stream string, batch []*pendingCommand) (*loadedState, er
 	return h, d.fold(h, loaded)
 }
 
-// known returns the cached state of a stream and, unless that state is complete, the selection that has to be loaded.
+// known returns the cached state of a stream, or a state without events if no current state is cached. The result
+// complete reports whether the state can be used at once; otherwise missing is the selection that has to be loaded.
 func (d *decider) known(stream string, batch []*pendingCommand) (h *loadedState, missing eventlog.Selection, complete bool, err error) {
 	missing = d.selection(stream, batch)
 	h = d.states.take(stream) // put back once the decision is committed

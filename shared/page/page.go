@@ -52,7 +52,8 @@ func Cut[T, P any](rows []T, limit int, place func(row int) P) (page []T, next P
 }
 
 // Cursor encodes the place of the last row of a page: texts without newlines, and numbers (int64, int32) that are not
-// negative. If all values are zero, it returns "", which stands for the place before the first row and for the end.
+// negative. If all values are zero, it returns "". In a request, "" stands for the place before the first row, and in a
+// response for the end of the list.
 func Cursor(place ...any) string {
 	texts, zero := make([]string, len(place)), true
 	for i, v := range place {

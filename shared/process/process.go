@@ -37,8 +37,8 @@ type Env struct {
 	Ready     func() // called once the service is ready; may be nil
 
 	// Instance is the name of the process among the processes of its service. It must be the same after a restart:
-	// Kafka reserves the partitions of a process that ends for some seconds, until a process with the same name is
-	// back. If Instance is empty, the other processes take over the partitions at once.
+	// when the process ends, Kafka keeps its partitions for some seconds for a process with the same name. If Instance
+	// is empty, the other processes take over the partitions at once.
 	Instance string
 }
 

@@ -97,7 +97,8 @@ func (s *Server) recoverPanics(next http.Handler) http.Handler {
 	})
 }
 
-// panicked logs a panic, unless a handler uses it to abort a call.
+// panicked logs a panic and returns it as an error. If a handler aborts a call by a panic with http.ErrAbortHandler,
+// panicked logs nothing and panics again.
 func panicked(log *slog.Logger, procedure string, p any) error {
 	if p == http.ErrAbortHandler {
 		panic(p)

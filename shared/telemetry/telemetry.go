@@ -108,7 +108,7 @@ func Link(traceparent string) (link trace.Link, ok bool) {
 	return trace.Link{SpanContext: span}, span.IsValid()
 }
 
-// quiet is an exporter that logs an unreachable collector once a minute instead of with every batch.
+// quiet is an exporter that logs failed exports at most once a minute instead of with every batch.
 type quiet struct {
 	sdktrace.SpanExporter
 	log      *slog.Logger

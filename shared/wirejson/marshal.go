@@ -46,7 +46,7 @@ func shape(d protoreflect.MessageDescriptor) form {
 const maxDuration = 315_576_000_000
 
 // Marshal encodes a message. It fails for values without a form in JSON: text that is not UTF-8, times outside the
-// years 1 to 9999, and numbers that are not finite.
+// years 1 to 9999, invalid durations (such as one above maxDuration), and numbers that are not finite.
 func Marshal(m proto.Message) ([]byte, error) {
 	return appendMessage(make([]byte, 0, 256), m.ProtoReflect())
 }

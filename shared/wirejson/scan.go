@@ -177,7 +177,8 @@ func (s *scanner) escaped(first int) ([]byte, error) {
 	return nil, s.unexpected()
 }
 
-// rune reads the character of an escape from its u onwards; if it is a surrogate pair, it reads both escapes.
+// rune reads the character of an escape from its u onwards. A character that is written as a surrogate pair has two
+// escapes, and rune reads both.
 func (s *scanner) rune() (rune, error) {
 	high, err := s.hex()
 	if err != nil || !utf16.IsSurrogate(high) {

@@ -63,7 +63,7 @@ func (w *writer) contents(headings ...string) {
 	w.text("%s", strings.Join(links, " · "))
 }
 
-// fieldTable writes a table of the fields of a message, except the named ones.
+// fieldTable writes a table of the fields of a message. The last parameter contains the names of fields to leave out.
 func (w *writer) fieldTable(m protoreflect.MessageDescriptor, dir direction, without ...string) {
 	head := []string{"field", "type", "required", "bounds", "meaning"}
 	if dir == received {

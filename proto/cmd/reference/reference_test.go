@@ -168,7 +168,7 @@ func decode(t *testing.T, text []byte) any {
 	return v
 }
 
-// leads checks that every $ref in value leads to something that document contains.
+// leads checks that every $ref in a JSON value leads to something that the whole document contains.
 func leads(t *testing.T, document, value any) {
 	t.Helper()
 	switch v := value.(type) {

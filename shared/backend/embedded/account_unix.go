@@ -27,7 +27,8 @@ func (a account) String() string {
 	return fmt.Sprintf("uid %d, which PostgreSQL runs as because it refuses to run as root,", a.uid)
 }
 
-// chooseAccount returns the account of this process. For root it returns the owner of existing data, or nobody.
+// chooseAccount returns the account of this process. If this process is root, chooseAccount returns the owner of the
+// existing data or, if there is no data or root owns it, the account "nobody".
 func chooseAccount(data string) (account, error) {
 	var stat syscall.Stat_t
 	exists := syscall.Stat(data, &stat) == nil

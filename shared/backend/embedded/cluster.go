@@ -312,7 +312,7 @@ func (c *cluster) stopOrphan(ctx context.Context) error {
 	return nil
 }
 
-// openServerLog opens the server's log for appending, and returns its size. It truncates a long log.
+// openServerLog opens the server's log for appending, and returns its size. It first empties a log of more than 8 MiB.
 func openServerLog(path string) (*os.File, int64, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
 	if err != nil {
@@ -331,7 +331,7 @@ func openServerLog(path string) (*os.File, int64, error) {
 	return f, begin, nil
 }
 
-// lastLines returns the last output of a program, on one line.
+// lastLines returns the last four lines of a program's output that are not empty, joined to one line.
 func lastLines(out []byte) string {
 	var lines []string
 	for s := bufio.NewScanner(strings.NewReader(string(out))); s.Scan(); {

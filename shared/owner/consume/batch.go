@@ -82,8 +82,8 @@ func (a *applier) collectEffects(e envelope.Event, trace context.Context, before
 			return nil
 		}
 		// An operator retries the parked stream, and the retry has almost reached this partition's checkpoint. So the
-		// partition waits before the next event of the stream, at most until HeldUntil. First store the checkpoint: it
-		// tells the retry up to which position it has to apply events of the stream.
+		// partition waits before the next event of the stream, at most until HeldUntil. First store the checkpoint,
+		// because the retry applies the events of the stream up to the checkpoint.
 		if err := a.write(a.before(before)); err != nil {
 			return err
 		}

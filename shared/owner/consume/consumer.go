@@ -151,8 +151,8 @@ func (c *Consumer) CatchUp(e envelope.Event) {
 	}
 }
 
-// retryUnavailable repeats try for as long as Postgres or the owner is unavailable. It gives up when over is closed or
-// nothing may be committed any more.
+// retryUnavailable calls the function try, and repeats the call for as long as Postgres or the owner is unavailable. It
+// gives up when the channel over is closed or nothing may be committed any more.
 func (c *Consumer) retryUnavailable(over <-chan struct{}, try func() error) error {
 	unavailable := ""
 	defer func() {

@@ -28,7 +28,7 @@ type Effect struct {
 	Actor  string
 	Events []proto.Message
 	// Command of the service itself, possibly one that clients may not send. The command's outcome is stored like any
-	// other. It does not change when the event is delivered again, even if it is "unchanged" or "refused".
+	// other. The outcome does not change when the event is delivered again, even if it is "unchanged" or "refused".
 	//
 	// An event whose command cannot be decided is parked. If only a fact is not known yet (refusal.NotYetError), the
 	// command is tried again for two seconds before the event is parked.

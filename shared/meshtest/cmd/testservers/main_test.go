@@ -27,7 +27,8 @@ func program(t *testing.T) string {
 	return file
 }
 
-// without returns the environment of this process, except for the variables that name servers.
+// without returns the environment of this process without the variables that name a PostgreSQL server, so that
+// testservers starts one.
 func without(t *testing.T) (env []string) {
 	t.Helper()
 	for _, setting := range os.Environ() {

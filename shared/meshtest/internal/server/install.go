@@ -10,9 +10,9 @@ import (
 	"strings"
 )
 
-// Install installs the packages that the named stores need if neither this machine nor Docker has them, and a C
-// compiler, which the race detector needs. It does nothing if it cannot install packages. Starting the store then
-// reports what is missing.
+// Install installs the packages that the named stores need and this machine lacks, unless Docker can run the stores. It
+// also installs a C compiler if there is none, because the race detector needs one. Without apt-get or the rights of
+// root, Install does nothing; starting a store then reports what is missing.
 func Install(ctx context.Context, stores []string, log *slog.Logger) error {
 	packages := missing(ctx, stores)
 	if len(packages) > 0 && engineAnswers() {
@@ -59,7 +59,8 @@ func missing(ctx context.Context, stores []string) (packages []string) {
 	return packages
 }
 
-// becomeRoot returns the prefix of a command that needs root: nothing for root, and sudo if it needs no password.
+// becomeRoot returns the words to put before a command that needs root: none for root, otherwise "sudo -n". The second
+// result is false if sudo is missing or needs a password.
 func becomeRoot(ctx context.Context, uid int) (before []string, may bool) {
 	if uid == 0 {
 		return nil, true

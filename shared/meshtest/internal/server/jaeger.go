@@ -34,7 +34,7 @@ func ModuleDir() (string, error) {
 }
 
 // BuildJaeger returns the path of Jaeger's program. It builds the program, unless an earlier run or another process has
-// done so. The build takes four minutes of a processor.
+// done so. The build takes four minutes of processor time.
 func BuildJaeger(ctx context.Context, log *slog.Logger) (string, error) {
 	shared, err := ModuleDir()
 	if err != nil {

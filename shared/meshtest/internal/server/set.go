@@ -15,8 +15,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend"
 )
 
-// The variables with the servers that tests share. If a developer sets the plain name, which the mesh itself uses,
-// tests use that server.
+// The variables with the addresses of the servers that tests share. A developer can instead set a variable that the
+// mesh itself uses (see plainNames); tests then use the server that this variable names.
 const (
 	KafkaVariable    = "MESHTEST_KAFKA_BROKERS"
 	RedisVariable    = "MESHTEST_REDIS_URL"
