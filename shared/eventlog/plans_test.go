@@ -29,8 +29,8 @@ SELECT 'user' || n % 97, 'c' || $1::int || '-' || n, 'chat.send_message', 'conve
 	require.NoError(t, err)
 }
 
-// After months of pruning, a page of the table contains new outcomes among old ones. Pruning must still read only the
-// outcomes that it removes.
+// After months of pruning, a page of the table contains new outcomes among old ones. If there is nothing to remove,
+// pruning must still read at most 20 pages. If there is, pruning must remove all outcomes that are old enough.
 func TestPlans_PruningReadsOnlyRemovedRows(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

@@ -173,8 +173,8 @@ func TestFollow_AStandbyReadsOnlyTheLease(t *testing.T) {
 	}
 }
 
-// The instance that applies a projection ends. Another instance must take over at once. The session of an instance that
-// crashes ends only after some silence, but here the instance has released its lease.
+// The instance that applies a projection ends, and so releases its lease. Another instance must take over without
+// waiting until the session of the first has been silent for LeaseOptions.Silence, which is an hour here.
 func TestFollow_AnotherInstanceTakesOver(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)

@@ -241,7 +241,7 @@ func TestRelay_DeliversEachEventOnceDespiteFailures(t *testing.T) {
 }
 
 // One of two relays freezes while it publishes, and does not notice that it has lost its lease. The other relay must
-// take over within 3 s. When the first relay goes on, it must publish only repeats.
+// take over within 3.5 s. When the first relay goes on, it must publish only repeats.
 func TestRelay_ContinuesWhenTheLeaderFreezes(t *testing.T) {
 	t.Parallel()
 	url := database(t)
