@@ -115,7 +115,8 @@ func deadLetters(ctx context.Context, t Terminal, args []string) error {
 	}
 }
 
-// letters returns the dead letters of a service with their states, ordered by time, and after them its failed jobs.
+// letters returns the dead letters of a service with their states: first those on its topic of dead letters, in the
+// order of that topic, then parked events without a dead letter, then failed jobs.
 func (i *installation) letters(ctx context.Context, service string) ([]letter, error) {
 	read, err := bus.DeadLetters(ctx, i.kafka, catalog.DeadLetterTopic(service))
 	if err != nil {

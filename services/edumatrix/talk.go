@@ -178,7 +178,7 @@ func (c *conversationOnTerminal) connect(ctx context.Context) (*client.Client, e
 	return conn, nil
 }
 
-// catchUp prints the newest messages or, after a lost connection, the missed ones.
+// catchUp prints the first page of the history or, after a lost connection, the missed messages.
 func (c *conversationOnTerminal) catchUp(ctx context.Context, conn *client.Client) error {
 	for {
 		var page struct {
@@ -208,7 +208,7 @@ func (c *conversationOnTerminal) catchUp(ctx context.Context, conn *client.Clien
 			c.shown = m.Version
 		}
 		if first || !page.More || len(page.Messages) == 0 {
-			c.shown = max(c.shown, page.Version) // all messages up to this version were printed
+			c.shown = max(c.shown, page.Version) // no message up to this version is printed again
 			return nil
 		}
 	}

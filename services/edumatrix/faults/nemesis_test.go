@@ -315,9 +315,9 @@ func (n *nemesis) hold(f Fault, statement string) bool {
 var consumed = []string{catalog.CommandTopic("chat"), catalog.CommandTopic("feed"), catalog.CommandTopic("presence"),
 	"chat-events"}
 
-// poison publishes an unreadable payload to each topic. Consumers must turn the payload into a dead letter. Gateways,
-// which read the topics of events and of outcomes, must skip the payload. poison returns false if no payload was
-// published.
+// poison publishes three unreadable payloads to each topic, except to those of dead letters. Consumers must turn each
+// payload into a dead letter. Gateways, which read the topics of events and of outcomes, must skip the payloads. poison
+// returns false if no payload was published.
 func (n *nemesis) poison() bool {
 	k := n.m.stand.brokers(n.m.prefix + ".")
 	producer, err := impatient(k)
