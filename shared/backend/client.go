@@ -15,7 +15,8 @@ const (
 	connectTimeout = 3 * time.Second
 	requestTimeout = 30 * time.Second
 
-	// FetchWait is how long a broker holds a fetch without records. New records end the wait, so it adds no latency.
+	// FetchWait is how long a broker holds a fetch without records. New records end the wait at once, so FetchWait
+	// adds no latency.
 	FetchWait = 5 * time.Second
 	// produceWait is how long a broker waits for its replicas.
 	produceWait = 5 * time.Second

@@ -11,8 +11,8 @@ import (
 )
 
 // outages tracks the dependencies for which messages of a router wait. Each outage is reported twice: when the first
-// message waits, and when the outage ends. An outage ends when a message succeeds, which wakes the other messages, or
-// when no message waits any more.
+// message waits, and when the outage ends. An outage ends when the next attempt for one of the messages succeeds or
+// fails for another reason, which wakes the other messages, or when no message waits any more.
 type outages struct {
 	waiting func(dependency string, err error)
 	log     *slog.Logger
@@ -52,8 +52,8 @@ func (o *outages) leave(at *outage) {
 	}
 }
 
-// end ends an outage, so that waiting messages go on. It is called when a message has succeeded, or when the last
-// waiting message has left.
+// end ends an outage, so that waiting messages go on. It is called when the dependency works again for one message, or
+// when the last waiting message has left.
 func (o *outages) end(at *outage) {
 	if o.byName[at.name] != at {
 		return // another message has ended the outage

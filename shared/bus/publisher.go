@@ -67,7 +67,7 @@ func (p *Publisher) Partitions(ctx context.Context, topic string) (int32, error)
 //
 // If the context of a message has a trace span, the message is sent within a trace span of its own, "send <topic>", and
 // carries the traceparent of that span. Otherwise the message keeps the traceparent of its metadata. A message without
-// a correlation id gets the one of its context (see CorrelationOf).
+// a correlation id gets the correlation id of its context (see CorrelationOf).
 //
 // If messages failed, the error is a *PublishError. It wraps retry.ErrUnavailable if the broker is unavailable. A
 // message that is published again may then be on the topic twice. The end of a message's context does not end the

@@ -92,7 +92,7 @@ type source struct {
 type sourceKey struct{}
 
 // WaitFor returns when the projection that the query of ctx reads has reached a position of the log; rpc.Now stands
-// for the newest position. A handler calls it only if it needs a later position than the request names. After 3 s,
+// for the newest position. A handler calls WaitFor only if it needs a later position than the request names. After 3 s,
 // WaitFor returns a refusal as unavailable.
 func WaitFor(ctx context.Context, position catalog.Position) (err error) {
 	s, ok := ctx.Value(sourceKey{}).(source)
