@@ -178,7 +178,7 @@ func (c *conversationOnTerminal) connect(ctx context.Context) (*client.Client, e
 	return conn, nil
 }
 
-// catchUp prints the first page of the history or, after a lost connection, the missed messages.
+// catchUp prints the newest page of the history or, after a lost connection, the missed messages.
 func (c *conversationOnTerminal) catchUp(ctx context.Context, conn *client.Client) error {
 	for {
 		var page struct {
@@ -193,7 +193,11 @@ func (c *conversationOnTerminal) catchUp(ctx context.Context, conn *client.Clien
 			Version int64 `json:"version"`
 		}
 		first := !c.greeted
-		err := conn.Query(ctx, "chat.history", map[string]any{"conversation_id": c.conversation, "after": c.shown}, &page)
+		request := map[string]any{"conversation_id": c.conversation}
+		if !first {
+			request["after"] = c.shown // the first request, without it, returns the newest messages
+		}
+		err := conn.Query(ctx, "chat.history", request, &page)
 		if err != nil {
 			return fmt.Errorf("history: %w", err)
 		}

@@ -99,3 +99,48 @@ func TestTalk_ATerminalThatIsNotReadMissesNothing(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A user opens a conversation that has more messages than one page of the history. The terminal shows the newest ones.
+func TestTalk_BeginsWithTheNewestMessages(t *testing.T) {
+	t.Parallel()
+	c, _ := startTogether(t)
+	token, err := auth.Mint(c.JWTSecret, auth.User{ID: "bob"}, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	alice := dial(t, c, "alice", nil)
+	started, err := alice.Command(t.Context(), "chat.start_direct", map[string]string{"user_id": "bob"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const messages = 60
+	for n := range messages {
+		if _, err := alice.Command(t.Context(), "chat.send_message", map[string]string{
+			"conversation_id": strings.TrimPrefix(started.Stream, "conversation:"), "body": fmt.Sprintf("message %d.", n)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out := &screen{}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	in, end := io.Pipe()
+	defer end.Close()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- talk(ctx, Terminal{In: in, Out: out, Err: io.Discard, Getenv: func(string) string { return "" }},
+			[]string{"--url", fmt.Sprintf("ws://127.0.0.1:%d/ws", c.Port), "--token", token, "--to", "alice"})
+	}()
+	newest := fmt.Sprintf("message %d.", messages-1)
+	for deadline := time.Now().Add(time.Minute); !strings.Contains(out.String(), newest); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the newest message is not shown:\n%s", out.String())
+		}
+	}
+	if strings.Contains(out.String(), "message 0.") {
+		t.Errorf("the oldest message is shown:\n%s", out.String())
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}

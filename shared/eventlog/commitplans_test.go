@@ -125,7 +125,7 @@ SELECT 'conversation:' || n, 'k', 1, now() + interval '1 day', 'c', '', 'x' || n
 			texts("m%d"), answers, repeated(""), bodies, bodies, expires}, 0},
 		"rooms": {l.sql.insertRooms, []any{texts("conversation:%d"), numbers}, 0},
 		"outcomes": {l.sql.insertOutcomes, []any{texts("user%d"), texts("new%d"), repeated("t"), repeated("s"), repeated("k"), numbers,
-			numbers, repeated(""), repeated(""), repeated(""), time.Now()}, 0},
+			numbers, repeated(""), repeated(""), repeated(""), repeated(""), time.Now()}, 0},
 		"rooms that open":  {l.sql.openRooms, []any{texts("conversation:%d"), repeated("new"), numbers, numbers}, 0},
 		"rooms that close": {l.sql.closeRooms, []any{texts("conversation:%d"), repeated("ann"), numbers, numbers}, 2 * members},
 		"redactions":       {l.sql.redact, []any{texts("conversation:%d"), texts("m-%d"), numbers}, 2 * members},
