@@ -29,8 +29,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// Args are the arguments of a job, encoded as JSON. They should contain only ids: arguments are neither redacted nor
-// rebuilt like events, so a worker reads texts and names when it runs.
+// Args are the arguments of a job, encoded as JSON. They should contain only ids, because arguments are not redacted
+// when events are. A worker reads texts and names when it runs.
 type Args interface {
 	// Kind is the kind of the job ("push.send"). It is stored with the job, so it must never change.
 	Kind() string

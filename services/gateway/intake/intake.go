@@ -34,8 +34,8 @@ type Options struct {
 	// MaxWaiting and MaxBytes limit the number and the bytes of all commands without an outcome in this gateway; 20,000
 	// and 64 MiB when 0. Beyond these limits, a user who has less than a fair share may still send.
 	MaxWaiting, MaxBytes int
-	// UserWaiting and UserBytes limit the same for one user, over all connections and requests; 1,024 and 8 MiB when
-	// 0, or the limits of one sender if those are higher.
+	// UserWaiting and UserBytes limit the same for one user, over all connections and requests. When 0, they are 1,024
+	// and 8 MiB, or the limits of one sender if those are higher.
 	UserWaiting, UserBytes int
 	// SenderWaiting and SenderBytes limit the same for one sender; MaxWaiting and 4 MiB when 0.
 	SenderWaiting, SenderBytes int

@@ -225,8 +225,8 @@ func (l *Lease) Run(ctx context.Context) error {
 	}
 }
 
-// report sends the changes. If the keeper asks for everything, because the keeper's digest differs, report sends all
-// connections.
+// report sends the changes. If the count or the digest in the report differs from what the keeper has stored, the keeper
+// asks for everything, and report sends all connections.
 func (l *Lease) report(ctx context.Context) error {
 	for range 2 {
 		parts, sent := l.next()
@@ -303,8 +303,8 @@ func (l *Lease) unsent(sent map[string]*meshv1.ConnectionChange, all bool) {
 const (
 	// maxChanges is the number of changes that may wait to be reported. Beyond it, everything is reported again.
 	maxChanges = 5000
-	// maxPart limits the changes in one request, and maxPartRooms the bytes of their rooms, not counting the last
-	// change. The keeper applies a request in one script, during which Redis does nothing else.
+	// maxPart limits the changes in one request. A request also ends with the change that brings the bytes of its rooms
+	// to maxPartRooms. The keeper applies a request in one script, during which Redis does nothing else.
 	maxPart      = 500
 	maxPartRooms = 1 << 20
 	// maxKeptRooms limits the bytes of the rooms of connections that ended while the keeper was unavailable.

@@ -332,7 +332,7 @@ func TestRooms_ConcurrentCallsAreJoined(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"a", "b"}, rooms)
 
-	keeper.Slow(20 * time.Millisecond) // while two calls are in flight, further requests are joined in one call
+	keeper.Slow(20 * time.Millisecond) // so that further requests wait while two calls are in flight, and are joined
 	before := keeper.Restored()
 	var asking sync.WaitGroup
 	for n := range 150 {

@@ -107,7 +107,8 @@ func (h *Handler) Close() {
 	h.connect.stop()
 }
 
-// finishWork waits for the queries in flight, and no longer counts those whose answers will not be written.
+// finishWork waits for the queries in flight. Then it subtracts those whose answers will not be written from the user's
+// number of queries in flight.
 func (h *Handler) finishWork() {
 	h.work.Wait()
 	h.mu.Lock()

@@ -67,7 +67,7 @@ func (a *ownerCalls) begin(ctx context.Context, batch []attaching) (retry []atta
 				a.pace.charge(user, 0, len(r.Rooms), a.now())
 				if attached = a.shard.Attach(n.conn, r); attached {
 					if len(n.subscriptions) > 0 {
-						a.subscribing.add(n.subscriptions...) // like the subscriptions of a connected client
+						a.subscribing.add(n.subscriptions...) // they wait in the same lane as later subscriptions
 					}
 					a.attached(n.conn)
 				}

@@ -54,7 +54,7 @@ type Signals struct {
 // bucketOf is the key of a bucket: a type of signal, and the connection or user that sends it.
 type bucketOf struct{ who, signal string }
 
-// burst is the number of seconds whose signals, at the declared rate, may be sent at once.
+// A sender may send as many signals at once as the declared rate allows in burst seconds.
 const burst = 5
 
 // maxWaiting is the maximum number of signals that wait to be published.

@@ -289,7 +289,7 @@ func TestRelay_ContinuesWhenTheLeaderFreezes(t *testing.T) {
 	}
 }
 
-// shared publishes to the broker in its field topics, but with the faults of the broker in its field faulty.
+// shared publishes to the broker "topics", and fails as the broker "faulty" would.
 type shared struct{ faulty, topics *broker }
 
 func (s shared) Publish(topic string, messages ...*message.Message) error {

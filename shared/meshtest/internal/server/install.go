@@ -40,8 +40,8 @@ func Install(ctx context.Context, stores []string, log *slog.Logger) error {
 	return nil
 }
 
-// missing returns the packages that the stores need. A store needs its packages even if the environment names a server
-// for it, because tests that stop a store start a server of their own.
+// missing returns the packages that the stores need and that are not installed. A store needs its packages even if the
+// environment names a server for it, because tests that stop a store start a server of their own.
 func missing(ctx context.Context, stores []string) (packages []string) {
 	if slices.Contains(stores, "redis") {
 		if _, err := redisProgram(ctx); err != nil {

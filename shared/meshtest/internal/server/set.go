@@ -137,8 +137,8 @@ func (s *Set) Variables() (all []string) {
 	return all
 }
 
-// Environment returns this process's environment with Variables. It removes the plain names: a test that starts the
-// mesh configures the mesh's servers itself.
+// Environment returns this process's environment with Variables. It removes KAFKA_BROKERS, REDIS_URL and
+// DATABASE_URL, because a test that starts services sets them for these services.
 func (s *Set) Environment() []string {
 	env := slices.DeleteFunc(os.Environ(), func(setting string) bool {
 		for variable, plain := range plainNames {

@@ -109,8 +109,8 @@ type ClientFrame struct {
 	// The id of a command. A command that is sent again with the same id has one effect. If it is absent, the gateway
 	// generates one.
 	CommandId string `protobuf:"bytes,3,opt,name=command_id,json=commandId,proto3" json:"command_id,omitempty"`
-	// The time after which a command is refused as expired if it was not decided yet, from its receipt by the gateway. The
-	// default and the maximum is the time that the command declares, if it declares one.
+	// The time, counted from when the gateway receives the command, after which the command is refused as expired if it
+	// was not decided yet. The default and the maximum is the time that the command declares, if it declares one.
 	ExpiresInMs int64 `protobuf:"varint,4,opt,name=expires_in_ms,json=expiresInMs,proto3" json:"expires_in_ms,omitempty"`
 	// The message that type names.
 	Data          []byte `protobuf:"bytes,5,opt,name=data,proto3" json:"data,omitempty"`

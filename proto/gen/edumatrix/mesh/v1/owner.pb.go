@@ -257,8 +257,9 @@ func (x *ReadLogRequest) GetPartitions() int32 {
 type ReadLogResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Records []*Record              `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
-	// This page and the pages before it contain all requested events up to this position. Use it as after to read the
-	// next page. A page with a filter (topic or partitions) covers at most 20,000 positions, so it may contain no record.
+	// This page and the pages before it contain all requested events up to this position. For the next page, set the field
+	// after of the request to this position. A page with a filter (topic or partitions) covers at most 20,000 positions, so
+	// it may contain no record.
 	Complete int64 `protobuf:"varint,2,opt,name=complete,proto3" json:"complete,omitempty"`
 	// The position up to which the log exists: that of the newest event, or the floor of a new incarnation.
 	Head int64 `protobuf:"varint,3,opt,name=head,proto3" json:"head,omitempty"`

@@ -314,10 +314,10 @@ type StreamKind struct {
 	// The topic to which the events are published. It must belong to the same service.
 	Topic string `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
 	Class Class  `protobuf:"varint,3,opt,name=class,proto3,enum=edumatrix.routing.v1.Class" json:"class,omitempty"`
-	// Template of the id, over the fields of each event. The stream is the kind, a colon and the id. The stream is also
-	// the Kafka key of its events.
+	// Template of the id. Its placeholders are fields of the event. The stream is the kind, a colon and the id. The stream
+	// is also the Kafka key of its events.
 	Id string `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"`
-	// Templates, over the fields of each event, of the rooms to which every event is delivered.
+	// Templates of the rooms to which every event is delivered. Their placeholders are fields of the event.
 	Rooms []string `protobuf:"bytes,5,rep,name=rooms,proto3" json:"rooms,omitempty"`
 	// Whether clients see the versions of a stream without gaps, so that a missing version means a missed event. Allowed
 	// for CLASS_DURABLE only.
