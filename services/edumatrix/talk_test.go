@@ -12,6 +12,8 @@ import (
 
 	"github.com/edumatrix/interlinked/shared/auth"
 	"github.com/edumatrix/interlinked/shared/client"
+	"github.com/edumatrix/interlinked/shared/config"
+	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
 // unreadScreen is a terminal that blocks when it is to show "message 0", until the channel read is closed.
@@ -27,25 +29,54 @@ func (s *unreadScreen) Write(p []byte) (int, error) {
 	return s.screen.Write(p)
 }
 
-// TestTalk_ATerminalThatIsNotReadMissesNothing stops reading a terminal for a while, as Ctrl-S does. Afterwards the
-// terminal must show every message once and in order.
-func TestTalk_ATerminalThatIsNotReadMissesNothing(t *testing.T) {
-	t.Parallel()
-	c, _ := startTogether(t)
+// openTerminal starts edumatrix chat for bob with alice. The returned function ends it.
+func openTerminal(t *testing.T, c config.Config, out io.Writer) (end func()) {
+	t.Helper()
 	token, err := auth.Mint(c.JWTSecret, auth.User{ID: "bob"}, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, arrived := &unreadScreen{read: make(chan struct{})}, make(chan struct{})
 	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	in, end := io.Pipe()
-	defer end.Close()
+	in, write := io.Pipe()
+	t.Cleanup(func() { _ = write.Close() })
 	ended := make(chan error, 1)
 	go func() {
 		ended <- talk(ctx, Terminal{In: in, Out: out, Err: io.Discard, Getenv: func(string) string { return "" }},
 			[]string{"--url", fmt.Sprintf("ws://127.0.0.1:%d/ws", c.Port), "--token", token, "--to", "alice"})
 	}()
+	return func() {
+		t.Helper()
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// aliceToBob starts the conversation of alice with bob, and returns a function that sends a message of alice.
+func aliceToBob(t *testing.T, c config.Config) (say func(body string)) {
+	t.Helper()
+	alice := dial(t, c, "alice", nil)
+	started, err := alice.Command(t.Context(), "chat.start_direct", map[string]string{"user_id": "bob"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(body string) {
+		t.Helper()
+		if _, err := alice.Command(t.Context(), "chat.send_message", map[string]string{
+			"conversation_id": strings.TrimPrefix(started.Stream, "conversation:"), "body": body}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestTalk_ATerminalThatIsNotReadMissesNothing stops reading a terminal for a while, as Ctrl-S does. Afterwards the
+// terminal must show every message once and in order.
+func TestTalk_ATerminalThatIsNotReadMissesNothing(t *testing.T) {
+	t.Parallel()
+	c, _ := startTogether(t)
+	out, arrived := &unreadScreen{read: make(chan struct{})}, make(chan struct{})
+	end := openTerminal(t, c, out)
 	await := func(what string, condition func() bool) {
 		t.Helper()
 		for deadline := time.Now().Add(time.Minute); !condition(); time.Sleep(10 * time.Millisecond) {
@@ -62,18 +93,7 @@ func TestTalk_ATerminalThatIsNotReadMissesNothing(t *testing.T) {
 			close(arrived)
 		}
 	})
-	alice := dial(t, c, "alice", nil)
-	started, err := alice.Command(t.Context(), "chat.start_direct", map[string]string{"user_id": "bob"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	say := func(body string) {
-		t.Helper()
-		if _, err := alice.Command(t.Context(), "chat.send_message", map[string]string{
-			"conversation_id": strings.TrimPrefix(started.Stream, "conversation:"), "body": body}); err != nil {
-			t.Fatal(err)
-		}
-	}
+	say := aliceToBob(t, c)
 	for n := range messages {
 		say(fmt.Sprintf("message %d.", n))
 	}
@@ -94,53 +114,24 @@ func TestTalk_ATerminalThatIsNotReadMissesNothing(t *testing.T) {
 		}
 		at = next
 	}
-	stop()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
+	end()
 }
 
 // A user opens a conversation that has more messages than one page of the history. The terminal shows the newest ones.
 func TestTalk_BeginsWithTheNewestMessages(t *testing.T) {
 	t.Parallel()
 	c, _ := startTogether(t)
-	token, err := auth.Mint(c.JWTSecret, auth.User{ID: "bob"}, time.Hour)
-	if err != nil {
-		t.Fatal(err)
-	}
-	alice := dial(t, c, "alice", nil)
-	started, err := alice.Command(t.Context(), "chat.start_direct", map[string]string{"user_id": "bob"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	say := aliceToBob(t, c)
 	const messages = 60
 	for n := range messages {
-		if _, err := alice.Command(t.Context(), "chat.send_message", map[string]string{
-			"conversation_id": strings.TrimPrefix(started.Stream, "conversation:"), "body": fmt.Sprintf("message %d.", n)}); err != nil {
-			t.Fatal(err)
-		}
+		say(fmt.Sprintf("message %d.", n))
 	}
 	out := &screen{}
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	in, end := io.Pipe()
-	defer end.Close()
-	ended := make(chan error, 1)
-	go func() {
-		ended <- talk(ctx, Terminal{In: in, Out: out, Err: io.Discard, Getenv: func(string) string { return "" }},
-			[]string{"--url", fmt.Sprintf("ws://127.0.0.1:%d/ws", c.Port), "--token", token, "--to", "alice"})
-	}()
+	end := openTerminal(t, c, out)
 	newest := fmt.Sprintf("message %d.", messages-1)
-	for deadline := time.Now().Add(time.Minute); !strings.Contains(out.String(), newest); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("the newest message is not shown:\n%s", out.String())
-		}
-	}
+	meshtest.Eventually(t, "the newest message is shown", func() bool { return strings.Contains(out.String(), newest) })
 	if strings.Contains(out.String(), "message 0.") {
 		t.Errorf("the oldest message is shown:\n%s", out.String())
 	}
-	stop()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
+	end()
 }

@@ -38,9 +38,7 @@ func (c *commands) handle(m *message.Message) error {
 	case !read.Expires.IsZero() && time.Now().After(read.Expires):
 		err = command.Expired
 	default:
-		var number int64
-		number, err = c.do(m.Context(), read)
-		outcome.Version = catalog.Version(number)
+		outcome.Version, err = c.do(m.Context(), read)
 	}
 	if refused, isRefusal := refusal.Of(err); isRefusal {
 		outcome = c.Refused(read.Command, refused)
@@ -50,15 +48,15 @@ func (c *commands) handle(m *message.Message) error {
 	return c.Publish(m.Context(), outcome)
 }
 
-// do executes a command, and returns the number of the change.
-func (c *commands) do(ctx context.Context, read command.Command) (number int64, err error) {
+// do executes a command, and returns the number of the change, which is the version of the user's sessions.
+func (c *commands) do(ctx context.Context, read command.Command) (catalog.Version, error) {
 	switch request := read.Message.(type) {
 	case *presencev1.EndSession:
-		number, err = c.store.EndSession(ctx, read.Actor, request.GetSessionId())
+		number, err := c.store.EndSession(ctx, read.Actor, request.GetSessionId())
 		if err == nil && number == 0 {
 			err = refusal.New(refusal.NotFound, "you have no session %s", request.GetSessionId())
 		}
-		return number, unavailable(err)
+		return catalog.Version(number), unavailable(err)
 	}
 	return 0, retry.Permanent(fmt.Errorf("presence does not handle the command %q", read.Type))
 }

@@ -26,7 +26,7 @@ func (l Limits) Limit(field string, asked *int32) (int, error) {
 	case asked == nil:
 		return l.Default, nil
 	case *asked < 1 || int(*asked) > l.Max:
-		return 0, refusal.NewField(field, "is from 1 to %d", l.Max)
+		return 0, refusal.NewField(field, "has to be from 1 to %d", l.Max)
 	}
 	return int(*asked), nil
 }

@@ -35,7 +35,7 @@ func TestLimit_IsRefusedOutsideOfItsBounds(t *testing.T) {
 	}
 	for _, asked := range []int32{-1, 0, 201, math.MaxInt32} {
 		_, err := limits.Limit("limit", &asked)
-		requireInvalid(t, err, "limit is from 1 to 200", asked)
+		requireInvalid(t, err, "limit has to be from 1 to 200", asked)
 	}
 }
 
@@ -48,7 +48,7 @@ func TestRead_ReadsLimitAndCursor(t *testing.T) {
 	require.Equal(t, 50, rows)
 	require.EqualValues(t, 7, after)
 	_, err = limits.Read(new(int32(201)), "", &after)
-	requireInvalid(t, err, "limit is from 1 to 200", "a limit above the maximum")
+	requireInvalid(t, err, "limit has to be from 1 to 200", "a limit above the maximum")
 	_, err = limits.Read(nil, "none", &after)
 	requireInvalid(t, err, "after is not a valid cursor", "a cursor that no page returned")
 }

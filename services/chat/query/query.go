@@ -84,9 +84,9 @@ func (s *Server) History(ctx context.Context, r *connect.Request[chatv1.HistoryR
 	}
 	switch {
 	case r.Msg.GetBefore() < 0:
-		return nil, refusal.NewField("before", "is a version, from 0 on")
+		return nil, refusal.NewField("before", "has to be a version, 0 or more")
 	case r.Msg.GetAfter() < 0:
-		return nil, refusal.NewField("after", "is a version, from 0 on")
+		return nil, refusal.NewField("after", "has to be a version, 0 or more")
 	case r.Msg.Before != nil && r.Msg.After != nil:
 		return nil, refusal.NewField("before", "is sent together with after; send only one of them")
 	}

@@ -56,7 +56,7 @@ func TestLane_TakesOnlySoManyOfOneUserInOneCall(t *testing.T) {
 
 // An entry of a lane has to wait. The entry must be in a call as soon as its time has come, even if no other entry is
 // added then.
-func TestLane_OneCallContainsAllWaitingUsers(t *testing.T) {
+func TestLane_AsksForAnEntryThatHadToWait(t *testing.T) {
 	t.Parallel()
 	var looked atomic.Int64
 	batches := make(chan []string, 100)

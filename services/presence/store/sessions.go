@@ -107,7 +107,7 @@ func readSession(id, text string) (session Session, ended bool, err error) {
 
 // EndSession ends a session of a user. Gateways close its connections, and connections that resume it later. EndSession
 // returns the number of the change, which is the time of Redis in µs at which the session was first ended, or 0 if
-// there is no such session.
+// the user has no session with this id.
 func (s *Store) EndSession(ctx context.Context, user, id string) (number int64, err error) {
 	number, err = s.end.Run(ctx, s.redis, []string{s.prefix + "sessions:" + user, s.prefix + "rooms:" + user}, id, s.prefix+"ended:").Int64()
 	if err != nil {

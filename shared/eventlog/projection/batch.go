@@ -51,7 +51,7 @@ func (b *Batch) Add(s *Statement, values ...any) {
 	r.all, r.kept = append(r.all, values), r.kept+1
 }
 
-// Row returns the row of a statement in this batch whose key has the given values, or nil if there is no such row.
+// Row returns the row of a statement in this batch whose key has the given values, or nil if no row has this key.
 func (b *Batch) Row(s *Statement, values ...any) []any {
 	r := b.rows[s]
 	if r == nil {
