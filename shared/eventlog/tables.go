@@ -13,7 +13,7 @@ import (
 // releases wrote the tables parked and readings; this release only imports their contents.
 var LogTables = []string{"checkpoints", "consumers", "dropped_letters", "event_rooms", "events", "fences", "incarnations",
 	"log_migrations", "member_rooms", "memberships", "outcomes", "owner_migrations", "parked", "parked_streams", "projections",
-	"readings", "relay", "timers"}
+	"readings", "relay", "room_lists", "timers"}
 
 const sqlOwnerTables = `SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relname <> ALL ($2::text[]) ORDER BY 1`

@@ -2,10 +2,13 @@ package membership
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
@@ -75,38 +78,84 @@ func TestIntervals_FromTheOpeningToTheClosingEvent(t *testing.T) {
 	}
 }
 
+// storeLists makes Rooms write a room list if it has read more than changes memberships. The tests that call it do not
+// run in parallel with other tests.
+func storeLists(t *testing.T, changes int) {
+	was := maxChanges
+	maxChanges = changes
+	t.Cleanup(func() { maxChanges = was })
+}
+
 // A user enters and leaves a room while Rooms is called. The rooms that a call returns must be the rooms as of the
-// position that the call returns.
+// position that the call returns, with room lists and without them.
 func TestRooms_AreAsOfTheirPosition(t *testing.T) {
-	t.Parallel()
-	l := fresh(t)
-	commit(t, l, on("1", "start", started("1", "alice")))
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for i := range 60 {
-			m := proto.Message(&chatv1.MemberAdded{ConversationId: "1", UserId: "bob"})
-			if i%2 == 1 {
-				m = &chatv1.MemberLeft{ConversationId: "1", UserId: "bob"}
+	for name, changes := range map[string]int{"without lists": maxChanges, "with lists": 0} {
+		t.Run(name, func(t *testing.T) {
+			storeLists(t, changes)
+			l := fresh(t)
+			commit(t, l, on("1", "start", started("1", "alice")))
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				for i := range 60 {
+					m := proto.Message(&chatv1.MemberAdded{ConversationId: "1", UserId: "bob"})
+					if i%2 == 1 {
+						m = &chatv1.MemberLeft{ConversationId: "1", UserId: "bob"}
+					}
+					if _, err := l.Commit(t.Context(), on("1", fmt.Sprint(i), m)); err != nil {
+						t.Error(err)
+					}
+				}
+			}()
+			for going := true; going; {
+				select {
+				case <-done:
+					going = false
+				default:
+				}
+				rooms, asOf, err := Rooms(t.Context(), l, []string{"bob"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				position := asOf.Position
+				if in := position > 1 && position%2 == 0; in != (len(rooms["bob"]) == 1) {
+					t.Fatalf("at %d: %v", position, rooms)
+				}
 			}
-			if _, err := l.Commit(t.Context(), on("1", fmt.Sprint(i), m)); err != nil {
-				t.Error(err)
-			}
-		}
-	}()
-	for going := true; going; {
-		select {
-		case <-done:
-			going = false
-		default:
-		}
-		rooms, asOf, err := Rooms(t.Context(), l, []string{"bob"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		position := asOf.Position
-		if in := position > 1 && position%2 == 0; in != (len(rooms["bob"]) == 1) {
-			t.Fatalf("at %d: %v", position, rooms)
-		}
+		})
 	}
+}
+
+// Users enter and leave rooms at random. Rooms must return what the memberships say, whatever lists it has stored before.
+func TestRooms_ListsDoNotChangeTheAnswer(t *testing.T) {
+	storeLists(t, 3)
+	l := fresh(t)
+	users := []string{"alice", "bob", "carol"}
+	r := rand.New(rand.NewPCG(1, 2))
+	written := 0
+	for i := range 150 {
+		conversation, user := fmt.Sprint(r.IntN(12)), users[r.IntN(len(users))]
+		m := proto.Message(&chatv1.MemberAdded{ConversationId: conversation, UserId: user})
+		if r.IntN(3) == 0 {
+			m = &chatv1.MemberLeft{ConversationId: conversation, UserId: user}
+		}
+		commit(t, l, on(conversation, fmt.Sprint(i), m))
+		if r.IntN(3) > 0 {
+			continue // so that a list is several changes old
+		}
+		want := map[string][]string{}
+		found, err := l.Options().Pool.Query(t.Context(), l.SQL(`SELECT member, array_agg(room ORDER BY room)
+FROM owner.memberships WHERE closed_position IS NULL GROUP BY member`))
+		require.NoError(t, err)
+		var member string
+		var rooms []string
+		_, err = pgx.ForEachRow(found, []any{&member, &rooms}, func() error { want[member] = rooms; return nil })
+		require.NoError(t, err)
+		got, _, err := Rooms(t.Context(), l, users)
+		require.NoError(t, err)
+		require.Equal(t, want, got, "after %d commits", i+1)
+		require.NoError(t, l.Options().Pool.QueryRow(t.Context(),
+			l.SQL("SELECT count(DISTINCT position) + $1 FROM owner.room_lists"), written).Scan(&written))
+	}
+	require.Greater(t, written, 20, "lists were stored, at several positions")
 }

@@ -2,6 +2,7 @@ package membership
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -110,15 +111,21 @@ SELECT 'conversation:other' || n, 'user' || n / 10, 1, n FROM generate_series(1,
 	require.NoError(t, err)
 }
 
-// Rooms must read the rooms of a user from an index alone, without reading the table and without sorting.
-func TestPlans_RoomsReadsAnIndex(t *testing.T) {
+// Rooms must read the rooms of a user from an index alone, without reading the table and without sorting. Once it has
+// stored the rooms of a user with many, it must read only the list and what has changed since.
+func TestPlans_RoomsReadsAnIndexOrAList(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
+	commit(t, l, on("1", "c1", started("1", "alice")))
 	const rooms = 5_000
-	in(t, l, "heavy", 0, rooms)
+	in(t, l, "heavy", 10, 10+rooms)
 	others(t, l, 50_000)
-	_, err := l.Options().Pool.Exec(t.Context(), "VACUUM ANALYZE chat.memberships")
-	require.NoError(t, err)
+	vacuum := func() {
+		t.Helper()
+		_, err := l.Options().Pool.Exec(t.Context(), "VACUUM ANALYZE chat.memberships, chat.room_lists")
+		require.NoError(t, err)
+	}
+	vacuum()
 	for user, count := range map[string]int64{"heavy": rooms, "user7": 10} {
 		p := explain(t, l, sqlRooms, []string{user})
 		assert.LessOrEqual(t, p.RowsRead(), count+3, user)
@@ -131,4 +138,19 @@ func TestPlans_RoomsReadsAnIndex(t *testing.T) {
 		}
 	})
 	assert.Zero(t, steps, "sorts")
+
+	var before map[string][]string
+	for range 2 {
+		got, _, err := Rooms(t.Context(), l, []string{"heavy"})
+		require.NoError(t, err)
+		require.Len(t, got["heavy"], rooms)
+		assert.True(t, before == nil || slices.Equal(before["heavy"], got["heavy"]), "the list has the same rooms")
+		before = got
+	}
+	commit(t, l, on("2", "c2", started("2", "heavy")))
+	vacuum()
+	assert.LessOrEqual(t, explain(t, l, sqlRooms, []string{"heavy"}).RowsRead(), int64(5))
+	got, _, err := Rooms(t.Context(), l, []string{"heavy"})
+	require.NoError(t, err)
+	assert.Len(t, got["heavy"], rooms+1)
 }
