@@ -57,7 +57,7 @@ func TestDocs_AreServed(t *testing.T) {
 	}
 }
 
-// The gateway must serve only the documents under /docs/, and allow only GET and HEAD.
+// Under /docs, the gateway must serve nothing but the documents, and allow only GET and HEAD.
 func TestDocs_NothingElseIsServed(t *testing.T) {
 	t.Parallel()
 	ask := docs(t)

@@ -104,7 +104,7 @@ func (m *mesh) positions() {
 	}
 }
 
-// decideAll passes each command to m.decide.
+// decideAll passes each command for chat to m.decide.
 func (m *mesh) decideAll(log *slog.Logger) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var reading sync.WaitGroup
@@ -302,8 +302,8 @@ func connect(t testing.TB, address, user string, change ...func(*client.Options)
 }
 
 // raw opens a WebSocket of a user, and sends nothing on it. The returned function sends a frame, unless the frame is
-// empty. It returns the next frame from the gateway that is not a heartbeat, or the reason why the connection has
-// ended.
+// empty, and returns the next frame from the gateway that is not a heartbeat. If the connection has ended, it returns
+// the reason.
 func raw(t *testing.T, address, user string) func(frame string) string {
 	t.Helper()
 	socket, r, err := websocket.DefaultDialer.DialContext(t.Context(), "ws://"+address+"/ws",

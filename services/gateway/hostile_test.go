@@ -63,7 +63,7 @@ func (m *mesh) ordinary(t testing.TB, address string, n int) (l meshtest.Latenci
 // as fast as the gateway admits them from one user. Each attack runs in a separate process, so that its CPU time does
 // not count as the gateway's.
 var hostilities = map[string]func(address, token string){
-	// The user resumes ten times per second in 2,000 rooms, with a resume token from before all events.
+	// The user, who is in 2,000 rooms, resumes ten times per second, with a resume token from before all events.
 	"returns": func(address, token string) {
 		old := os.Getenv("GATEWAY_HOSTILE_RESUME_TOKEN")
 		for tick := time.NewTicker(time.Second / 10); ; <-tick.C {
@@ -167,8 +167,8 @@ func cpu(t testing.TB) time.Duration {
 
 // BenchmarkHostile measures, for each attack, how long the actions of ordinary users take with and without a hostile
 // user. Measurements with and without the hostile user alternate in one run, because the machine may be busy with other
-// work. The hostile user runs on the same cores as the gateway, so the ordinary users wait for its CPU time whatever
-// the gateway does. The benchmark therefore also prints this CPU time.
+// work. The hostile user's process runs on the same cores as the gateway. Ordinary users are slower while it runs,
+// whatever the gateway does. Therefore the benchmark also prints the CPU time of that process.
 func BenchmarkHostile(b *testing.B) {
 	for _, name := range slices.Sorted(maps.Keys(hostilities)) {
 		b.Run(name, func(b *testing.B) { benchmarkHostile(b, name) })

@@ -19,8 +19,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
-// A gateway starts while it cannot fetch the keys that it needs to check tokens. The gateway must not become ready,
-// although every store is available, so that it gets no clients.
+// A gateway starts while the keys with which it checks tokens cannot be fetched. It must not become ready, even if all
+// its stores are available, because it could not accept any client.
 func TestGateway_IsNotReadyBeforeTheFirstKeys(t *testing.T) {
 	t.Parallel()
 	m := begin(t)

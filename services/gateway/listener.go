@@ -42,8 +42,9 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 	}
 }
 
-// full returns a handler that passes requests on to the handler that is given as next. While there are more than max
-// connections, the returned handler responds with 503 instead, unless the function refuse has already responded.
+// full returns a handler that passes requests on to the handler next. While there are more than max connections, it
+// responds with 503 instead. On the path of WebSockets it first calls the function refuse, which returns true if it has
+// responded itself.
 func (l *boundedListener) full(next http.Handler, refuse func(http.ResponseWriter, *http.Request) bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if l.open.Load() <= l.max {

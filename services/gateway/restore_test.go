@@ -21,8 +21,8 @@ func (m *mesh) continueSession(address, user, session string) *inbox {
 	return connect(m.t, address, user, func(o *client.Options) { o.SessionID = session })
 }
 
-// shown makes the presence service allow a user to subscribe to the presence of others, and returns the rooms of this
-// presence.
+// shown makes the presence service allow a user to subscribe to the presence of others, and returns the rooms, such as
+// presence:alice.
 func (m *mesh) shown(user string, others ...string) (rooms []string) {
 	for n, other := range others {
 		e := m.owners["presence"].Event(other, "presence.came_online", fmt.Sprintf(`{"user_id":%q}`, other))
@@ -95,9 +95,9 @@ func TestConnect_RestoresTheRoomsOfItsSession(t *testing.T) {
 	require.Equal(t, asked, m.owners["presence"].Restored(), "a new session has no rooms to ask for")
 }
 
-// A second connection continues a session and restores its rooms. Then the client of the first connection unsubscribes
-// from a room, and the gateway of this connection reports the change later than the second gateway reports the restored
-// rooms. The rooms that the client chose must be stored, and not the restored ones.
+// A second connection, at another gateway, continues a session and restores its rooms. After its gateway has reported
+// it, the client of the first connection unsubscribes from a room. The rooms of the first connection must be stored.
+// This connection is older, but its client has chosen its rooms, and the rooms of the second one were only restored.
 func TestConnect_RestoredRoomsDoNotReplaceNewerOnes(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
@@ -110,7 +110,7 @@ func TestConnect_RestoredRoomsDoNotReplaceNewerOnes(t *testing.T) {
 	second := m.continueSession(two, "bob", session)
 	require.Equal(t, []string{"presence:alice", "presence:carol"}, second.Connected().Rooms)
 
-	require.Eventually(t, func() bool { // the second connection's gateway has reported at least twice
+	require.Eventually(t, func() bool { // the second gateway has reported its connection, and reported again
 		reporter, reports := "", 0
 		for _, r := range m.owners["presence"].Reports() {
 			if reporter == r.Gateway {

@@ -111,7 +111,7 @@ func TestRedial_DropsEventsFromAfterTheToken(t *testing.T) {
 	m.start(`["alice","bob"]`)
 	one, _ := m.gateway(settings{})
 	two, _ := m.gateway(settings{})
-	bob := connect(t, one, "bob") // its only token is the first one
+	bob := connect(t, one, "bob") // it gets only the resume token in the reply to connect
 	m.messageSent("1")
 	m.messageSent("2")
 	bob.expect(t, "1", "2")

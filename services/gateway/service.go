@@ -55,7 +55,7 @@ type settings struct {
 	ping      time.Duration
 	limits    hub.Limits
 	perUser   int
-	cover     time.Duration                                            // interval of the resume tokens
+	cover     time.Duration                                            // how often a connection gets a resume token
 	lease     time.Duration                                            // how long a subscription lasts unless it is renewed
 	hold      func(ctx context.Context, topic string, partition int32) // called before each record is handled
 }
@@ -202,8 +202,8 @@ func resumeTokenKey(serviceSecret string) ([]byte, error) {
 	return hkdf.Key(sha256.New, []byte(serviceSecret), nil, "edumatrix resume tokens", sha256.Size)
 }
 
-// route passes requests to the API without a redirect. A ServeMux would redirect other spellings of a path, and many
-// clients follow a redirect with a GET without the body.
+// route passes requests for paths under /api to the API, in every spelling, such as //api/chat.history. A ServeMux
+// would redirect a request with such a path, and many clients follow a redirect with a GET, which loses the body.
 func route(api, others http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if at := path.Clean(r.URL.Path); at == "/api" || strings.HasPrefix(at, "/api/") {

@@ -26,7 +26,7 @@ type Verifier interface {
 // Access decides which origins and which users may connect.
 type Access struct {
 	Verifier Verifier
-	// Origins that may connect beside the gateway's own host, such as "https://school.example".
+	// Origins are the origins that may connect beside the gateway's own host, such as "https://school.example".
 	Origins []string
 	// AnyLocal allows pages of this machine, on any port, for development.
 	AnyLocal bool
@@ -62,7 +62,7 @@ func (a *Access) Origin(r *http.Request) bool {
 	return false
 }
 
-// refusedOrigins are the origins that were logged in the minute that began at the time in the field since.
+// refusedOrigins contains the origins that were logged in the current minute. This minute began at the field since.
 type refusedOrigins struct {
 	mu     sync.Mutex
 	since  time.Time

@@ -21,14 +21,14 @@ type Event struct {
 	ID        string
 	Time      time.Time
 	Actor     string
-	CommandID string // empty, unless the event was caused by a command of the user who gets the frame
+	CommandID string // set only if a command of the user who gets the frame caused the event
 	Redacted  bool
 }
 
 // Encode encodes an event frame. The parameter body is the encoded message of the event. The parameter typed is an
 // empty message of the event's type, or nil if this gateway does not know the type. A JSON frame then has empty data.
 //
-// Most frames are events, so their JSON is written by hand around the data, which is copied once.
+// Most frames are events, so this must be fast. JSON is written by hand around the data, which is copied only once.
 func (v *Event) Encode(e Encoding, body []byte, typed proto.Message) ([]byte, error) {
 	if e == Protobuf {
 		return v.protobuf(body)

@@ -159,7 +159,7 @@ func encodeProtobuf(kind string, body proto.Message) ([]byte, error) {
 	return b, nil
 }
 
-// json encodes the type, the fields of the body, and data as an object.
+// json returns a JSON object with the type, the fields of the body, and the data.
 func (f Frame) json() ([]byte, error) {
 	body, err := wirejson.Marshal(f.body)
 	if err != nil {

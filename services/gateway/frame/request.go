@@ -18,8 +18,8 @@ import (
 )
 
 // MaxMessage bounds a WebSocket message of a client, and the body of an HTTP request, in bytes. The limits of commands
-// are in characters, and JSON can take up to twelve bytes for a character (an emoji as two \u escapes). So the maximum
-// of 20,000 characters takes up to 240,000 bytes.
+// are in characters, and JSON can take up to twelve bytes for a character (an emoji as two \u escapes). So the longest
+// text that a command may contain, 20,000 characters, takes up to 240,000 bytes.
 const MaxMessage = 256 << 10
 
 // MaxID bounds the id of a frame, in characters.
@@ -84,7 +84,8 @@ func check(m protoreflect.Message) (err error) {
 }
 
 // Decode decodes the frames of one WebSocket message, in order. It yields each frame with nil or with a refusal. A
-// refused frame contains its id, if the id can be read. Decode stops after a frame whose end cannot be found.
+// refused frame contains its id, if the id can be read and is valid. Decode stops after a frame whose end cannot be
+// found.
 func Decode(e Encoding, message []byte) iter.Seq2[Request, error] {
 	return func(yield func(Request, error) bool) {
 		if e == JSON {

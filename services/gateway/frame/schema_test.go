@@ -70,7 +70,7 @@ func load(t *testing.T) *catalog.Catalog {
 	return c
 }
 
-// Every frame that gateways send must match the AsyncAPI document, with all fields and with none.
+// Every frame that gateways send must match the AsyncAPI document, whether all of its fields are set or none.
 func TestSchemas_MatchTheFramesThatGatewaysSend(t *testing.T) {
 	t.Parallel()
 	c := load(t)

@@ -131,7 +131,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, name string) erro
 		return err
 	}
 	// The trace span has a declared name, never a text of the client. The client's traceparent becomes a link. If it
-	// were the parent, it could force this mesh to record the trace.
+	// were the parent, clients could force this mesh to record their traces.
 	options := []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(
 		attribute.String("http.request.method", r.Method), attribute.String("url.path", "/api/"+call.name()))}
 	if link, ok := telemetry.Link(r.Header.Get("Traceparent")); ok {
@@ -214,8 +214,8 @@ func (s *Server) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	return nil, refusal.New(refusal.Malformed, "the body ended early")
 }
 
-// response limits how long a client may take to read an answer. The client must accept each part (see the constant
-// part) within the duration wait.
+// response limits how long a client may take to read an answer: each 16 KiB of it (the constant part) must be accepted
+// within the duration wait.
 type response struct {
 	http.ResponseWriter
 	wait  time.Duration

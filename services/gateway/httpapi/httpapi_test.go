@@ -354,13 +354,12 @@ func TestServer_APanicInTheMiddleOfAnAnswerCutsIt(t *testing.T) {
 	require.Error(t, got.err)
 }
 
-// recorder records the sizes of the parts in which an answer is written. It counts the parts before which no new write
-// deadline was set.
+// recorder records the sizes of the parts in which an answer is written.
 type recorder struct {
 	*httptest.ResponseRecorder
 	armed bool
 	parts []int
-	late  int // parts that had no deadline of their own
+	late  int // parts before which no new write deadline was set
 }
 
 func (r *recorder) SetWriteDeadline(time.Time) error { r.armed = true; return nil }
@@ -415,7 +414,7 @@ func TestServer_EndsTheRequestOfAClientThatDoesNotRead(t *testing.T) {
 	_, err = fmt.Fprintf(socket, "POST /api/%s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer eve\r\nContent-Length: %d\r\n\r\n%s",
 		history, len(body), body)
 	require.NoError(t, err)
-	first := make([]byte, 1) // the answer has begun
+	first := make([]byte, 1) // once it is read, the answer has begun
 	_, err = io.ReadFull(socket, first)
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { return a.post(history, "eve", asked).status == http.StatusOK }, 20*time.Second,

@@ -48,7 +48,7 @@ func (s *Server) write(w http.ResponseWriter, actor, contentType string, answer 
 	return nil
 }
 
-// procedure returns the query of a Connect procedure, and whether the client uses JSON or Protobuf.
+// procedure returns the call of a Connect procedure. Its answer has the encoding of the request, JSON or Protobuf.
 func (s *Server) procedure(r *http.Request, procedure string) (call, error) {
 	q := s.public(procedure)
 	if q == nil {
@@ -81,7 +81,7 @@ func (s *Server) procedure(r *http.Request, procedure string) (call, error) {
 	}}, nil
 }
 
-// connectTimeout reads the timeout of a Connect client.
+// connectTimeout returns the timeout of a Connect client, at most query.Deadline.
 func connectTimeout(ms string) (time.Duration, error) {
 	if ms == "" {
 		return query.Deadline, nil

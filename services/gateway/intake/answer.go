@@ -12,7 +12,7 @@ import (
 // Options.Patience.
 type Answer struct {
 	CommandID string
-	Kind      envelope.Kind // empty if the outcome is not known yet
+	Kind      envelope.Kind // empty if no outcome is known
 	Stream    string
 	Version   catalog.Version
 	Refusal   *refusal.Error // set if the command was refused, failed, queued or unavailable

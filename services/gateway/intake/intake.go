@@ -32,12 +32,12 @@ type Options struct {
 	// Patience is how long a client waits for an outcome before it gets "queued" or "unavailable"; 5 s when 0.
 	Patience time.Duration
 	// MaxWaiting and MaxBytes limit the number and the bytes of all commands without an outcome in this gateway; 20,000
-	// and 64 MiB when 0. Beyond these limits, a user who has less than a fair share may still send.
+	// and 64 MiB when 0. Beyond these limits, a user who has less than an equal share of them may still send.
 	MaxWaiting, MaxBytes int
 	// UserWaiting and UserBytes limit the same for one user, over all connections and requests. When 0, they are 1,024
 	// and 8 MiB, or the limits of one sender if those are higher.
 	UserWaiting, UserBytes int
-	// SenderWaiting and SenderBytes limit the same for one sender; MaxWaiting and 4 MiB when 0.
+	// SenderWaiting and SenderBytes limit the same for one sender; the constant MaxWaiting and 4 MiB when 0.
 	SenderWaiting, SenderBytes int
 	Metrics                    *Metrics
 	Guard                      *guard.Guard
@@ -55,7 +55,7 @@ type Intake struct {
 	waiting map[key]*entry
 	users   map[string]*account
 	total   account
-	idle    chan struct{} // once Close was called, closed when every waiter has its first answer
+	idle    chan struct{} // closed once Close was called and every waiter has its first answer
 	asking  int           // waiters without a first answer
 }
 
@@ -157,8 +157,8 @@ func (i *Intake) endIfIdle() {
 	}
 }
 
-// Resolve passes an outcome to the waiters for it in this gateway, if there are any. An outcome of another command, or
-// on another stream, with the same id is ignored.
+// Resolve passes an outcome to the waiters for it in this gateway, if there are any. If the command with this id that
+// they wait for is of another type or for another stream, the outcome is ignored.
 func (i *Intake) Resolve(r envelope.Result) {
 	k := key{r.Source, r.Actor, r.CommandID}
 	i.mu.Lock()
@@ -182,7 +182,7 @@ func (i *Intake) Resolve(r envelope.Result) {
 	}
 }
 
-// add puts a waiter into the table, or returns a refusal.
+// add puts a waiter into Intake.waiting, or returns a refusal.
 func (i *Intake) add(w *waiter) *refusal.Error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -204,7 +204,7 @@ func (i *Intake) add(w *waiter) *refusal.Error {
 	} else if e.stream != w.command.Stream || e.name != w.command.Declared.Name {
 		return refusal.New(refusal.IDReused, "the command id is already used for %s on %s", e.name, e.stream)
 	} else if !bytes.Equal(e.body, w.command.Body) {
-		// Both waiters would get the outcome of the first command.
+		// If this command were accepted, its sender would get the outcome of the first command.
 		return refusal.New(refusal.IDReused, "the command id is already used for another %s on %s", e.name, e.stream)
 	}
 	if refused := w.sender.reserve(w); refused != nil {
@@ -231,7 +231,7 @@ func (i *Intake) add(w *waiter) *refusal.Error {
 }
 
 // room returns a refusal if a command exceeds the limits of its user. When the gateway has reached its own limits,
-// each user may still have a fair share of them, and at least one command.
+// each user may still have an equal share of them, and at least one command.
 func (i *Intake) room(w *waiter) *refusal.Error {
 	user := i.users[w.key.actor]
 	if user == nil {
@@ -284,7 +284,7 @@ func (i *Intake) settle(id string, user *account) {
 	}
 }
 
-// remove removes a waiter from the table. It returns false if the waiter has its outcome already.
+// remove removes a waiter from Intake.waiting. It returns false if the waiter has its outcome already.
 func (i *Intake) remove(w *waiter) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()

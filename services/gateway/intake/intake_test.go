@@ -131,7 +131,7 @@ func TestSend_IsAnsweredByTheOutcome(t *testing.T) {
 	require.Equal(t, "alice", got.Actor)
 
 	s.intake.Resolve(s.committed("bob", "c1", 3)) // the outcome of another user
-	other := s.committed("alice", "c1", 3)        // the same id, sent through another gateway
+	other := s.committed("alice", "c1", 3)        // of another command with the same id
 	other.Type = "chat.leave"
 	s.intake.Resolve(other)
 	s.intake.Resolve(s.committed("alice", "c1", 7))
@@ -243,7 +243,7 @@ func TestSend_AnswersUnavailableWithoutKafkaAndDropsTheCommand(t *testing.T) {
 	s.broker.set(false)
 
 	n := 1
-	require.Eventually(t, func() bool { // the next attempt to publish c1 may take longer than Patience
+	require.Eventually(t, func() bool { // the line may wait longer than Patience before it publishes again
 		n++
 		again := s.send(sender, s.command(t, "alice", fmt.Sprint("c", n), "hi"))
 		return next(t, again).Refusal.Code == refusal.Queued

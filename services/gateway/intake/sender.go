@@ -46,8 +46,8 @@ type waiter struct {
 	// outcome; the client would otherwise wait for another outcome. This lock is taken before the intake's lock.
 	saying sync.Mutex
 
-	// Guarded by the intake.
-	waits bool // whether the waiter is in the table
+	// The following fields are guarded by Intake.mu.
+	waits bool // whether the waiter is in Intake.waiting
 	asks  bool // whether the waiter has no answer yet
 	first bool // whether the outcome was the first answer
 }
@@ -137,8 +137,8 @@ func (w *waiter) disarm() {
 }
 
 // timeOut answers a client that has no outcome after Options.Patience: with "queued" or, if Kafka does not have the
-// command, with "unavailable". In the latter case the command is removed, and the client sends it again with the same
-// id.
+// command, with "unavailable". In the latter case the command is removed, and the client may send it again with the
+// same id.
 func (w *waiter) timeOut() {
 	defer w.sender.intake.options.Guard.Recover("outcome", nil)
 	if w.taken.Load() {

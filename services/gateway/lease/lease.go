@@ -1,7 +1,7 @@
-// Package lease reports the connections of this gateway to the service that keeps them, the keeper, and closes the
-// connections that the keeper names in its answers. If the keeper gets no report for a few seconds, it regards all
-// connections of the gateway as closed. The keeper also stores the rooms of each session, and returns them for a
-// connection that continues the session.
+// Package lease reports the connections of this gateway to the service that stores which connections are open. This
+// service is called the keeper here. Package lease also closes the connections that the keeper names in its answers. If
+// the keeper gets no report for a few seconds, it regards all connections of the gateway as closed. The keeper also
+// stores the rooms of each session, and returns them for a connection that continues the session.
 package lease
 
 import (
@@ -143,8 +143,8 @@ func (l *Lease) describe(c *Connection) *meshv1.ConnectionChange {
 		ConnectedAt: timestamppb.New(c.Since), ResumeToken: token}
 }
 
-// maxRooms is the limit of the reported names of one connection's rooms, in bytes. 500 names with ids of 36 characters
-// take about 20 kB.
+// maxRooms bounds the names of the rooms in a report of one connection, in bytes. A connection can be subscribed to 500
+// rooms, whose names, with ids of 36 characters, take about 20 kB.
 const maxRooms = 32 << 10
 
 // subscriptions returns the rooms of a connection for a report, or nil while they are not known. Rooms beyond
@@ -179,7 +179,8 @@ func (l *Lease) ring() {
 	}
 }
 
-// Hash returns the contribution of one connection to the digest of a report.
+// Hash returns the number that stands for one connection in the digest of a report. The digest is the sum of the
+// numbers of all open connections, from which the keeper finds out whether it has stored the same connections.
 func Hash(connection, user string) uint32 {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(connection + " " + user))
@@ -207,7 +208,7 @@ func (l *Lease) Run(ctx context.Context) error {
 		away = err != nil
 		wake := l.wake
 		if away {
-			wake = nil // report every second instead of at each change
+			wake = nil // report at each tick instead of at each change
 		}
 		select {
 		case <-tick.C:
@@ -267,8 +268,9 @@ func (l *Lease) send(ctx context.Context, part *meshv1.ReportRequest) (*meshv1.R
 	return response.Msg, nil
 }
 
-// unsent queues changes again whose delivery is unknown; reporting a change twice is harmless. If more than maxChanges
-// wait, the next report contains all open connections, from which the keeper infers which connections have ended.
+// unsent queues the changes of a failed report again. The keeper may get some of them twice, which is harmless. If more
+// than maxChanges wait, unsent drops them. The next report then contains all open connections, and the keeper removes
+// the others.
 func (l *Lease) unsent(sent map[string]*meshv1.ConnectionChange, all bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -284,8 +286,8 @@ func (l *Lease) unsent(sent map[string]*meshv1.ConnectionChange, all bool) {
 			newer = c
 			l.changed[connection] = c
 		}
-		// The rooms of a connection that has ended cannot be read again, so they are kept up to maxKeptRooms. Beyond
-		// that, sessions continue with rooms that were reported earlier.
+		// The rooms of a connection that has ended cannot be read again, so they are kept, up to maxKeptRooms bytes.
+		// Beyond that, sessions continue with rooms that were reported earlier.
 		if newer.Gone {
 			if newer.Rooms == nil {
 				newer.Rooms = rooms
@@ -303,8 +305,9 @@ func (l *Lease) unsent(sent map[string]*meshv1.ConnectionChange, all bool) {
 const (
 	// maxChanges is the number of changes that may wait to be reported. Beyond it, everything is reported again.
 	maxChanges = 5000
-	// maxPart limits the changes in one request. A request also ends with the change that brings the bytes of its rooms
-	// to maxPartRooms. The keeper applies a request in one script, during which Redis does nothing else.
+	// maxPart is the maximum number of changes in one request. A request also gets no further change once the names of
+	// its rooms have maxPartRooms bytes. The keeper applies a request in one script, during which Redis does nothing
+	// else, so a request must be short.
 	maxPart      = 500
 	maxPartRooms = 1 << 20
 	// maxKeptRooms limits the bytes of the rooms of connections that ended while the keeper was unavailable.
@@ -359,17 +362,17 @@ func (l *Lease) news() (changes []*meshv1.ConnectionChange, sent map[string]*mes
 	if l.reportAll {
 		for _, c := range l.open {
 			change := l.describe(c)
-			// Report no rooms for a connection that has none and whose client has changed none. The rooms of its
-			// session may not have been restored, and an empty report would remove them from the session. Rooms that
-			// the client has not changed are marked as restored, so that the keeper does not replace newer rooms by
-			// them.
+			// Do not report an empty list of rooms that the client has not changed. Restoring the rooms of its session
+			// may have failed, and an empty list would remove them from the session. If the list is not empty, mark it
+			// as restored, so that it does not replace newer rooms at the keeper.
 			if rooms := c.subscriptions(); rooms != nil && (c.reported || len(rooms.Rooms) > 0) {
 				rooms.Restored = !c.reported
 				change.Rooms = rooms
 			}
 			changes = append(changes, change)
 		}
-		slices.SortFunc(changes, func(a, b *meshv1.ConnectionChange) int { // newest last: the keeper stores its rooms
+		// The keeper regards the connection of a session that it gets last as the newest one, and stores its rooms.
+		slices.SortFunc(changes, func(a, b *meshv1.ConnectionChange) int {
 			return a.ConnectedAt.AsTime().Compare(b.ConnectedAt.AsTime())
 		})
 		return changes, sent

@@ -30,7 +30,7 @@ func (h *Handler) command(ctx context.Context, r frame.Request, declared *catalo
 		return
 	}
 	span.SetAttributes(attribute.String("edumatrix.stream", c.Stream), attribute.String("edumatrix.command.id", c.ID))
-	id := r.ID // copied, so that the frame's data need not be kept
+	id := r.ID // so that the function below does not keep the data of r in memory
 	h.sender.Send(ctx, c, func(a intake.Answer) {
 		defer h.parts.Guard.Recover("outcome", func() { h.conn.Close(hub.Internal) })
 		if a.Late {
@@ -56,14 +56,15 @@ func traced(r *refusal.Error, span trace.Span) *refusal.Error {
 	return r
 }
 
-// query asks an owner on a goroutine of its own, so that a slow owner does not delay later frames. A query is in
-// flight until its answer is written, so a client that asks faster than it reads reaches the limit of its queries.
+// query asks an owner on a separate goroutine, so that a slow owner does not delay later frames. A query is in flight
+// until its answer leaves the connection's queue. So a client that sends queries but does not read the answers reaches
+// maxQueries.
 func (h *Handler) query(ctx context.Context, r frame.Request, declared *catalog.Query) {
 	if refused := h.beginQuery(); refused != nil {
 		h.conn.Send(frame.Refused(r.ID, refused))
 		return
 	}
-	position := h.asOf(declared.Owner) // before later frames are handled
+	position := h.asOf(declared.Owner) // not on the goroutine, which may run after later frames
 	h.work.Go(func() {
 		written := false
 		defer func() {
@@ -90,11 +91,12 @@ func (h *Handler) query(ctx context.Context, r frame.Request, declared *catalog.
 	})
 }
 
-// asOf returns the position of an owner's log up to which an answer must contain all events. The answer then contains
-// the user's own writes from any connection, and every event that was sent to this connection.
+// asOf returns the position of an owner's log up to which an answer must contain all events. It covers every event that
+// was sent to this connection, and the events of every command whose outcome was sent to this connection, or to any
+// client before this connection was opened.
 func (h *Handler) asOf(owner string) catalog.Position {
-	// The rooms were read after the connection was opened. So their position covers every command that was acknowledged
-	// before the connection was opened.
+	// The rooms were read after the connection was opened, so their position covers all commands that were acknowledged
+	// earlier.
 	position := h.parts.Hub.Shard(owner).AsOf(h.conn)
 	if position == 0 {
 		return rpc.Now

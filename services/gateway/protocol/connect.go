@@ -31,7 +31,7 @@ type Opening struct {
 	// Device is the name of the client's device if the connect frame contains none.
 	Device   string
 	Encoding frame.Encoding
-	// Request is the first frame. Err is the reason why the frame could not be read.
+	// Request is the first frame. Err is nil, or the reason why the frame could not be read.
 	Request frame.Request
 	Err     error
 }
@@ -68,7 +68,7 @@ type connecting struct {
 	// changed reports whether the rooms differ from those that are stored for the session, and so must be reported.
 	changed bool
 	replied bool
-	// waiting contains the rooms without an answer, and the functions to call after the answer.
+	// waiting maps each room without an answer to the functions that are called after the answer.
 	waiting map[string][]func()
 	// unsubscribed contains the rooms from which the client has unsubscribed meanwhile. The reply does not list them.
 	unsubscribed map[string]bool
@@ -135,7 +135,8 @@ func (c *connecting) unsubscribe(rooms []string, done func()) {
 	}
 }
 
-// subscribed records that the client has subscribed to further rooms. It returns false after the reply was made.
+// subscribed records that the client has subscribed to further rooms. It reports whether this was before the reply was
+// made.
 func (c *connecting) subscribed() (before bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -155,8 +156,8 @@ func (c *connecting) reply() (rooms []string, refused []*gatewayv1.RefusedRoom, 
 	return rooms, refused, c.changed
 }
 
-// Open returns the handler of a connection, given its first frame, which must be connect. Start must be called once
-// frames can be written to the client. The error is a *RejectedError.
+// Open returns the handler of a connection, given its first frame, which must be connect. Start must be called as soon
+// as frames can be written to the client. The error is a *RejectedError.
 func (m *Parts) Open(ctx context.Context, o Opening) (_ *Handler, err error) {
 	if o.Err != nil {
 		return nil, protocolError(access.Refusal(o.Err))
@@ -250,7 +251,8 @@ func (h *Handler) begin(o Opening, c *gatewayv1.Connect) {
 func (h *Handler) greet(g hub.Greeting) frame.Frame {
 	c := h.connect
 	c.stop()
-	h.connected.Store(true) // before c.reply: a subscription after c.reply is reported at once, from h.rooms
+	// Set connected before c.reply. From c.reply on, subscriptions may be reported, and h.rooms must return the rooms.
+	h.connected.Store(true)
 	rooms, refused, changed := c.reply()
 	if changed {
 		h.parts.Lease.Subscribed(h.conn.ID)
@@ -263,7 +265,7 @@ func (h *Handler) greet(g hub.Greeting) frame.Frame {
 }
 
 // Start asks for the user's rooms. The client gets the reply to connect when all of them are open. Start waits up to
-// RestoreWithin for the rooms of the client's session. So frames that the client sends later take effect after the
+// RestoreWithin for the rooms of the client's session, so that frames that the client sends later take effect after the
 // subscriptions to these rooms.
 func (h *Handler) Start(ctx context.Context) {
 	subscribed := h.connect.requested
@@ -295,9 +297,8 @@ func (h *Handler) Start(ctx context.Context) {
 	}
 }
 
-// restore returns the rooms that the session was subscribed to, or none if there is no answer in time. The reply to
-// connect lists the rooms that the client is subscribed to. So the client can subscribe again to rooms that are
-// missing.
+// restore returns the rooms that the session was subscribed to, or none if there is no answer in time. The client then
+// sees in the reply to connect that it is subscribed to no room, and can subscribe again.
 func (h *Handler) restore(ctx context.Context, session string) []string {
 	within := h.parts.RestoreWithin
 	if within == 0 {

@@ -18,8 +18,8 @@ type control struct {
 	reply frame.Frame
 }
 
-// begin adds a control frame. The returned function must be called once; it queues the reply as soon as the earlier
-// control frames have theirs.
+// begin adds a control frame. The returned function must be called once, with the reply to that frame. The reply is
+// queued for the client as soon as the replies to all earlier control frames are.
 func (c *controls) begin(conn *hub.Conn) (reply func(frame.Frame)) {
 	one := &control{}
 	c.mu.Lock()

@@ -47,7 +47,7 @@ type Parts struct {
 	RestoreWithin time.Duration
 }
 
-// Limits of one client.
+// Limits of one connection. maxQueries limits the queries in flight.
 const (
 	maxQueries       = 16
 	maxSubscriptions = 500
@@ -65,7 +65,7 @@ type Handler struct {
 	conn   *hub.Conn
 	sender *intake.Sender
 	quota  *quota.User
-	frames quota.Bucket // used only by the goroutine that reads
+	frames quota.Bucket // used only by the goroutine that reads messages
 
 	token   token
 	connect *connecting
@@ -74,7 +74,7 @@ type Handler struct {
 	controls  controls
 
 	work    sync.WaitGroup // queries and renewals of the token in flight
-	pending atomic.Int64   // rooms without an answer
+	pending atomic.Int64   // rooms for which the owner has not answered yet whether the client may subscribe
 
 	mu     sync.Mutex
 	asking int // queries in flight, until their answers are written
@@ -102,13 +102,13 @@ func (h *Handler) Close() {
 	defer h.finishWork()
 	defer h.sender.Close()
 	defer h.parts.Hub.Remove(h.conn)
-	defer h.parts.Lease.Gone(h.conn.ID) // before the connection leaves its rooms
+	defer h.parts.Lease.Gone(h.conn.ID) // before Hub.Remove, because Gone reports the rooms of the connection
 	h.token.stop()
 	h.connect.stop()
 }
 
-// finishWork waits for the queries in flight. Then it subtracts those whose answers will not be written from the user's
-// number of queries in flight.
+// finishWork waits for the queries in flight. Answers that are still in the connection's queue then will not be written
+// any more, so finishWork also subtracts their queries from the number of the user's queries in flight.
 func (h *Handler) finishWork() {
 	h.work.Wait()
 	h.mu.Lock()
@@ -174,7 +174,8 @@ func (h *Handler) handle(ctx context.Context, r frame.Request) {
 	}
 }
 
-// HandleOther refuses a WebSocket message of the type that the connection's encoding does not use.
+// HandleOther refuses a WebSocket message of the type that the connection's encoding does not use, such as a binary
+// message if the encoding is JSON.
 func (h *Handler) HandleOther(bytes int) {
 	h.admit(bytes)
 	h.conn.Send(frame.Refused("", WrongKind(h.conn.Encoding())))
@@ -191,7 +192,8 @@ func WrongKind(e frame.Encoding) *refusal.Error {
 
 var tooFast = refusal.New(refusal.TooManyWaiting, "you have sent more than %d frames per second; send fewer", frameRate)
 
-// admit counts a frame, and waits if the client is too fast. It returns false if the wait would exceed maxWait.
+// admit counts a frame, and waits if the client is too fast. If the wait would exceed maxWait, admit waits for maxWait
+// and returns false.
 func (h *Handler) admit(bytes int) bool {
 	wait, ok := h.frames.Reserve(time.Now(), quota.Cost(bytes), maxWait)
 	all, fair := h.quota.Frame(bytes, maxWait)

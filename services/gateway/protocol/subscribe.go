@@ -100,8 +100,8 @@ func (h *Handler) subscribeTo(rooms []string, answer func(room string, refused *
 	}
 }
 
-// allowed returns the callback for the owner's answer about one room, which was counted as pending. The callback
-// calls the function answer.
+// allowed returns a callback for the owner's answer about each room. Each call subtracts one from h.pending, and calls
+// the function answer with a refusal or nil.
 func (h *Handler) allowed(answer func(room string, refused *refusal.Error)) func(room string, refused bool) {
 	return func(room string, refused bool) {
 		h.pending.Add(-1)

@@ -13,7 +13,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/auth"
 )
 
-// expiryNotice is how long before its connection ends a client gets the frame "token_expiring". The connection ends at
+// expiryNotice is the time from the frame "token_expiring" to the end of the connection. The connection ends at
 // auth.Leeway after the token's expiry.
 const expiryNotice = time.Minute
 

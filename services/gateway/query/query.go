@@ -1,5 +1,5 @@
-// Package query sends queries to owners on behalf of clients. It calls the procedure that is declared for a query
-// with the encoded question, and returns the encoded answer, without knowing their types.
+// Package query sends queries to owners on behalf of clients. It calls the procedure that the catalog declares for a
+// query. The types of the question and of the answer also come from the catalog, so this package names none of them.
 package query
 
 import (
@@ -34,8 +34,8 @@ type Asker struct {
 // Deadline is how long an owner may take to answer.
 const Deadline = 5 * time.Second
 
-// New returns an Asker for all queries of a catalog, with the default limits for each user. Peers are the base URLs
-// of the owners' inner listeners.
+// New returns an Asker for all queries of a catalog, with the default limits for each user. The map peers contains, for
+// each owner, the base URL of its listener for other services.
 func New(c *catalog.Catalog, peers map[string]string, http connect.HTTPClient, tracer trace.Tracer) *Asker {
 	a := &Asker{Users: &quota.Users{}, tracer: tracer, clients: map[string]*connect.Client[[]byte, []byte]{}}
 	for _, name := range c.QueryNames() {

@@ -16,7 +16,7 @@ type Limits struct {
 	// waited three times as long on a machine with two cores for the whole mesh (BenchmarkHostile).
 	Asked int
 	// Answers and AnswerBurst limit queries, per second and at once. A query counts once, and once more for every 4 KiB
-	// of its answer. The defaults are 200 and 1,000, enough for about eighty long pages at once. Further queries wait.
+	// of its answer. The defaults are 200 and 1,000, enough for about 75 answers of 50 kB at once. Further queries wait.
 	Answers, AnswerBurst int
 	// Requests limits the HTTP requests in flight; 64 when 0.
 	Requests int
@@ -123,10 +123,10 @@ func (u *User) Leave() {
 	u.left = time.Now()
 }
 
-// Connect reports whether the user may open another connection now.
+// Connect reports whether the user may open another connection now, and if so, counts it.
 func (u *User) Connect() bool { return u.take(&u.connections, 1) }
 
-// Subscribe reports whether the user may subscribe to more rooms now.
+// Subscribe reports whether the user may subscribe to more rooms now, and if so, counts them.
 func (u *User) Subscribe(rooms int) bool { return u.take(&u.rooms, rooms) }
 
 func (u *User) take(b *Bucket, n int) bool {

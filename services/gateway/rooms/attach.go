@@ -33,8 +33,8 @@ func (n attaching) rooms() (rooms []string) {
 	return rooms
 }
 
-// begin attaches connections that have no progress in this log. It asks for the rooms of their users in one call, and
-// returns the connections for which the owner must be asked again.
+// begin attaches connections without progress in this log, such as those of clients that do not resume. It asks for the
+// rooms of their users in one call, and returns the connections for which the owner must be asked again.
 func (a *ownerCalls) begin(ctx context.Context, batch []attaching) (retry []attaching, err error) {
 	waiting := map[string][]attaching{}
 	request := &meshv1.RoomsRequest{}
@@ -67,7 +67,7 @@ func (a *ownerCalls) begin(ctx context.Context, batch []attaching) (retry []atta
 				a.pace.charge(user, 0, len(r.Rooms), a.now())
 				if attached = a.shard.Attach(n.conn, r); attached {
 					if len(n.subscriptions) > 0 {
-						a.subscribing.add(n.subscriptions...) // they wait in the same lane as later subscriptions
+						a.subscribing.add(n.subscriptions...)
 					}
 					a.attached(n.conn)
 				}

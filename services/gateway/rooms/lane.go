@@ -28,8 +28,7 @@ const (
 //
 // A call may fail, or take too long, because of one of its entries. All of its entries then move to the next lane,
 // whose calls have fewer entries; the calls of the last lane have one entry each. So a bad entry costs the other
-// entries a few calls, and delays only itself. If the owner is unavailable, no entry is to blame, and all of them stay
-// in their lane.
+// entries only a few more calls. If the owner is unavailable, no entry is to blame, and all of them stay in their lane.
 //
 // A call has at most kind.maxPerUser entries of one user, so that a user with many entries does not delay other users.
 // Entries that still have to wait (kind.wait) are left out. If kind.oneCallPerUser is set, a user's entries are in one
@@ -106,7 +105,7 @@ func (l *lane[T]) take() (batch []T) {
 	l.waiting = slices.DeleteFunc(l.waiting, l.ended)
 	taken := map[string]int{}
 	left := l.waiting[:0]
-	more := false // entries are left for another call
+	more := false // whether another call can take entries now
 	soonest := time.Duration(math.MaxInt64)
 	for i, one := range l.waiting {
 		if len(batch) == l.max {
@@ -198,8 +197,8 @@ func (l *lane[T]) work(ctx context.Context) {
 	}
 }
 
-// crowded reports whether a batch has entries of more than two users. Many entries of one user do not count, because
-// other users would wait longer because of them.
+// crowded reports whether a batch has entries of more than two users. The number of entries does not matter, because
+// otherwise one user with many entries would make other users wait longer.
 func (l *lane[T]) crowded(batch []T) bool {
 	users := map[string]bool{}
 	for _, one := range batch {

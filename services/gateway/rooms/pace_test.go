@@ -115,8 +115,8 @@ func TestPace_AUserOverTheRateWaits(t *testing.T) {
 	}
 }
 
-// A connection gets missed events and rooms, with or without a resume token. Both must count against the rate of the
-// user.
+// A connection begins, and another one resumes. The rooms that they get, and the missed events, must count against the
+// rate of their user.
 func TestPace_CountsEventsAndRooms(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()

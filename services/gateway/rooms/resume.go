@@ -22,7 +22,7 @@ const maxResumed = 200
 // events come from the event buffer if the buffer reaches back to the resume token, and otherwise from the owner, in
 // the same call. resume returns the connections for which the owner must be asked again.
 func (a *ownerCalls) resume(ctx context.Context, batch []attaching) (retry []attaching, err error) {
-	// Read the position before the buffer, so that the buffer contains the events up to the position.
+	// Call Complete before reading the buffer, so that the buffer contains the events up to the returned position.
 	complete := a.shard.Complete()
 	bufferedAfter := a.shard.BufferedAfter()
 	buffered, whole := a.buffered(batch, bufferedAfter)
@@ -76,12 +76,12 @@ func (a *ownerCalls) resume(ctx context.Context, batch []attaching) (retry []att
 	return append(retry, batch[len(answers):]...), nil
 }
 
-// maxFailures is the number of failed calls for one resuming connection alone after which its rooms are not recovered.
+// After maxFailures failed calls for one resuming connection alone, its rooms are not recovered.
 const maxFailures = 2
 
 // resumeFailed handles the failure of a call for one connection alone. The connection waits before the next call. After
-// maxFailures it is attached without missed events, and the client fetches the current state itself. So the client gets
-// connected, and does not delay other users.
+// maxFailures failed calls it is attached without missed events, and the client has to fetch the current state itself.
+// So the client gets connected, and does not delay other users.
 func (a *ownerCalls) resumeFailed(n attaching, err error) {
 	if errors.Is(err, errPanic) {
 		n.conn.Close(hub.Internal)

@@ -27,7 +27,8 @@ type Options struct {
 	// Known returns a channel that is closed once the fan-out knows its position in every partition of an owner's log.
 	// From then on, the fan-out delivers every event above the position of an owner's answer.
 	Known func(owner string) <-chan struct{}
-	// Missed bounds the missed events of one connection: 1,000 events of a room and 4 MiB of each owner's log when 0.
+	// Missed bounds the missed events of one connection. When 0, Events is 1,000 in each room, and Bytes is 4 MiB from
+	// each owner's log.
 	Missed hub.Bounds
 	// Unsubscribed is called when a connection is no longer subscribed to a room; it may be nil. It must not wait.
 	Unsubscribed func(*hub.Conn)
@@ -87,9 +88,10 @@ func (r *Rooms) Run(ctx context.Context) error {
 // have answered.
 func (r *Rooms) Attach(c *hub.Conn) { r.attach(attaching{conn: c}, nil, nil) }
 
-// Resume is like Attach, but for a client that has everything up to its progress. The client gets its missed events
-// first, including those of the rooms to subscribe to. The function answer is called for each of these rooms, as by
-// Subscribe. Rooms that no owner has are returned instead.
+// Resume is like Attach, but for a client that has all events up to the positions in had. The client gets its missed
+// events before the reply to connect. Resume also subscribes the connection to the rooms in the parameter subscribed,
+// whose missed events are included. The function answer is called once for each of these rooms, as by Subscribe. Rooms
+// that no owner has are returned instead.
 func (r *Rooms) Resume(c *hub.Conn, had hub.Progress, subscribed []string, answer func(room string, refused bool)) (
 	unknown []string) {
 	subscriptions := map[*ownerCalls][]*subscription{}
@@ -216,7 +218,7 @@ type subscription struct {
 	conn         *hub.Conn
 	room         string
 	answer       func(refused bool)
-	unsubscribed bool // before the owner answered; guarded by ownerCalls.mu
+	unsubscribed bool // whether the client unsubscribed before the answer; guarded by ownerCalls.mu
 	failures     int
 }
 

@@ -67,7 +67,7 @@ func (w *world) connect(t *testing.T, user string) *hub.Conn {
 	return c
 }
 
-// await waits for the next frame of a connection, and skips frames that only list rooms which are not recovered.
+// await waits for the next frame of a connection, and skips the frames "not_recovered".
 func await(t *testing.T, c *hub.Conn) (f map[string]any) {
 	t.Helper()
 	meshtest.Eventually(t, "a frame", func() bool {

@@ -1,6 +1,6 @@
-// Package signal relays signals, such as "is typing", between the members of a room that are connected, over all
-// gateways, through Redis Pub/Sub. A signal is not stored, is not sent again to clients that resume, and is dropped
-// first under load. Signals are declared in proto/.
+// Package signal relays signals, such as "is typing", to the connected members of a room. Redis Pub/Sub carries them
+// between gateways. A signal is not stored, is not sent again to clients that resume, and is dropped first under load.
+// Signals are declared in proto/.
 package signal
 
 import (
@@ -54,7 +54,7 @@ type Signals struct {
 // bucketOf is the key of a bucket: a type of signal, and the connection or user that sends it.
 type bucketOf struct{ who, signal string }
 
-// A sender may send as many signals at once as the declared rate allows in burst seconds.
+// burst is how many seconds of its declared rate a sender may use at once: with a rate of 2 per second, 10 signals.
 const burst = 5
 
 // maxWaiting is the maximum number of signals that wait to be published.
@@ -69,7 +69,8 @@ func New(o Options) *Signals {
 		buckets: map[bucketOf]*quota.Bucket{}}
 }
 
-// Send relays a signal of a connection to the other members of its room. The error is a refusal.
+// Send relays a signal of a connection to all other connections of the members of the signal's room. The error is a
+// refusal.
 func (s *Signals) Send(c *hub.Conn, declared *catalog.Signal, data frame.Data) error {
 	if len(data.Bytes) > declared.Bytes {
 		return refusal.New(refusal.InvalidField, "data of %s may have at most %d bytes", declared.Name, declared.Bytes)

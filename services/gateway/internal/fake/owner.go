@@ -33,14 +33,14 @@ type Owner struct {
 	log       []envelope.Event
 	versions  map[string]catalog.Version
 	before    map[place]catalog.Position
-	counts    map[string]int32 // number of partitions, by topic that has grown
+	counts    map[string]int32 // the number of partitions of each topic that has grown
 	epochs    map[string]int32
 	history   string                                  // the incarnation of the log
 	spoiled   map[catalog.Position]bool               // positions of records that cannot be read
 	rooms     map[string]map[string]bool              // user → rooms
 	stays     map[string][]*meshv1.MembershipInterval // all membership intervals of each user
-	open      map[string]*meshv1.MembershipInterval   // the last open interval, by "user room"
-	inRoom    map[string][]catalog.Position           // positions of events, ascending
+	open      map[string]*meshv1.MembershipInterval   // the open membership intervals, by "user room"
+	inRoom    map[string][]catalog.Position           // the positions of the events in each room, ascending
 	records   map[catalog.Position]*meshv1.Record     // encoded records, by position
 	allowed   map[string]bool                         // by "user room", whether the user may subscribe
 	snapshots map[string][]envelope.Event
@@ -263,7 +263,8 @@ func (o *Owner) Slow(d time.Duration) {
 	o.slow = d
 }
 
-// HangFor holds every call of Resume that includes the user. After the function release is called, those calls fail.
+// HangFor holds every call of Resume that includes the user. After the function release is called, these calls and all
+// later ones for the user fail.
 func (o *Owner) HangFor(user string) (release func()) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -305,7 +306,7 @@ func (o *Owner) Hold(name string) (release func()) {
 	})
 }
 
-// pass waits while calls with one of the names are held. Each held call sends a value to Hanging.
+// pass waits while Hold holds calls with one of the names. Each held call sends a value to Hanging.
 func (o *Owner) pass(ctx context.Context, names ...string) {
 	for _, name := range names {
 		o.mu.Lock()
@@ -322,7 +323,7 @@ func (o *Owner) pass(ctx context.Context, names ...string) {
 	}
 }
 
-// Hanging gets a value for each call that is held.
+// Hanging returns a channel that gets a value for each call that Hold or HangFor holds.
 func (o *Owner) Hanging() <-chan struct{} { return o.held }
 
 // Refused returns the number of calls while the owner was unavailable.
@@ -448,7 +449,7 @@ func (o *Owner) AuthorizeSubscriptions(ctx context.Context, r *connect.Request[m
 		answer.Authorizations = append(answer.Authorizations, authorization)
 	}
 	for _, l := range r.Msg.Subscriptions {
-		if l.Snapshot { // Hold delays the answer to a new subscription, which is already decided, but not to a renewal
+		if l.Snapshot { // not a renewal; Hold delays the answer to a new subscription after the decision
 			o.mu.Unlock()
 			o.pass(ctx, l.Room)
 			o.mu.Lock()
@@ -528,7 +529,7 @@ func (o *Owner) Report(_ context.Context, r *connect.Request[meshv1.ReportReques
 			o.sessions[of] = sessionRooms{c.Rooms.Rooms, at}
 		}
 	}
-	again := o.again && !r.Msg.More // like the real service, once it has all parts
+	again := o.again && !r.Msg.More // only in the answer to the last part, as presence does
 	o.again = o.again && r.Msg.More
 	return connect.NewResponse(&meshv1.ReportResponse{ReportAll: again, Ended: o.ended}), nil
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Resume returns the events that users have missed. It returns deleted events unchanged, because gateways redact them.
+// Resume returns the events that users have missed. It redacts none of them, because gateways do (hub.NewMissedEvents).
 func (o *Owner) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeRequest]) (
 	*connect.Response[meshv1.ResumeResponse], error) {
 	if err := o.hang(ctx, r.Msg); err != nil {

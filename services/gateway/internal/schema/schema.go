@@ -117,8 +117,9 @@ func (d *document) schema(name string) (*jsonschema.Schema, error) {
 	return s, err
 }
 
-// CheckReceived is like Check, but finds the message of a frame that a gateway sent. The reply to a query does not
-// name the query, so it must match the reply to any query.
+// CheckReceived is like Check, but determines the name of the message from a frame that a gateway sent. The reply to a
+// query does not contain the name of the query, so CheckReceived accepts it if it matches any of the schemas for
+// replies.
 func CheckReceived(frame []byte) error {
 	var f struct {
 		Type, Event, Signal  string
