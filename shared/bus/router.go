@@ -78,6 +78,37 @@ func NewRouter(o RouterOptions) (*message.Router, error) {
 	return router, nil
 }
 
+// RunRouter runs a router until stop is closed. Then the router consumes nothing more, and RunRouter returns when the
+// handlers have finished their messages, or after CloseTimeout. If ctx ends, messages are not finished.
+//
+// Use it instead of the router's methods Run and Close: if Close is called before Run has started all handlers, it waits
+// for the others until CloseTimeout is over.
+func RunRouter(ctx context.Context, stop <-chan struct{}, router *message.Router) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- router.Run(ctx) }()
+	select {
+	case <-router.Running():
+	case err := <-ended:
+		return err
+	case <-stop:
+		cancel() // a subscriber may be waiting for the broker
+		select {
+		case <-router.Running():
+		case <-ended:
+			return nil
+		}
+	}
+	select {
+	case <-stop:
+	case <-ctx.Done():
+	case err := <-ended:
+		return err
+	}
+	return errors.Join(router.Close(), <-ended)
+}
+
 // routerLog is the logger of a Watermill router. A handler that a stop of the router interrupts is logged at debug
 // level, not as an error, because its message is delivered again.
 type routerLog struct{ watermill.LoggerAdapter }

@@ -218,6 +218,52 @@ func TestRouter_StopsWhileItsMessagesWait(t *testing.T) {
 	nothing(t, letters(t, k))
 }
 
+// subscribing is a subscriber whose method Subscribe is a function of the test.
+type subscribing func(ctx context.Context) error
+
+func (s subscribing) Subscribe(ctx context.Context, _ string) (<-chan *message.Message, error) {
+	return nil, s(ctx)
+}
+
+func (subscribing) Close() error { return nil }
+
+// A router ends before all its handlers are started: it is stopped while a handler subscribes, or the handler cannot
+// subscribe. RunRouter must return although CloseTimeout is an hour.
+func TestRunRouter_EndsBeforeItsHandlersAreStarted(t *testing.T) {
+	t.Parallel()
+	for _, stopFirst := range []bool{true, false} {
+		subscribes, stop := make(chan struct{}), make(chan struct{})
+		router, err := bus.NewRouter(bus.RouterOptions{Service: "test", CloseTimeout: time.Hour})
+		require.NoError(t, err)
+		router.AddConsumerHandler("handler", "topic", subscribing(func(ctx context.Context) error {
+			close(subscribes)
+			<-ctx.Done()
+			return ctx.Err()
+		}), func(*message.Message) error { return nil })
+		if stopFirst {
+			close(stop)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- bus.RunRouter(t.Context(), stop, router) }()
+		if !stopFirst {
+			<-subscribes
+			close(stop)
+		}
+		select {
+		case err := <-ended:
+			require.NoError(t, err)
+		case <-time.After(30 * time.Second):
+			t.Fatal("RunRouter does not return after the stop")
+		}
+	}
+	router, err := bus.NewRouter(bus.RouterOptions{Service: "test", CloseTimeout: time.Hour})
+	require.NoError(t, err)
+	denied := errors.New("access denied")
+	router.AddConsumerHandler("handler", "topic", subscribing(func(context.Context) error { return denied }),
+		func(*message.Message) error { return nil })
+	require.ErrorContains(t, bus.RunRouter(t.Context(), nil, router), "access denied")
+}
+
 func TestDeadLetter_WaitsForItsDependencies(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)

@@ -141,9 +141,13 @@ func (s *Service) Run(ctx context.Context, prepare func(*Parts) error) error {
 	if err != nil {
 		return errors.Join(err, s.Close())
 	}
+	stopConsuming, consumed := make(chan struct{}), make(chan struct{})
 	p.Background("health", s.Health.Run)
 	p.Background("listener", s.server.Run)
-	p.Background("router", p.router.Run)
+	p.Background("router", func(ctx context.Context) error {
+		defer close(consumed)
+		return bus.RunRouter(ctx, stopConsuming, p.router)
+	})
 	running, failed := errgroup.WithContext(work)
 	for _, one := range p.background {
 		running.Go(func() error {
@@ -156,17 +160,18 @@ func (s *Service) Run(ctx context.Context, prepare func(*Parts) error) error {
 	s.serve(ctx, failed, p.router.Running())
 
 	s.Health.SetReady(false)
+	close(stopConsuming)
 	for _, stop := range p.stopping {
 		stop()
 	}
 	timeout := time.AfterFunc(stopWithin, stopWork) // an unavailable dependency must not delay the stop
-	err = p.router.Close()
+	<-consumed
 	for _, wait := range p.finishing {
 		wait()
 	}
 	timeout.Stop()
 	stopWork()
-	return errors.Join(running.Wait(), err, s.Publisher.Close())
+	return errors.Join(running.Wait(), s.Publisher.Close())
 }
 
 // serve marks the service as ready once it consumes, and calls env.Ready once all health checks have succeeded too. It
