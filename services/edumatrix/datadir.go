@@ -55,8 +55,8 @@ func (d *dataDir) close() {
 
 func (d *dataDir) sub(name string) string { return filepath.Join(d.path, name) }
 
-// secrets are the generated secrets of a mesh. They are generated at the first start and stored in a file that only its
-// owner can read.
+// secrets are the generated secrets of a mesh. They are generated at the first start and stored in a file that no other
+// account of the machine can read.
 type secrets struct {
 	JWTSecret        string `json:"jwt_secret"`
 	PostgresPassword string `json:"postgres_password"`
@@ -152,7 +152,7 @@ func readJSON(path string, v any) error {
 	return nil
 }
 
-// writeJSON replaces a file atomically. Only the file's owner can read it.
+// writeJSON replaces a file atomically. No other account of the machine can read the file.
 func writeJSON(path string, v any) error {
 	raw, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {

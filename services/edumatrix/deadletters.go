@@ -58,7 +58,7 @@ type letter struct {
 	Problem   string            `json:"problem,omitempty"` // the reason why the data is missing
 
 	source string             // the owner of an event
-	at     *meshv1.DeadLetter // the place on the topic of dead letters; nil for a parked event without a dead letter
+	at     *meshv1.DeadLetter // the place on the topic of dead letters; nil if there is none, as for a job
 	job    int64              // the id of a job
 }
 
@@ -180,15 +180,16 @@ func letterKey(l *meshv1.DeadLetter) string {
 	return fmt.Sprintf("%d/%d/%s", l.GetPartition(), l.GetOffset(), l.GetId())
 }
 
-// merge combines the dead letters on the topic with the parked and dropped ones that the service reports. A record that
-// became a dead letter twice, because it was delivered twice, appears once.
+// merge returns the dead letters on the topic, and the parked events without a dead letter. Their states follow from
+// the parked streams and the dropped dead letters that the service reports. A record that became a dead letter twice,
+// because it was delivered twice, appears once.
 func (i *installation) merge(service string, read []bus.DeadLetterRecord, parked []*meshv1.Parked, dropped map[string]bool) (
 	all []letter) {
 	type origin struct {
 		topic     string
 		partition int32
 		offset    int64
-		id        string // distinguishes records of a topic that was deleted and created again
+		id        string // the message id; the offsets of a topic begin at 0 again when it was deleted and created again
 	}
 	listed, seen := map[*meshv1.Parked]bool{}, map[origin]bool{}
 	for _, r := range read {

@@ -20,8 +20,8 @@ import (
 
 // someDeadLetters returns an installation, the dead letters and the parked streams. The dead letters are: a failed
 // command; a parked event that was delivered twice, and therefore has two dead letters; an event that failed and was
-// applied later; and an unreadable message. For the first parked stream two events wait. The second parked stream has
-// no dead letter.
+// applied later; and an unreadable message. Two more events of the first parked stream wait. The second parked stream
+// has no dead letter.
 func someDeadLetters(t *testing.T) (*installation, []bus.DeadLetterRecord, []*meshv1.Parked) {
 	t.Helper()
 	command := envelope.Command{ID: "c1", Type: "chat.send_message", Stream: "conversation:7", Actor: "alice",

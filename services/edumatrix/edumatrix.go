@@ -20,7 +20,6 @@ type Terminal struct {
 	Getenv func(string) string
 }
 
-// subcommand is one subcommand of the program.
 type subcommand struct {
 	name  string
 	says  string // one line for the usage

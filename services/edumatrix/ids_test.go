@@ -40,7 +40,6 @@ func TestUsers_MayHaveAnyIDOfAnIdentityProvider(t *testing.T) {
 			}
 		}
 
-		// The other user subscribes to the presence of the first user.
 		room := catalog.Address("presence", one)
 		_, err := otherConn.Subscribe(t.Context(), room)
 		require.NoError(t, err)
@@ -75,7 +74,6 @@ func TestUsers_MayHaveAnyIDOfAnIdentityProvider(t *testing.T) {
 		require.NoError(t, json.Unmarshal(raised.Data, &data))
 		require.Equal(t, other, data["recipient_id"])
 
-		// The first user queries their own sessions.
 		var sessions struct{ Sessions []map[string]any }
 		require.NoError(t, oneConn.Query(t.Context(), "presence.sessions", map[string]any{}, &sessions))
 		require.Len(t, sessions.Sessions, 1)

@@ -33,7 +33,7 @@ type installation struct {
 // findInstallation reads the settings from the environment, and missing ones from the mesh that runs in the data
 // directory.
 func findInstallation(t Terminal) (*installation, error) {
-	_ = process.NewLog(t.Err) // silences libraries
+	_ = process.NewLog(t.Err) // keeps go-redis from writing to standard error
 	c, err := config.Load(config.AllInOne, t.Getenv)
 	if err != nil {
 		return nil, err
@@ -71,7 +71,7 @@ func (i *installation) log(owner string) (meshv1connect.OwnerServiceClient, erro
 	return meshv1connect.NewOwnerServiceClient(i.client, i.peers[owner]), nil
 }
 
-// operator returns the operator's client of a service that owns a log.
+// operator returns a client for an operator's calls to a service that owns a log.
 func (i *installation) operator(owner string) (meshv1connect.OperatorServiceClient, error) {
 	if err := i.known(owner); err != nil {
 		return nil, err

@@ -15,7 +15,7 @@ const (
 	lineEvery = 2 * time.Second
 )
 
-// progress displays the progress of an operation: as a bar on a terminal, and otherwise as a line every few seconds.
+// progress displays the progress of an operation: as a bar on a terminal, and otherwise as a line every 2 s.
 type progress struct {
 	out      io.Writer
 	terminal bool

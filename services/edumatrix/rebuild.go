@@ -19,7 +19,8 @@ import (
 // statusDiffers is the exit status of a rebuild that found differing rows.
 const statusDiffers = 3
 
-// rebuild makes a service rebuild projections, and prints how the new rows differ.
+// rebuild makes a service rebuild its projections, or one of them, and prints how the new rows differ from the old
+// ones.
 func rebuild(ctx context.Context, t Terminal, args []string) error {
 	f := flags("rebuild", t)
 	rest, err := arguments(f, args)
@@ -66,8 +67,8 @@ func rebuild(ctx context.Context, t Terminal, args []string) error {
 	return nil
 }
 
-// awaitRebuilt displays the progress of a rebuild until it ends. It returns the parts that were rebuilt, even if a
-// later step fails.
+// awaitRebuilt displays the progress of a rebuild until it ends. It returns the results for the projections and timers
+// that were rebuilt, even if a later step fails.
 func (i *installation) awaitRebuilt(service string, steps *connect.ServerStreamForClient[meshv1.RebuildResponse],
 	p *progress) (rebuilt []*meshv1.Rebuilt, err error) {
 	for steps.Receive() {

@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// gatewayThatCloses starts a gateway that answers the first requests of a terminal, and then closes each connection
-// with the next one of the codes.
+// gatewayThatCloses starts a gateway. It answers the requests of a terminal and, after the query chat.history, closes
+// the connection. The first connection is closed with the first of the codes, and so on.
 func gatewayThatCloses(t *testing.T, codes ...int) (url string) {
 	t.Helper()
 	next := make(chan int, len(codes))

@@ -19,7 +19,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/owner"
 )
 
-// replayBatch is the number of events that are sent together.
+// replayBatch is the maximum number of events that are published together.
 const replayBatch = 500
 
 // selected describes the events of a log that are replayed.

@@ -64,9 +64,8 @@ type conversationOnTerminal struct {
 	dropped              dropped
 }
 
-// dropped contains the newest version of each stream whose events were dropped because the terminal did not accept
-// output. A stopped terminal must not delay the connection, so the dropped messages are printed later, from the
-// history.
+// dropped contains, for each stream, the newest version that was dropped because the terminal did not accept output. A
+// stopped terminal must not delay the connection. The dropped messages are printed later, from the history.
 type dropped struct {
 	mu     sync.Mutex
 	newest map[string]int64
@@ -156,7 +155,7 @@ func (c *conversationOnTerminal) connect(ctx context.Context) (*client.Client, e
 	conn, err := client.Dial(ctx, client.Options{URL: c.url, Token: c.token, Device: device, OnEvent: func(e client.Event) {
 		select {
 		case events <- e:
-		default: // the maximum number of events waits to be printed
+		default: // the channel is full
 			c.dropped.add(e)
 		}
 	}})
@@ -195,7 +194,7 @@ func (c *conversationOnTerminal) catchUp(ctx context.Context, conn *client.Clien
 		first := !c.greeted
 		request := map[string]any{"conversation_id": c.conversation}
 		if !first {
-			request["after"] = c.shown // the first request, without it, returns the newest messages
+			request["after"] = c.shown // without "after", the first request returns the newest messages
 		}
 		err := conn.Query(ctx, "chat.history", request, &page)
 		if err != nil {
@@ -285,7 +284,7 @@ func (c *conversationOnTerminal) converse(ctx context.Context, conn *client.Clie
 // unsent is a line without an outcome. It is sent again with the same command id, so the line becomes only one message.
 type unsent struct{ id, line string }
 
-// sendAll sends the lines without an outcome, in order, and reports whether all of them have one now.
+// sendAll sends the lines without an outcome, in order, and reports whether all of them have got their outcomes.
 func (c *conversationOnTerminal) sendAll(ctx context.Context, conn *client.Client) bool {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()

@@ -11,8 +11,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/process"
 )
 
-// verify checks the connections to the stores that the environment names. Stores that it does not name are those of the
-// running mesh.
+// verify checks the connections to all stores. The environment variables name the stores. A store that they do not name
+// is the one of the running mesh.
 func verify(ctx context.Context, t Terminal, args []string) error {
 	if err := parse(flags("verify", t), args); err != nil {
 		return err

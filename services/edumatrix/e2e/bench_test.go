@@ -144,7 +144,7 @@ func (r *benchmark) measure(b *testing.B, stores string, v variant, m *mesh, s s
 	send(benchConversations, 400, lasting) // warm up
 
 	for _, rate := range []int{200, 1000} {
-		// Measure for twice as long, because p99 needs many messages and the rate is low.
+		// Measure for twice as long, because p99 needs many messages and these rates are low.
 		got := send(benchConversations, rate, 2*lasting)
 		at := fmt.Sprintf("at %d/s", rate)
 		r.add(b, stores, v, at+", p50 ms", milliseconds(got.p50))
@@ -166,8 +166,8 @@ func (r *benchmark) measure(b *testing.B, stores string, v variant, m *mesh, s s
 	}
 }
 
-// search returns the result of the highest rate that the mesh sustains, with an accuracy of about a tenth. It raises or
-// lowers the rate by a third until one rate is sustained and the next higher one is not. Then it tries one rate between
+// search returns the result of the highest rate that the mesh sustains, with an accuracy of about 15 %. It multiplies
+// or divides the rate by 4/3 until one rate is sustained and the next higher one is not. Then it tries one rate between
 // the two.
 func search(start int, try func(rate int) measured) (highest measured) {
 	const step = 4. / 3

@@ -36,7 +36,7 @@ func (m *mesh) cpu(s stores) map[string]time.Duration {
 	}
 	for name, pid := range s {
 		t := times(pid)
-		all[name] = t.own + t.waited // with child processes of the store that have ended
+		all[name] = t.own + t.waited // including child processes of the store that have ended
 		for _, d := range children(pid) {
 			all[name] += d
 		}

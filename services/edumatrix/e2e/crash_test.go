@@ -145,7 +145,7 @@ func sendUntil(t *testing.T, m *mesh, user, conversation string, gateway int, st
 				c.Close()
 				c = nil
 			}
-			time.Sleep(20 * time.Millisecond) // the client waits before it tries again
+			time.Sleep(20 * time.Millisecond)
 		}
 	}
 	return acked

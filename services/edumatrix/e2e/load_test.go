@@ -188,11 +188,11 @@ func (l *load) due(n int) time.Duration {
 
 // measured is the result of a load.
 type measured struct {
-	asked                      int // messages per second that had to be sent
+	asked                      int // the requested rate, in messages per second
 	sent, seen, twice, refused int
 	refusal                    string
 	p50, p99                   time.Duration
-	rate                       float64 // messages per second that arrived
+	rate                       float64 // the rate of arrival, in messages per second
 	cpu                        map[string]time.Duration
 }
 
@@ -219,9 +219,9 @@ func (m measured) String() string {
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// send sends messages at a constant rate. It uses a random third of the first conversations; the parameter
-// conversations is the number of these first conversations. It does not wait for outcomes. At the end it waits until
-// all messages have arrived or no more messages arrive. The delay of a message counts from the time at which it was
+// send sends messages at a constant rate, without waiting for outcomes. The parameter conversations is a number n: the
+// messages are sent in a random third of the first n conversations of the crowd. At the end, send waits until all
+// messages have arrived or no more arrive (see settle). The delay of a message counts from the time at which it was
 // due, not from the time at which it was sent.
 func (c *crowd) send(b *testing.B, cpu func() map[string]time.Duration, conversations, rate int, lasting time.Duration) measured {
 	b.Helper()

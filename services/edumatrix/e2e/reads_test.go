@@ -24,7 +24,8 @@ func TestHistory_HasMessagesAcknowledgedBeforeTheConnection(t *testing.T) {
 	first := m.connect(t, alice, 0)
 	conversation := conversationOf(first.do("chat.start_direct", map[string]any{"user_id": someone("bob")}))
 	asked := map[string]any{"conversation_id": conversation}
-	require.NoError(t, first.ask("chat.history", asked, &history{})) // the rows contain everything so far
+	// The query returns when the projection has applied all events so far.
+	require.NoError(t, first.ask("chat.history", asked, &history{}))
 
 	release := stall(t, database)
 	first.do("chat.send_message", map[string]any{"conversation_id": conversation, "body": "acknowledged"})

@@ -357,9 +357,9 @@ func testAbsences(t *testing.T, m *mesh) {
 		r := rand.New(rand.NewPCG(seed, uint64(1000+i)))
 		dropping.Go(func() {
 			for range steps {
-				time.Sleep(time.Duration(r.IntN(200)) * time.Millisecond) // the user stays connected for a while
+				time.Sleep(time.Duration(r.IntN(200)) * time.Millisecond)
 				p.drop()
-				time.Sleep(time.Duration(r.IntN(100)) * time.Millisecond) // the user is disconnected for a while
+				time.Sleep(time.Duration(r.IntN(100)) * time.Millisecond)
 				if stands, err := p.tryResume(m, r.IntN(2)); err != nil || len(stands.NotRecovered) > 0 {
 					t.Errorf("not recovered %v: %v", stands.NotRecovered, err)
 					return

@@ -23,7 +23,8 @@ type sessionsPage struct {
 	} `json:"sessions"`
 }
 
-// listed waits until the user has the sessions of exactly the given devices, and returns these sessions.
+// listed waits until the connected sessions of the user are those of exactly the given devices. It returns all sessions
+// of the user.
 func (p *person) listed(devices ...string) (page sessionsPage) {
 	p.t.Helper()
 	slices.Sort(devices)
@@ -105,7 +106,7 @@ func testSessions(t *testing.T, m *mesh) {
 	}
 	old, err := client.Dial(ctx, client.Options{URL: m.socket(0), Token: mint(t, bob.id, time.Hour), Protobuf: m.protobuf,
 		SessionID: phone.Connected().SessionID})
-	if err == nil { // the gateway closes the connection when presence has answered that the session has ended
+	if err == nil { // Dial may succeed: the gateway learns only afterwards, from presence, that the session has ended
 		t.Cleanup(old.Close)
 		sessionEnded(t, old)
 	}
@@ -167,7 +168,7 @@ func testSessionRooms(t *testing.T, m *mesh) {
 	sessionEnded(t, back.Client)
 	ended, err := client.Dial(ctx, client.Options{URL: m.socket(0), Protobuf: m.protobuf, Token: mint(t, bob.id, time.Hour), SessionID: session})
 	if err != nil {
-		return // the gateway closed the connection before its reply to connect
+		return // presence answered before the reply to connect, and the gateway closed the connection
 	}
 	t.Cleanup(ended.Close)
 	if rooms := ended.Connected().Rooms; len(rooms) > 0 {

@@ -133,7 +133,7 @@ func (j *judge) log(l *Log) {
 
 type commandKey struct{ actor, id string }
 
-// commands compares the answers that clients got with outcomes and events.
+// commands compares the answers that clients got with the stored outcomes and events.
 func (j *judge) commands() {
 	events, outcomes := map[string]map[commandKey][]Event{}, map[string]map[commandKey]Outcome{}
 	for _, l := range j.s.Logs {
@@ -241,8 +241,7 @@ func (j *judge) order() {
 	}
 	for stream, all := range streams {
 		slices.SortFunc(all, func(a, b span) int { return int(a.version - b.version) })
-		// If the outcome of a command arrived before another command was sent, the other command must have got a higher
-		// version. In this loop, latest is the command that was sent last, of all commands with lower versions than s.
+		// In this loop, latest is the command that was sent last, of all commands with lower versions than s.
 		var latest span
 		for _, s := range all {
 			if s.answered.Before(latest.sent) {
@@ -256,10 +255,11 @@ func (j *judge) order() {
 	}
 }
 
-// topics checks that readers of each partition get every event of the log in order. A reader accepts a record whose
-// "before" is not above the highest position that it has accepted. It does not accept any other record, because an
-// event before that record is missing. So such a reader must reach the highest position in every partition. (When a
-// batch was interrupted, a later record may precede an earlier one. The relay then publishes both again.)
+// topics checks that every event of the logs is on its topic, and that a reader of a partition can accept its records
+// in order. A reader accepts a record if Before, the position of the previous event in the partition, is at or below
+// the highest position that the reader has accepted. Otherwise an event is missing. If a batch was interrupted, a later
+// record may precede an earlier one, and the relay publishes both again. Therefore topics requires only that the reader
+// finally accepts the highest position of the partition.
 func (j *judge) topics() {
 	type place struct {
 		topic     string

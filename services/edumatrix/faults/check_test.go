@@ -124,7 +124,7 @@ func (x *fixture) outcome(command int, kind string) {
 	x.s.Logs[0].Outcomes[command].Kind, x.h.commands[command].Answers[1].Kind = kind, kind
 }
 
-// came moves the beginning of a session to the given time after begun.
+// came moves the beginning of a session to the time begun + late.
 func (x *fixture) came(s *Session, late time.Duration) {
 	s.Dialed, s.Ready, s.Looked = begun.Add(late), begun.Add(late), begun.Add(late)
 }

@@ -103,7 +103,6 @@ func chosen(t *testing.T) (plans []Plan, s size) {
 	return quickPlans, short
 }
 
-// result is the result of a run.
 type result struct {
 	plan       Plan
 	commands   int

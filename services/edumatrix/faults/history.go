@@ -21,7 +21,7 @@ const (
 	Failed      = "failed"
 	Queued      = "queued"
 	Unavailable = "unavailable"
-	// Nothing means that no answer arrived within answerTime, the maximum time that an answer may take.
+	// Nothing means that no answer arrived within answerTime.
 	Nothing = "nothing"
 )
 
@@ -87,10 +87,10 @@ type Seen struct {
 type Session struct {
 	User   string
 	Device string
-	Dialed time.Time // when the device dialed the first connection
+	Dialed time.Time // the time at which the device dialed the first connection
 	Ready  time.Time
-	Ended  time.Time // when the session ended; zero if it lasted to the end of the run
-	Why    string    // why the session ended
+	Ended  time.Time // the time at which the last connection ended; zero while there is a connection
+	Why    string    // the reason why the last connection ended
 	Events []Seen
 	// Resumed is the number of times that the session resumed.
 	Resumed int
@@ -139,8 +139,8 @@ func (h *History) Tell(c *Command, a Answer) {
 	c.Answers = append(c.Answers, a)
 }
 
-// Sent returns the number of commands sent, and how many of them have no outcome. The channel is closed when another
-// command is sent.
+// Sent returns the number of commands that were sent, and the number of those without an outcome. The channel is closed
+// when the next command is sent for the first time.
 func (h *History) Sent() (sent, open int, more <-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -9,8 +9,8 @@ import (
 )
 
 // Link is a proxy for TCP connections that can disturb them. Unlike with Toxiproxy, a connection can hang for a while
-// and then continue. Toxiproxy's timeout discards the data that it holds back, and then closes the connection. TCP
-// never discards data while a connection is open.
+// and then continue without a loss of data. Toxiproxy's "timeout" discards the data that arrive meanwhile, and then
+// closes the connection.
 type Link struct {
 	addr, to string
 	done     chan struct{} // closed by Close
@@ -26,12 +26,12 @@ type Link struct {
 // Conditions are the state of a link.
 type Conditions struct {
 	Silent bool          // nothing gets through, and no error is reported
-	Reset  bool          // new connections are reset
+	Reset  bool          // existing and new connections are reset
 	Delay  time.Duration // the delay of every byte, in each direction
 	Rate   int           // bytes per second and direction; 0: unlimited
 }
 
-// way is one connection over a link, with the connections to its two ends.
+// way is one connection through a link: near is the socket of the caller, far the socket of the target.
 type way struct{ near, far net.Conn }
 
 // NewLink opens a link from one address to another.

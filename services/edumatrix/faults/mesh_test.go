@@ -34,7 +34,7 @@ type mesh struct {
 	services []*service
 	kept     []Record        // records that were deleted from the topics
 	torn     map[string]bool // topics that lost confirmed records
-	skew     time.Duration   // the largest difference of two clocks
+	skew     time.Duration   // the maximum offset of a service's clock from the machine's clock
 	problems []string        // violations of promises that were found during the run
 	away     []string        // stores that are stopped or frozen
 }
@@ -47,7 +47,7 @@ type service struct {
 	wanted bool // whether the process has to run
 	ready  bool // whether the process has been ready since it was started
 	frozen bool
-	ends   time.Time // when watch found that the process had ended
+	ends   time.Time // the time at which watch found that the process had ended
 }
 
 func newMesh(t testing.TB, s *stand, programs meshrun.Binaries, plan Plan) *mesh {
@@ -168,7 +168,7 @@ func (m *mesh) broken(format string, args ...any) {
 	m.problems = append(m.problems, fmt.Sprintf(format, args...))
 }
 
-// isReady asks a service whether it is ready.
+// isReady reports whether the /readyz of a service responds with status 200.
 func (m *mesh) isReady(x *service) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
 	defer cancel()

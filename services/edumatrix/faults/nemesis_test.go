@@ -195,8 +195,8 @@ func (n *nemesis) killAll(f Fault) {
 	})
 }
 
-// store begins a fault of a store. It returns false if the store is unavailable, for example
-// because another fault has stopped it.
+// store begins a fault of a store. It returns false if the store is unavailable, for example because another fault has
+// stopped it.
 func (n *nemesis) store(f Fault) bool {
 	if slices.Contains(n.m.away, f.On) {
 		return false
@@ -315,9 +315,9 @@ func (n *nemesis) hold(f Fault, statement string) bool {
 var consumed = []string{catalog.CommandTopic("chat"), catalog.CommandTopic("feed"), catalog.CommandTopic("presence"),
 	"chat-events"}
 
-// poison publishes three unreadable payloads to each topic, except to those of dead letters. Consumers must turn each
-// payload into a dead letter. Gateways, which read the topics of events and of outcomes, must skip the payloads. poison
-// returns false if no payload was published.
+// poison publishes three unreadable payloads to each topic except the topics of dead letters. The services that read
+// the topics in consumed must turn each payload into a dead letter. Gateways, which read the topics of events and of
+// outcomes, must skip the payloads. poison returns false if no payload was published.
 func (n *nemesis) poison() bool {
 	k := n.m.stand.brokers(n.m.prefix + ".")
 	producer, err := impatient(k)

@@ -14,8 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/auth"
 )
 
-// population consists of all clients of a run. Most users have one device, some have two. The members of a conversation
-// are connected to both gateways.
+// population consists of all clients of a run. Most users have one device, some have two. Each device connects to the
+// two gateways in turn.
 type population struct {
 	h        *History
 	seed     uint64
@@ -32,7 +32,6 @@ type population struct {
 	sending  sync.WaitGroup // the goroutines that send commands
 }
 
-// size is the size of a run.
 type size struct {
 	clients  int
 	commands int // the minimum number of commands
@@ -77,8 +76,8 @@ func newPopulation(t testing.TB, m *mesh, seed uint64, s size) *population {
 	return p
 }
 
-// random returns the source of random numbers of one caller, which is identified by a number. Each caller has its own
-// source, so the random numbers do not depend on the order in which goroutines run.
+// random returns a new source of random numbers, which follow from the seed and from the parameter who. Each
+// caller passes its own number, so the random numbers do not depend on the order in which goroutines run.
 func (p *population) random(who int) *rand.Rand { return rand.New(rand.NewPCG(p.seed, uint64(who))) }
 
 // begin starts conversations: groups of several users, and pairs.
@@ -111,7 +110,7 @@ func (p *population) some(r *rand.Rand, n int) (users []string) {
 	return users
 }
 
-// One of every four devices subscribes to some authors.
+// One of every four devices subscribes to the posts of five users.
 const lookers = 4
 
 // workersEach is the number of workers of a device. Each worker sends one command after the other.

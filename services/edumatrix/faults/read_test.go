@@ -22,7 +22,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// owners are the owners that write events to their logs because of the population's commands.
+// owners are the services with a log.
 var owners = []string{"chat", "feed", "notification"}
 
 // readLog reads an owner's log from the database.

@@ -7,8 +7,9 @@ import (
 	"time"
 )
 
-// sessions compares the events that each session received, over all its resumptions, with the log. A session must have
-// received every event of its rooms once and in order, from the first one that was due, and no other events.
+// sessions compares the events that each session received, over all its connections, with the logs. A session must have
+// received every event that was written to its rooms after the session was ready, once and in order. It must not have
+// received events of other rooms.
 func (j *judge) sessions() {
 	logs := map[string]*seenLog{}
 	for i := range j.s.Logs {
@@ -64,8 +65,9 @@ func newSeenLog(l *Log) *seenLog {
 	return s
 }
 
-// open returns the versions of a stream at which a user was in its room. A stream of the user's own room is always
-// open. It returns false for streams of rooms without members, to which users subscribe.
+// open returns the membership intervals of a user in the room of a stream. The user's own streams, such as
+// notifications:ann for ann, have one interval that contains all versions. open returns false for streams whose rooms
+// have no members, because users subscribe to these rooms.
 func (l *seenLog) open(stream, user string) ([]interval, bool) {
 	if room := l.members[stream]; room != nil {
 		return room[user], true
@@ -129,9 +131,9 @@ func (v *viewer) see(l *seenLog, e Seen) {
 	v.last[e.Stream] = e.Version
 }
 
-// due returns the first version, below the given one, that was written after the session was ready, or 0 if there is
-// none. The gateway had read the rooms of the user before the session was ready, so the session must receive this
-// version.
+// due returns the lowest version below the parameter before that the session must have received, or 0 if there is none.
+// The gateway read the rooms of the user before the session was ready. Therefore the session must receive every version
+// that was written to these rooms afterwards.
 func (v *viewer) due(l *seenLog, stream string, open []interval, before int64) int64 {
 	for _, e := range l.versions[stream] {
 		if e.Version >= before {

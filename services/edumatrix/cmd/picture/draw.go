@@ -11,7 +11,7 @@ import (
 const (
 	width, lineHeight, top = 560, 20, 52 // the width, line height and upper margin of a terminal, in pixels
 	maxColumns             = 66
-	hold                   = 4 * time.Second // how long the last picture stays before the animation repeats
+	hold                   = 4 * time.Second // the time for which the last picture stays before the animation repeats
 )
 
 // draw draws terminals side by side. Each line appears at the time at which it was recorded. The animations of all

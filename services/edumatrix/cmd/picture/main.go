@@ -123,7 +123,7 @@ func record(ctx context.Context, program, out string) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(data) }()
-	if err := os.Chmod(data, 0o755); err != nil { // PostgreSQL may run under another account
+	if err := os.Chmod(data, 0o755); err != nil { // PostgreSQL may run as another user, who needs access
 		return err
 	}
 	port, err := freePort()

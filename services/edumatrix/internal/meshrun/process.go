@@ -78,8 +78,8 @@ func (p *Process) Running() bool {
 // Signal sends a signal to the program, if it is still running.
 func (p *Process) Signal(s syscall.Signal) { _ = p.cmd.Process.Signal(s) }
 
-// Wait waits for the end of the program and returns its exit status. The test fails if that takes longer
-// than endTime.
+// Wait waits for the end of the program and returns its exit status. The test fails if the program takes longer than
+// endTime.
 func (p *Process) Wait(t testing.TB) int {
 	t.Helper()
 	select {
