@@ -266,8 +266,8 @@ func TestCompose_ContainsNoSecret(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile(filepath.Join(root, "docker-compose.yml"))
 	require.NoError(t, err)
-	// The project is loaded with placeholders for the passwords and for JWT_SECRET. Each of these settings must be its
-	// placeholder. SERVICE_SECRET has no placeholder and must be empty.
+	// The project is loaded with placeholders for the passwords and for JWT_SECRET. The value of each of these settings
+	// must be a placeholder. SERVICE_SECRET has no placeholder, so its value must be empty.
 	project := loaded(t)
 	for name, s := range project.Services {
 		for variableName := range s.Environment {

@@ -30,8 +30,8 @@ type mesh struct {
 	token   string
 }
 
-// startMesh builds the program edumatrix of a tree and runs it until the test ends. If another process takes a port
-// before the mesh listens on it, startMesh starts the mesh again on other ports.
+// startMesh builds the program edumatrix from the files of a tree, and runs it until the test ends. If another process
+// takes a port before the mesh listens on it, startMesh starts the mesh again on other ports.
 func startMesh(t *testing.T, d tree) *mesh {
 	t.Helper()
 	program := d.path("bin/edumatrix")

@@ -19,8 +19,8 @@ var idNamespace = uuid.MustParse("5f0a7a3e-3a4f-5d8e-9c55-6f1a1e0c7d21")
 // TimerActor is the actor of the commands of timers. It is not a valid id, so no user has this name.
 const TimerActor = "$timer"
 
-// Origin identifies the command that is decided: its sender and id, from which addresses are derived, and the time and
-// the stream's version at the decision.
+// Origin describes the command that is decided. Addresses are derived from its actor and its command id. At and Version
+// are the time and the version of the stream at the decision.
 type Origin struct {
 	Actor     string
 	CommandID string
@@ -194,7 +194,7 @@ func (t template) each(m proto.Message, o Origin) []string {
 	if t.source == "" {
 		return nil
 	}
-	bare := len(t.placeholders) == 1 && t.text[0] == "" && t.text[1] == "" // the template is only the id
+	bare := len(t.placeholders) == 1 && t.text[0] == "" && t.text[1] == "" // such as "{user_ids}": an id, no address
 	all := []string{t.text[0]}
 	for i, h := range t.placeholders {
 		values := h.values(m, o)

@@ -24,8 +24,8 @@ func TestValidID_AcceptsTheSubjectsOfIdentityProviders(t *testing.T) {
 	}
 }
 
-// id generates texts from characters that ids may contain; separators are frequent. Some of the texts are not valid
-// ids.
+// id generates texts from some characters of ids, among them many separators, and from "%", which an id must not
+// contain.
 var id = rapid.Custom(func(t *rapid.T) string {
 	return string(rapid.SliceOfN(rapid.SampledFrom([]rune("ab3:|+.%@-_A")), 1, 8).Draw(t, "id"))
 })

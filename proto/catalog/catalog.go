@@ -30,7 +30,7 @@ type Command struct {
 	Owner        string        // the service that decides the command
 	Topic        string        // <owner>-commands
 	Public       bool          // whether clients may send the command
-	ExpiresAfter time.Duration // the time after which the command expires; 0 if it does not expire
+	ExpiresAfter time.Duration // how long after its receipt the command expires; 0 if it does not expire
 	Type         protoreflect.MessageType
 
 	stream, subject, memberOf template
@@ -65,7 +65,7 @@ type Query struct {
 	Response  protoreflect.MessageType
 }
 
-// Signal is a declared signal: a message that matters only at the moment, and is not stored.
+// Signal is a declared signal: a message between the connections in a room, which is never stored.
 type Signal struct {
 	Name  string
 	Owner string // the service whose log contains the members of the room
@@ -105,8 +105,8 @@ type Catalog struct {
 	kinds        map[string]*streamKind
 }
 
-// Load reads the declarations of all linked proto packages. It returns an error that names every declaration that
-// contradicts another one or the rules of the envelope.
+// Load reads the declarations of all linked proto packages. If some are invalid or contradict others, it returns an
+// error that names all of them.
 func Load() (*Catalog, error) {
 	c := &Catalog{
 		commands: map[string]*Command{}, events: map[string]*Event{}, byType: map[protoreflect.FullName]any{},
@@ -132,7 +132,7 @@ func Load() (*Catalog, error) {
 	return c, nil
 }
 
-// checkAll returns an error for each declaration that contradicts another or the rules of the envelope.
+// checkAll returns an error that names each declaration that is invalid or contradicts another one.
 func (c *Catalog) checkAll() error {
 	var problems []error
 	for _, name := range c.EventNames() {
@@ -358,7 +358,7 @@ func (c *Catalog) Logs() []string {
 	return slices.DeleteFunc(c.Owners(), func(owner string) bool { return len(c.LoggedTopics(owner)) == 0 })
 }
 
-// Topic returns a topic, with its owner, by its name.
+// Topic returns a topic by its name.
 func (c *Catalog) Topic(name string) (Topic, bool) { t, ok := c.topics[name]; return t, ok }
 
 // Topics returns the topics of one owner, or of all owners if owner is empty, sorted by name.

@@ -78,7 +78,7 @@ type Membership struct {
 	Users []string
 }
 
-// Place contains the addresses of one event: its stream, its subject, and the rooms to which it is delivered.
+// Place contains the addresses of one event, the memberships that it begins and ends, and the time when it expires.
 type Place struct {
 	Stream  string
 	Subject string
@@ -88,7 +88,7 @@ type Place struct {
 	Expires time.Time // when the event expires; zero if it does not expire
 }
 
-// Place returns the addresses of one event, derived from its declaration and its fields.
+// Place derives the Place of one event from its declaration and its fields.
 func (e *Event) Place(m proto.Message, o Origin) Place {
 	p := Place{Stream: e.stream.one(m, o), Subject: e.subject.one(m, o)}
 	for _, r := range e.rooms {
@@ -139,7 +139,8 @@ func (c *Catalog) Decode(name string, body []byte) (proto.Message, error) {
 // Stream returns the stream that a command changes, which is also its Kafka key.
 func (c *Command) Stream(m proto.Message, o Origin) string { return c.stream.one(m, o) }
 
-// Subject returns the part of the stream that a command is about, or "" for the stream itself.
+// Subject returns the part of the stream that a command is about, such as the id of a message, or "" if the command is
+// about the stream as a whole.
 func (c *Command) Subject(m proto.Message, o Origin) string { return c.subject.one(m, o) }
 
 // MemberOf returns the room of which the actor must be a member, or "" if there is none.
@@ -148,7 +149,6 @@ func (c *Command) MemberOf(m proto.Message, o Origin) string { return c.memberOf
 // Kind returns the kind of the stream that the command changes.
 func (c *Command) Kind() string { return c.stream.kind() }
 
-// check checks the declaration of one event.
 func (c *Catalog) check(e *Event) (problems []error) {
 	fail := func(format string, args ...any) {
 		problems = append(problems, fmt.Errorf("%s: "+format, append([]any{e.Name}, args...)...))

@@ -15,12 +15,12 @@ import (
 // MaxID is the maximum length of an id, in characters.
 const MaxID = 255
 
-// IDForm describes the ids that ValidID accepts, for errors.
+// IDForm describes the ids that ValidID accepts, for the texts of errors.
 const IDForm = "1 to 255 of A-Z a-z 0-9 . _ @ - | : +"
 
-// ValidID reports whether s has the form of an id. An id consists of 1 to 255 characters, which are those in the
-// subjects of common identity providers, such as "auth0|5f7c", "f:uuid:name" or "a+b@x.y". Event headers rely on this
-// form, because they separate ids by other characters.
+// ValidID reports whether s has the form of an id. An id consists of 1 to 255 characters. The allowed characters are
+// those that common identity providers use for their users (the claim sub of a token), such as "auth0|5f7c",
+// "f:uuid:name" or "a+b@x.y". Event headers rely on this form, because they separate ids by other characters.
 func ValidID(s string) bool {
 	if len(s) == 0 || len(s) > MaxID {
 		return false
@@ -45,8 +45,8 @@ func CheckStorable(field, text string) error {
 	return nil
 }
 
-// Check checks the fields of a command against their declared shapes, and checks that fields in addresses are ids. The
-// error is a refusal.
+// Check checks the fields of a command against their declared shapes. The fields from which addresses are derived must
+// also be ids. The error is a refusal.
 func (c *Command) Check(m proto.Message) error {
 	for _, t := range []template{c.stream, c.subject, c.memberOf} {
 		for _, h := range t.placeholders {
@@ -119,7 +119,7 @@ func checkText(name, text string, s *routingv1.Shape, required bool) error {
 }
 
 // visible reports whether a text has a visible character. Spaces, control and format characters (such as U+200B, zero
-// width space), and letters and symbols without a glyph are not visible.
+// width space), combining marks alone, and letters and symbols without a glyph are not visible.
 func visible(text string) bool {
 	return strings.ContainsFunc(text, func(r rune) bool {
 		if unicode.IsSpace(r) || unicode.In(r, unicode.C, unicode.Z, unicode.M) {

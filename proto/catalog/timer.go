@@ -105,7 +105,7 @@ func (e *Event) isPersonal(f protoreflect.FieldDescriptor) bool {
 
 var timestampName = (&timestamppb.Timestamp{}).ProtoReflect().Descriptor().FullName()
 
-// timeField returns the field with a name if it is a single Timestamp, and nil otherwise.
+// timeField returns the field with the given name if its type is Timestamp and it is not repeated, and nil otherwise.
 func timeField(d protoreflect.MessageDescriptor, name string) protoreflect.FieldDescriptor {
 	f := d.Fields().ByName(protoreflect.Name(name))
 	if f == nil || f.IsList() || f.Kind() != protoreflect.MessageKind || f.Message().FullName() != timestampName {

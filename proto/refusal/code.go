@@ -59,7 +59,7 @@ var codes = []Code{
 // Codes returns the codes that belong to no domain. Mistakes of the client come first.
 func Codes() []Code { return append([]Code(nil), codes...) }
 
-// Status returns the HTTP status of a code. Codes that are not listed have DomainStatus.
+// Status returns the HTTP status of a code. For a code that Codes does not contain, it is DomainStatus.
 func Status(code string) int {
 	for i := range codes {
 		if codes[i].Name == code {

@@ -2,9 +2,9 @@ package refusal
 
 import "errors"
 
-// NotYetError reports that a command cannot be decided before a fact arrives that may be late, such as an event of
-// another service. It is not an outcome. The owner tries to decide the command again for two seconds, and then refuses
-// it as Unavailable, so that the client can send it again.
+// NotYetError means that a command cannot be decided yet, because a fact is missing that may arrive late, such as an
+// event of another service. It is not an outcome. The owner tries to decide the command again for two seconds. Then it
+// refuses the command as Unavailable, so that the client can send it again.
 type NotYetError struct {
 	Text string // describes the missing fact, for people
 }

@@ -48,7 +48,8 @@ func (c *commands) handle(m *message.Message) error {
 	return c.Publish(m.Context(), outcome)
 }
 
-// do executes a command, and returns the number of the change, which is the version of the user's sessions.
+// do executes a command, and returns the number of the change. This number is the version of the stream of the user's
+// sessions.
 func (c *commands) do(ctx context.Context, read command.Command) (catalog.Version, error) {
 	switch request := read.Message.(type) {
 	case *presencev1.EndSession:
@@ -61,7 +62,8 @@ func (c *commands) do(ctx context.Context, read command.Command) (catalog.Versio
 	return 0, retry.Permanent(fmt.Errorf("presence does not handle the command %q", read.Type))
 }
 
-// unavailable marks an error as retry.ErrUnavailable, unless Redis itself returned it or it is a refusal.
+// unavailable marks an error as retry.ErrUnavailable. It does not mark a refusal, or an error in an answer of Redis,
+// because Redis is available if it answers.
 func unavailable(err error) error {
 	var answered redis.Error
 	if _, isRefusal := refusal.Of(err); err == nil || isRefusal || errors.As(err, &answered) {

@@ -33,10 +33,10 @@ type publisher struct {
 	lease   time.Duration
 	wake    chan struct{}
 
-	heard time.Time // since when gateways can report: the start of the service, or the last error of Redis
+	heard time.Time // gateways can report since this time: the start of the service, or the last error of Redis
 }
 
-// run ends gateways whose lease has expired, and publishes changes, until ctx ends.
+// run removes the connections of gateways whose lease has expired, and publishes changes, until ctx ends.
 func (p *publisher) run(ctx context.Context) error {
 	p.heard = time.Now()
 	backoff := retry.Backoff{First: 2 * lookEvery, Max: maxWait}
@@ -123,7 +123,7 @@ func (p *publisher) reportWaiting(ctx context.Context, dependency string, err er
 	}
 }
 
-// event returns a user's state as an event of its topic.
+// event returns the event that publishes a user's state, and the declaration of this event.
 func event(c *catalog.Catalog, s store.State) (envelope.Event, *catalog.Event, error) {
 	var m proto.Message = &presencev1.WentOffline{UserId: s.User}
 	if s.Online {

@@ -47,7 +47,7 @@ func (c *connections) Report(ctx context.Context, r *connect.Request[meshv1.Repo
 	return connect.NewResponse(&meshv1.ReportResponse{ReportAll: answer == store.ReportAll, Ended: ended}), nil
 }
 
-// maxSessions is the maximum number of sessions in one call.
+// maxSessions is the maximum number of sessions in one call of SessionRooms.
 const maxSessions = 100
 
 // SessionRooms returns, for each session, the rooms that its newest connection was subscribed to.

@@ -18,7 +18,7 @@ import (
 // Needs are the stores that presence uses.
 var Needs = process.Needs{Redis: true, Kafka: true}
 
-// lease is the time after a gateway's last report at which its connections count as closed. Gateways report every
+// lease is the time without a report after which the connections of a gateway count as closed. Gateways report every
 // second.
 const lease = 5 * time.Second
 

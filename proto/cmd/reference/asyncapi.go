@@ -82,8 +82,8 @@ func (a *asyncDocument) clientFrames() {
 	}
 }
 
-// clientFrame adds a frame that clients send, and its operation. AsyncAPI describes the gateway, so the action of the
-// operation is "receive".
+// clientFrame adds a frame that clients send, and its operation. The document describes operations from the side of the
+// gateway, so the action is "receive".
 func (a *asyncDocument) clientFrame(name string, data object, command bool, answer string) {
 	schema := a.message((&gatewayv1.ClientFrame{}).ProtoReflect().Descriptor(), sent)
 	properties := schema["properties"].(object)
@@ -118,8 +118,8 @@ func (a *asyncDocument) answer(name string, data protoreflect.MessageDescriptor)
 	return "reply." + name
 }
 
-// reply adds a type of reply. A reply has only some of the fields data, outcome and error: the last parameter contains
-// their names.
+// reply adds a type of reply. Of the fields data, outcome and error, this type has only those that the parameter has
+// names.
 func (a *asyncDocument) reply(name string, properties object, has ...string) {
 	a.gatewayFrame("reply."+name, "reply", (&gatewayv1.Reply{}).ProtoReflect().Descriptor(), properties, has...)
 	a.messages["reply."+name].(object)["correlationId"] = object{"location": "$message.payload#/reply_to"}
@@ -159,8 +159,8 @@ func (a *asyncDocument) gatewayFrames() {
 	}
 }
 
-// gatewayFrame adds a type of frame that gateways send. The given properties replace those of the declared message. A
-// reply has only some of the fields data, outcome and error: the last parameter contains their names.
+// gatewayFrame adds a type of frame that gateways send. The given properties replace properties with the same names of
+// the declared message. Of the fields data, outcome and error, a reply has only those in the last parameter.
 func (a *asyncDocument) gatewayFrame(name, kind string, m protoreflect.MessageDescriptor, properties object, has ...string) {
 	schema := a.message(m, received)
 	all := schema["properties"].(object)

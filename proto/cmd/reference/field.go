@@ -160,8 +160,8 @@ func count(n int) string {
 	return fmt.Sprintf("%s,%03d", count(n/1000), n%1000)
 }
 
-// typeName returns the name of a message or an enum in the reference, such as "chat.Conversation". Names of the
-// gateway's package have no prefix, such as "Limits".
+// typeName returns the name of a message or an enum in the reference, such as "chat.Conversation". Only names of the
+// gateway's package have no prefix: "Limits".
 func typeName(d protoreflect.Descriptor) string {
 	if owner := ownerOf(d); owner != "gateway" {
 		return owner + "." + string(d.Name())

@@ -2,8 +2,9 @@
 // docs/reference.md, and the files that gateways serve at /docs (an AsyncAPI document, an OpenAPI document and the
 // reference as a page).
 //
-// It reads names, types and options from the linked Go packages, as the services do, and comments from the .proto
-// files, because generated Go has none. So the Go packages must be generated first; make generate does both.
+// It reads names, types and options from the linked Go packages, as the services do. It reads comments from the .proto
+// files, because the descriptors in the Go packages contain no comments. The Go packages must be generated first;
+// make generate does both.
 package main
 
 import (
@@ -71,8 +72,8 @@ func generate(protos string) ([]file, error) {
 	}, nil
 }
 
-// declarations are the declarations and comments from which the documents are generated. The methods return the
-// declarations that clients may use, sorted by name.
+// declarations are the declarations and comments from which the documents are generated. The methods commands, queries,
+// events and signals return the declarations that clients may use, sorted by name.
 type declarations struct {
 	catalog  *catalog.Catalog
 	comments comments

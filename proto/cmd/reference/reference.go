@@ -175,7 +175,6 @@ func (w *writer) queries() {
 	}
 }
 
-// method returns the method of a query.
 func (d *declarations) method(q *catalog.Query) protoreflect.MethodDescriptor {
 	services := q.Request.Descriptor().ParentFile().Services()
 	for i := range services.Len() {

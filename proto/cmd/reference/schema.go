@@ -53,8 +53,8 @@ func (s *schemas) ref(m protoreflect.MessageDescriptor, dir direction, suffix st
 	return ref
 }
 
-// schemaName returns the name of a message's schema, such as "ChatConversation". Schemas of the gateway's messages have
-// no prefix, such as "Limits".
+// schemaName returns the name of a message's schema, such as "ChatConversation". Only schemas of the gateway's messages
+// have no prefix: "Limits".
 func schemaName(m protoreflect.MessageDescriptor) string {
 	name := string(m.Name())
 	if owner := ownerOf(m); owner != "gateway" {
@@ -135,7 +135,7 @@ func (s *schemas) single(f field, dir direction) object {
 		}
 		suffix := ""
 		if dir == sent {
-			suffix = "Sent" // a message has different required fields when it is sent and when it is received
+			suffix = "Sent" // when a message is sent, other fields are required than when it is received
 		}
 		return s.ref(f.desc.Message(), dir, suffix)
 	case protoreflect.Int32Kind, protoreflect.Sint32Kind, protoreflect.Sfixed32Kind:

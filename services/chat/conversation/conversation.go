@@ -30,7 +30,7 @@ type State struct {
 	id       string
 	kind     chatv1.Kind    // unspecified while the conversation does not exist
 	members  map[string]int // each member's number in the order of joining, from 1
-	joined   int            // the highest number that any member has had, also those who left
+	joined   int            // how often users have joined; a user who joins gets the next number
 	owner    string         // in a group, the current member who joined first; otherwise empty
 	messages map[string]*message
 }

@@ -110,7 +110,8 @@ func (s *Server) History(ctx context.Context, r *connect.Request[chatv1.HistoryR
 // errNotAMember does not reveal whether the conversation exists.
 var errNotAMember = refusal.New(refusal.NotAMember, "you are not a member of this conversation")
 
-// readFunc is a function that reads rows of a conversation and returns the conversation's version as of which it read.
+// readFunc reads rows of a conversation. The version in its result is the conversation's version as of which it read
+// them.
 type readFunc[T any] func(ctx context.Context, id string) (row T, version catalog.Version, err error)
 
 // asMember calls the function read, and then checks that the calling user is a member now. Because it reads the
@@ -127,9 +128,9 @@ type access struct {
 	ranges  []store.Range
 }
 
-// access returns what a user may read of a conversation. It reads the version that the projection has reached first,
-// and the memberships in the log second. So the memberships are complete up to that version, even while the user is
-// being removed. A user who has left can still read what they could read when they left.
+// access returns the versions of a conversation that a user may read. It first reads the conversation's version in the
+// projection, and then the memberships in the log. So the memberships are complete up to that version, even while the
+// user is being removed. A user who has left can still read the versions that they could read when they left.
 func (s *Server) access(ctx context.Context, id, user string) (access, error) {
 	settings, version, intervals, err := readThenIntervals(ctx, s, id, user, false, s.store.Settings)
 	if err != nil {
@@ -139,9 +140,9 @@ func (s *Server) access(ctx context.Context, id, user string) (access, error) {
 }
 
 // readThenIntervals calls the function read, and then reads the intervals in which a user was a member. It refuses
-// users who were never a member and, with memberNow, users who have left. If the user's last interval begins after the
-// version that the function returned, the projection lags. Then readThenIntervals waits until the projection has
-// reached the beginning of that interval, and reads again.
+// users who were never a member. If memberNow is true, it also refuses users who have left. If the user's last interval
+// begins after the version that read returned, the projection lags. Then readThenIntervals waits until the projection
+// has reached the beginning of that interval, and calls read again.
 func readThenIntervals[T any](ctx context.Context, s *Server, id, user string, memberNow bool, read readFunc[T]) (
 	row T, version catalog.Version, intervals []interval.Interval, err error) {
 	var none T
@@ -171,8 +172,8 @@ func readThenIntervals[T any](ctx context.Context, s *Server, id, user string, m
 }
 
 // readableRanges returns the versions, up to a given one, that a user who was a member during the intervals may read.
-// These are all versions up to the end of the last interval or, with fromJoining, only the versions within the
-// intervals.
+// If fromJoining is true, these are only the versions within the intervals. Otherwise these are all versions up to the
+// end of the last interval.
 func readableRanges(intervals []interval.Interval, fromJoining bool, version catalog.Version) access {
 	var a access
 	for _, i := range intervals {

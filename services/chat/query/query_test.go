@@ -341,7 +341,7 @@ func TestQuery_WaitsForEarlierWrites(t *testing.T) {
 }
 
 // model computes with simple code which texts a user may read, whether the user is a member after the last event, and
-// whether they ever were a member. The text of a message is the version of the event that wrote it.
+// whether they ever were a member. In these tests, the text of a message is the version of its event.
 func model(all []decidetest.Event, fromJoining bool, user string) (want []string, member, ever bool) {
 	in := make([]bool, len(all)+1) // in[v]: the user is a member at version v, or version v removes them
 	for i, h := range all {

@@ -31,8 +31,9 @@ import (
 )
 
 // BenchmarkSize measures reads and writes of chat's log and its projection in a large installation and in one of a
-// hundredth of its size, and prints both. The large one has 10 million events, 50,000 users, a conversation with a
-// million messages and 2,000 members, and a user with 10,000 conversations. SIZE_EVENTS sets another number of events.
+// hundredth of its size, and prints the results of both. The large one has 10 million events, 50,000 users, a
+// conversation with a million messages and 2,000 members, and a user with 10,000 conversations. The environment
+// variable SIZE_EVENTS sets another number of events.
 func BenchmarkSize(b *testing.B) {
 	events := 10_000_000
 	if given := os.Getenv("SIZE_EVENTS"); given != "" {
@@ -135,7 +136,7 @@ func must(b *testing.B, err error) {
 	}
 }
 
-// measure measures each operation, which it repeats with other values each time.
+// measure repeats each operation, with other values each time, and returns the measurements.
 func (s *sized) measure(b *testing.B) (all []meshtest.Measured) {
 	b.Helper()
 	r := rand.New(rand.NewPCG(1, 2))

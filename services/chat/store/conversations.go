@@ -30,8 +30,9 @@ const ProjectionName = "conversations"
 // which are at most maxSmall. In a large conversation, with up to 2,000 members, all three messages are in period 0.
 //
 // Conversations with the same period are sorted by their positions, which are in the table conversations. So a page
-// reads all of the user's conversations in its first and its last period; at most 256 of one period are small. (Before
-// migration 00003_periods.sql, smallShift was 10.)
+// reads all of the user's conversations in its first and its last period. At most 256 small conversations have the same
+// period, because a period of small conversations has 256 positions. (Before migration 00003_periods.sql, smallShift
+// was 10.)
 const smallShift, largeShift = 8, 20
 
 // maxSmall is the number of members above which a conversation is large. It is also the maximum number of members that
@@ -85,8 +86,8 @@ const (
 		WHERE m.conversation_id = gone.id AND m.message_id = gone.message AND m.version < gone.version`
 )
 
-// The number of leading columns that are the key of a statement's rows. A row that is added to a batch replaces an
-// earlier row with the same key.
+// The first columns of a statement's rows are their key: a row that is added to a batch replaces an earlier row with
+// the same key. These constants are the numbers of columns in the key.
 const (
 	everyRow       = 0 // no key: every row is written
 	byConversation = 1

@@ -60,8 +60,8 @@ type Page struct {
 	Limit int
 }
 
-// clamped returns the parts of the ranges that lie between After and Before. The parts ascend if Up is true, and
-// otherwise descend, so the first range is the one where the page begins.
+// clamped returns the parts of the ranges that lie between After and Before, in the order in which the page is filled:
+// ascending if Up is true, otherwise descending.
 func (p Page) clamped() (all []Range) {
 	for _, r := range p.Ranges {
 		if r.To > p.After && r.From < p.Before {
@@ -108,8 +108,8 @@ func (s *Store) Messages(ctx context.Context, id string, p Page) (all []*chatv1.
 			return nil, false, fmt.Errorf("read messages of %s: %w", id, err)
 		}
 		if had > 0 && bytes > MaxPageBytes {
-			// The statement returns its first row even if its text exceeds the rest of MaxPageBytes, so that no page is
-			// empty. But this page has messages already. So leave the row out; the next page begins with it.
+			// So that no page is empty, the statement returns its first row even if the text of this row exceeds the
+			// rest of MaxPageBytes. This page has messages already, so leave the row out. The next page begins with it.
 			found = nil
 		}
 		all = append(all, found...)

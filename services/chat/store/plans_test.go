@@ -132,7 +132,6 @@ ANALYZE chat.conversations, chat.conversation_members, chat.messages, chat.edits
 	}
 }
 
-// members returns a page of members.
 func (f *fixture) members(id string, after store.JoinOrder, limit int) store.Members {
 	f.t.Helper()
 	m, err := f.store.Members(f.t.Context(), id, after, limit)

@@ -183,8 +183,8 @@ func TestStore_LargeConversations(t *testing.T) {
 	for n, user := range users {
 		require.Equal(t, fmt.Sprintf("user%d", n), user)
 	}
-	// Make the conversation small. Then make it large, small and large within one batch of events, and small and large
-	// in one batch each. A rebuild must lead to the same rows.
+	// Make the conversation small. Then make it large, small and large again within one batch of events. Then make it
+	// small in a second batch, and large in a third one. A rebuild must lead to the same rows.
 	var parting []proto.Message
 	for n := 2000; n > store.MaxSmall; n-- {
 		parting = append(parting, leave("large", fmt.Sprintf("user%d", n-1)))

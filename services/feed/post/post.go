@@ -40,5 +40,5 @@ func (s *State) Evolve(_ catalog.Fact, event proto.Message) {
 	}
 }
 
-// Forget does nothing, because no event of a post has a subject of its own (see owner.State).
+// Forget does nothing, because the events of a post have no subjects (see owner.State).
 func (s *State) Forget() {}

@@ -2,8 +2,8 @@
 -- every part but the last. Count and digest are compared only after the last part.
 -- ARGV: gateway, number, lease in ms, all, ends, count, digest, part, more,
 --       then for each change: connection, user, gone, hash, session, since in µs, token, device, rooms (see subscribe)
--- Returns "ok", "again" (count or digest differ; the gateway must report all connections), or "old" (a newer report was
--- applied before), followed by the connections that the gateway must close.
+-- Returns "ok", "again" (the gateway has no lease, or count or digest differ: it must report all connections), or "old"
+-- (a newer report was applied before). The connections that the gateway must close follow.
 local number, lease = tonumber(ARGV[2]), tonumber(ARGV[3])
 local all, ends = ARGV[4] == '1', ARGV[5] == '1'
 local part, more = tonumber(ARGV[8]), ARGV[9] == '1'
@@ -42,8 +42,8 @@ end
 local last = tonumber(redis.call('GET', newest) or '0')
 if number < last then return {'old'} end
 if number == last and not ends then return compared() end -- sent again, because the answer was lost
--- Stores the number of the report for 20 leases. An older report that arrives within this time is refused as old,
--- and so does not bring back a gateway that has ended. No older report is expected to arrive later.
+-- Stores the number of the report for the duration of 20 leases. If an older report arrives within this time, it is
+-- refused as old, so that it does not bring back a gateway that has ended. No older report is expected to arrive later.
 local function heard() redis.call('SET', newest, ARGV[2], 'PX', whole(lease * 20)) end
 
 if ends then

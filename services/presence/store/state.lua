@@ -87,8 +87,8 @@ local function without(on, one)
 end
 
 -- Deletes sessions of a user before one more is stored. These are the sessions without a connection that were not
--- reported for keptFor ms. If at least 50 others are left, the session that has been without a connection for the
--- longest time is deleted too.
+-- reported for keptFor ms. If at least 50 sessions are left, the one that has been without a connection for the longest
+-- time is deleted too.
 local function prune(user)
   local key = sessions .. user
   local function forget(id)
@@ -111,8 +111,8 @@ local function prune(user)
   if left >= most and oldest then forget(oldest.id) end
 end
 
--- Stores that a session has an open connection. The connection may be stored already; its token is then stored if it is
--- the session's newest connection. If the user has ended the session, the gateway must close the connection.
+-- Stores that a session has an open connection. If the connection is stored already, its token is stored only if the
+-- session has no newer connection. If the user has ended the session, the gateway must close the connection.
 local function begin(user, id, connection, since, token, device, rooms)
   local one = connection .. '/' .. gateway
   local kept = redis.call('HGET', sessions .. user, id)
@@ -140,7 +140,7 @@ local function begin(user, id, connection, since, token, device, rooms)
   subscribe(user, id, on, one, rooms)
 end
 
--- Stores that a connection of a session has closed. The session may have a newer connection, whose token is then kept.
+-- Stores that a connection of a session has closed. If the session has a newer connection, the stored token is kept.
 local function over(user, id, connection, token, rooms)
   redis.call('SREM', ended, connection)
   if id == '' then return end

@@ -1,6 +1,6 @@
 // Package store stores presence in Redis: the connections of each gateway and, derived from them, which users are
-// online and the sessions of each user. Every change is made by one script, and so is atomic. The script counts
-// connections, numbers the change by the clock of Redis, and marks it as unpublished.
+// online and the sessions of each user. Only scripts change them, because Redis executes a script atomically. If a user
+// goes online or offline, the script numbers this change by the clock of Redis, and marks it as unpublished.
 //
 // All keys of an installation have the same hash tag, so that a script's keys are on one node of a Redis Cluster.
 package store
@@ -36,7 +36,7 @@ var publishedSource string
 
 // maxPerCall is the maximum number of connections that one call of expire.lua ends, because a script blocks Redis.
 // Ending 500 connections takes some milliseconds; ending all connections of a large gateway would take a quarter of a
-// second. A call of report.lua drops at most four times as many connections that are missing in a full report.
+// second. A call of report.lua drops at most 4 * maxPerCall connections that a full report does not contain.
 const maxPerCall = 500
 
 // Store reads and changes presence.
@@ -70,7 +70,7 @@ type Answer string
 // The results of a report.
 const (
 	OK        Answer = "ok"
-	ReportAll Answer = "again" // the count or digest differs; the gateway must report all its connections
+	ReportAll Answer = "again" // no lease, or another count or digest; the gateway must report all its connections
 	Old       Answer = "old"   // a newer report of the gateway was applied already
 )
 
@@ -120,7 +120,8 @@ func Hash(connection, user string) uint32 {
 	return h.Sum32()
 }
 
-// Expire ends the gateways whose lease has expired, and returns their number.
+// Expire removes the connections of gateways whose lease has expired, of at most 100 gateways in one call. It returns
+// the number of these gateways.
 func (s *Store) Expire(ctx context.Context) (ended int, err error) {
 	now, err := s.redis.Time(ctx).Result()
 	if err != nil {
@@ -143,8 +144,8 @@ func (s *Store) Expire(ctx context.Context) (ended int, err error) {
 	return ended, nil
 }
 
-// endGateway ends a gateway whose lease has expired, and reports whether the gateway has ended. Another instance may
-// end the gateway concurrently, and the gateway may report again in between.
+// endGateway removes all connections of a gateway whose lease has expired, and reports whether it did so. It returns
+// false if another instance has removed the last connections, or if the gateway has reported again in the meantime.
 func (s *Store) endGateway(ctx context.Context, gateway string) (bool, error) {
 	const over, left = 1, 2 // the results of expire.lua
 	for {
@@ -166,8 +167,8 @@ type State struct {
 
 // Dirty returns about 500 of the users' states that are not published yet, or none if all are published.
 func (s *Store) Dirty(ctx context.Context) ([]State, error) {
-	// A scan returns each field at least once. It may miss a field that was added during the scan; the next call of
-	// Dirty returns that field. HScan may return no fields before the scan is over, so continue until the cursor is 0.
+	// A scan may miss a field that is added during the scan; the next call of Dirty returns that field. HScan may
+	// return no fields before the scan is over, so continue until the cursor is 0.
 	for cursor := uint64(0); ; {
 		found, next, err := s.redis.HScan(ctx, s.prefix+"dirty", cursor, "", 500).Result()
 		if err != nil {

@@ -40,7 +40,7 @@ type gateway struct {
 	name   string
 	number int64
 	users  map[string]string
-	ended  []string // the connections that the last answer asked the gateway to end
+	ended  []string // the connections that the last answer asked the gateway to close
 }
 
 func newGateway(t *testing.T, s *store.Store, name string) *gateway {
@@ -223,8 +223,8 @@ func TestReport_AUserWhoDisconnectsWhileRedisIsEmptyIsOfflineForEveryUser(t *tes
 	})
 }
 
-// A report names another user of a connection than Redis has stored, although a connection never changes its user.
-// The reported user must replace the stored user.
+// Redis has stored that a connection belongs to bob, and a report names carol for the same connection. This cannot
+// happen in a gateway that works correctly. The reported user must replace the stored user.
 func TestReport_AConnectionOfAnotherUser(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
