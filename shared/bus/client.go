@@ -42,9 +42,9 @@ type count struct {
 	at time.Time
 }
 
-// of returns the number of partitions of a topic. It requests the number from the broker, unless the last known number
-// is more recent than the parameter age. If the broker is unavailable and age is not 0, of returns the last known
-// number, however old that is.
+// of returns the number of partitions of a topic. It requests the number from the broker only if the last known number
+// is older than the duration age. If the broker is unavailable and age is not 0, the result is the last known number,
+// however old that is.
 func (c *counts) of(ctx context.Context, topic string, age time.Duration) (int32, error) {
 	c.mu.Lock()
 	known, ok := c.known[topic]

@@ -38,7 +38,7 @@ type fetcher struct {
 	ended  chan struct{}
 
 	mu        sync.Mutex
-	calls     []func()
+	calls     []func()           // to be called before the next poll
 	interrupt context.CancelFunc // ends the running poll
 
 	// The fields below are used by run and by the calls that it makes.

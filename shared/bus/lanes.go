@@ -14,9 +14,9 @@ import (
 // concurrently. Records without a key share one lane, which keeps their order in the partition. With
 // SubscriberOptions.InOrder, all records share one lane.
 //
-// The watermark is the offset below which all records are acknowledged; only the watermark is committed. The records
-// from the watermark on that were admitted for delivery are open. The window bounds the number of open records; other
-// records that were read wait in the backlog.
+// The watermark is the offset below which all records are acknowledged; only the watermark is committed. A record is
+// open from when it is admitted for delivery until the watermark has passed it. The window is the maximum number of
+// open records. Further records that were fetched wait in the backlog.
 type lanes struct {
 	claim    *Claim
 	group    string
@@ -28,11 +28,11 @@ type lanes struct {
 	pause    time.Duration  // before a message that was not acknowledged is delivered again
 	mark     func(int64)    // records the watermark: the offset from which to read after a restart
 	drained  func()         // called when the backlog has room again
-	stopping chan struct{}  // closed when nothing is delivered any more; the claim's Done
+	stopping chan struct{}  // closed by stop: from then on nothing is delivered. The claim's Done returns it, too.
 	serving  sync.WaitGroup // goroutines that deliver and wait
 
 	mu      sync.Mutex
-	waiting bool          // nothing is delivered yet
+	waiting bool          // nothing is delivered before begin is called
 	open    []*openRecord // by offset; the first one is not acknowledged
 	backlog []*kgo.Record
 	full    bool // the backlog was reported full

@@ -12,7 +12,8 @@ import (
 
 // outages tracks the dependencies for which messages of a router wait. Each outage is reported twice: when the first
 // message waits, and when the outage ends. An outage ends when the next attempt for one of the messages succeeds or
-// fails for another reason, which wakes the other messages, or when no message waits any more.
+// fails for another reason. Then the other messages are tried again at once. An outage also ends when no message waits
+// any more.
 type outages struct {
 	waiting func(dependency string, err error)
 	log     *slog.Logger
@@ -52,8 +53,8 @@ func (o *outages) leave(at *outage) {
 	}
 }
 
-// end ends an outage, so that waiting messages go on. It is called when the dependency works again for one message, or
-// when the last waiting message has left.
+// end ends an outage and wakes the messages that wait. It is called when the dependency works again for one message, or
+// when the last waiting message has left. The caller holds o.mu.
 func (o *outages) end(at *outage) {
 	if o.byName[at.name] != at {
 		return // another message has ended the outage
@@ -68,7 +69,7 @@ func (o *outages) end(at *outage) {
 type dependencyWait struct {
 	outages *outages
 	backoff retry.Backoff
-	over    <-chan struct{} // closed when the message's partition is released
+	over    <-chan struct{} // closed when the subscriber stops or loses the message's partition
 	ended   <-chan struct{} // closed when the message's context ends
 	at      *outage
 }
@@ -78,8 +79,8 @@ func (o *RouterOptions) patience(m *message.Message) *dependencyWait {
 		ended: m.Context().Done()}
 }
 
-// wait waits before the next attempt after an error of an unavailable dependency. It returns false if the message's
-// partition is released or the message's context ends.
+// wait waits before the next attempt after an error of an unavailable dependency. It returns false if there must be no
+// next attempt, because the subscriber stops or loses the message's partition, or because the message's context ends.
 func (p *dependencyWait) wait(err error) bool {
 	if p.stopped() {
 		return false

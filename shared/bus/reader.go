@@ -19,9 +19,10 @@ import (
 
 // ReaderOptions of a Reader. A zero value stands for the default.
 type ReaderOptions struct {
-	// From returns the offset at which to begin, given the offset of the oldest record and the offset that the next
-	// record will get. The default is end-1, the last record. From is called once for each partition that exists when
-	// the topic is first read; partitions that are added later are read from their beginning.
+	// From returns the offset at which to begin. The parameter oldest is the offset of the oldest record, and end is
+	// the offset that the next record will get. The default is end-1, the last record. From is called once for each
+	// partition that exists when the topic is first read. Partitions that are added later are read from their
+	// beginning.
 	From func(topic string, partition int32, oldest, end int64) int64
 	// Hold is called before each message is delivered. The message is delivered when Hold returns. Tests use this to
 	// delay a partition. Hold must return when ctx ends.
@@ -35,9 +36,10 @@ type ReaderOptions struct {
 }
 
 // Reader reads every partition of topics without a consumer group, each partition in order. It tracks its offsets
-// itself, so it continues after any failure of the brokers. If a topic no longer has an offset, the Reader continues
-// with the topic's oldest record and logs that; the positions in the records then show which records are repeats and
-// which are missing. A topic can be read only once at a time. Reader also implements Watermill's Subscriber.
+// itself, so it continues after any failure of the brokers. If a partition no longer has the Reader's offset,
+// because records were deleted or lost, the Reader continues with the oldest record and logs that. Then the positions
+// in the records show which records are repeats and which are missing. A topic can be read only once at a time. Reader
+// also implements Watermill's Subscriber.
 type Reader struct {
 	kafka   backend.Kafka
 	options ReaderOptions
@@ -256,8 +258,9 @@ func (r *Reader) deliver(ctx context.Context, record Record, out chan<- *message
 	}
 }
 
-// await delivers a record once and waits until it is settled. The result acked reports whether the record was
-// acknowledged.
+// await delivers a record once and waits for the handler. The result settled is false if the handler has rejected the
+// record, so that the record must be delivered again. The result acked is true if the handler has acknowledged the
+// record before ctx ended.
 func (r *Reader) await(ctx context.Context, record Record, out chan<- *message.Message) (settled, acked bool) {
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()

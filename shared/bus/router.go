@@ -82,7 +82,7 @@ func NewRouter(o RouterOptions) (*message.Router, error) {
 // handlers have finished their messages, or after CloseTimeout. If ctx ends, messages are not finished.
 //
 // Use it instead of the router's methods Run and Close: if Close is called before Run has started all handlers, it waits
-// for the others until CloseTimeout is over.
+// until CloseTimeout is over for handlers that were never started.
 func RunRouter(ctx context.Context, stop <-chan struct{}, router *message.Router) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -103,8 +103,8 @@ var instanceIDs = regexp.MustCompile(`^[a-zA-Z0-9._-]{0,249}$`)
 func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
 	out := make(chan *message.Message)
 	made := make(chan error, 1)
-	// The member is created in the goroutine that runs it: once created, it joins the group and expects its partitions
-	// to be consumed.
+	// The member is created in the goroutine that runs it, because a member that was created has joined the group: it
+	// gets partitions, which nobody would consume if it did not run.
 	err := s.begin(ctx, func(ctx context.Context) {
 		defer close(out)
 		m, err := newMember(s.kafka, topic, s.options, ctx, out)

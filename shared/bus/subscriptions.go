@@ -13,7 +13,7 @@ type subscriptions struct {
 	closing context.Context
 	close   context.CancelFunc
 
-	mu      *sync.Mutex // begin adds nothing to s.running once Close waits for it
+	mu      *sync.Mutex // guards running: begin must not add to it while Close waits for it
 	running *sync.WaitGroup
 }
 

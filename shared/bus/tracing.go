@@ -73,9 +73,9 @@ func describe(operation, topic, id string) []attribute.KeyValue {
 	}
 }
 
-// startSend starts the trace span of an outgoing message and puts the span into the record's headers. The span is a
-// child of the span in the message's context and uses that span's provider, so that the span is reported under the name
-// of the service. Without a span in the context, startSend returns nil.
+// startSend starts the trace span of an outgoing message and puts it into the record's headers. The new span is a child
+// of the span in the message's context. It has the same provider as its parent, because that provider reports spans
+// under the name of the service. Without a span in the context, startSend returns nil.
 func startSend(topic string, m *message.Message, r *kgo.Record) trace.Span {
 	parent := trace.SpanFromContext(m.Context())
 	if !parent.SpanContext().IsValid() {

@@ -6,9 +6,9 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
-// State is an aggregate: the part of one stream's state that deciding its commands needs. It is pure: it reads no
-// clock, only the time that it is given, and no personal fields. It is used by one goroutine at a time. Aggregates need
-// not import this package.
+// State is an aggregate: the part of a stream's state that is needed to decide the commands for the stream. It reads
+// neither personal fields nor a clock; catalog.Origin and catalog.Fact contain the time. One goroutine at a time uses
+// it. Aggregates need not import this package.
 //
 // If the events of a stream are counters (CLASS_COUNTER), Evolve gets only the newest event, because each event
 // contains the whole value.

@@ -64,8 +64,7 @@ func digest(c envelope.Command, body []byte) string {
 	return base64.RawStdEncoding.EncodeToString(h.Sum(nil)[:16])
 }
 
-// recordDeadLetter records the final outcome of a command that becomes a dead letter. A command without a readable
-// actor and id has no outcome.
+// recordDeadLetter records the final outcome of a command that becomes a dead letter.
 func (c *commands) recordDeadLetter(ctx context.Context, m *message.Message, _ error) error {
 	sent, err := envelope.ReadCommand(m)
 	if err != nil {

@@ -105,8 +105,8 @@ func distinct(batch []*pendingCommand) int {
 	return len(batch)
 }
 
-// decideDistinct decides the commands in one commit. If the commit fails, decideDistinct decides them one by one, so
-// that a bad command fails alone.
+// decideDistinct decides the commands in one commit. If deciding or committing fails, decideDistinct decides them one
+// by one, so that a bad command fails alone.
 func (d *decider) decideDistinct(stream string, batch []*pendingCommand) {
 	rest, err := d.together(stream, batch)
 	if err == nil {
@@ -220,7 +220,7 @@ func (d *decider) insideCommit(stream string, batch []*pendingCommand) ([]*pendi
 }
 
 // end delivers the outcomes of the commands that need not be decided again, and returns the other commands. A non-nil
-// err is the error of the commit of the batch's Write.
+// err is the error with which deciding or committing the batch failed.
 func (d *decider) end(r decidedBatch, committed eventlog.Committed, err error) (rest []*pendingCommand, _ error) {
 	if err == nil {
 		d.committed(r, committed.Results)
@@ -233,8 +233,9 @@ func (d *decider) end(r decidedBatch, committed eventlog.Committed, err error) (
 	return rest, nil
 }
 
-// settled delivers the outcomes of the commands that prevented a Write from being committed, and returns the commands
-// that must be decided again. An error that is not about single commands is returned together with all commands.
+// settled handles the error of a commit that single commands have prevented. It delivers the outcomes of commands that
+// have one already or whose timer is gone, and returns the commands that must be decided again. Any other error is
+// returned together with all commands.
 func (d *decider) settled(decided []*pendingCommand, err error) ([]*pendingCommand, error) {
 	var repeated *eventlog.RepeatedError
 	var refused *eventlog.RefusedError

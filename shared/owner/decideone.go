@@ -22,7 +22,7 @@ import (
 // decidedBatch is the result of deciding a batch of commands.
 type decidedBatch struct {
 	write   eventlog.Write
-	decided []*pendingCommand // in the Write, in its order
+	decided []*pendingCommand // the commands in write, in the same order
 	putOff  []*pendingCommand // cannot be decided yet
 }
 
@@ -144,7 +144,7 @@ func (d *decider) putOff(pc *pendingCommand) {
 	time.AfterFunc(notYetPause, func() { d.enqueue(pc) })
 }
 
-// digestOf returns the digest of a command that may be unreadable.
+// digestOf returns the digest of a command. If the body cannot be decoded, it is computed from the encoded body.
 func (d *decider) digestOf(c envelope.Command) string {
 	if declared, ok := d.catalog.Command(c.Type); ok {
 		body := declared.Type.New().Interface()

@@ -412,7 +412,7 @@ func TestReaction_ACommandThatCannotBeDecidedParksItsStream(t *testing.T) {
 		text         string
 		break_, mend func(*reactor)
 		problem      string
-		applied      []string // notes that the parked event has appended before its command failed
+		applied      []string // notes that the message appends before its command fails
 	}{
 		"an error": {"fail", func(r *reactor) { r.wait.Store(true) }, func(r *reactor) { r.wait.Store(false) }, "requested by the test", []string{"p 0"}},
 		"a panic":  {"panic", func(r *reactor) { r.wait.Store(true) }, func(r *reactor) { r.wait.Store(false) }, "requested by the test", []string{"p 0"}},

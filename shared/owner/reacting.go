@@ -22,7 +22,8 @@ import (
 // the commands' events. A command that has an outcome already counts as done; a refusal is an outcome. The error is one
 // of Log.Commit for w, or a *consume.CommandError.
 //
-// commitDeciding first decides on the known states. If it loses a version race, it decides again under the log's lock.
+// commitDeciding first decides on the known states. If another commit has changed one of the streams since, it decides
+// again under the log's lock.
 func (d *decider) commitDeciding(ctx context.Context, commands []consume.Command, w eventlog.Write) (
 	eventlog.Committed, error) {
 	batch, err := d.batchOf(ctx, commands)
@@ -61,7 +62,7 @@ func (d *decider) commitDeciding(ctx context.Context, commands []consume.Command
 type reactionBatch struct {
 	decider  *decider
 	commands []*pendingCommand       // in order, without the commands that are done
-	index    map[*pendingCommand]int // of each command among the commands given to batchOf
+	index    map[*pendingCommand]int // of each command in the slice that batchOf got
 }
 
 func (d *decider) batchOf(ctx context.Context, commands []consume.Command) (*reactionBatch, error) {
@@ -259,8 +260,8 @@ func (b *reactionBatch) folded(stream string, loaded eventlog.Loaded) (h *loaded
 	return h, err
 }
 
-// decide decides the commands in order, across all streams. A command must see the events that earlier commands added
-// to other streams, and the memberships that earlier commands opened.
+// decide decides the commands in the order of the batch, not stream by stream, because a decision must take into
+// account the events that earlier commands have added to other streams.
 func (b *reactionBatch) decide(states map[string]*loadedState, at time.Time, w eventlog.Write) (eventlog.Write, error) {
 	w.Expected, w.DecidedAt, w.Commands = eventlog.AnyVersion, at, nil
 	for _, pc := range b.commands {

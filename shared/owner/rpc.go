@@ -13,8 +13,8 @@ import (
 )
 
 // SubscribeAuthorizer decides which users may subscribe to which rooms. If a subscription requests a snapshot, it also
-// returns the newest values of the room. A decision is valid for a minute. The function is called once for all requests
-// of an RPC, so that one query suffices. The results have the order of the requests.
+// returns the newest values of the room. A decision is valid for a minute. The function is called once for all
+// subscriptions of an RPC, so that one query suffices. The results have the order of the subscriptions.
 type SubscribeAuthorizer func(ctx context.Context, subscriptions []*meshv1.Subscription) ([]*meshv1.Authorization, error)
 
 // ownerServer serves the calls of other services to the owner of a log. It is on the inner listener only.
@@ -80,7 +80,7 @@ func (s *ownerServer) Resume(ctx context.Context, r *connect.Request[meshv1.Resu
 	return connect.NewResponse(response), nil
 }
 
-// authorize reports which users may subscribe to their rooms, in the order of the requests.
+// authorize reports which users may subscribe to their rooms, in the order of the subscriptions.
 func (s *ownerServer) authorize(ctx context.Context, subscriptions []*meshv1.Subscription) ([]*meshv1.Authorization, error) {
 	if len(subscriptions) == 0 {
 		return nil, nil

@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	maxStates     = 200_000  // streams whose state is cached between batches
-	maxStateBytes = 64 << 20 // bytes of the events in the cached states, which estimate the memory of the states
+	maxStates     = 200_000  // maximum number of streams whose state is cached
+	maxStateBytes = 64 << 20 // maximum bytes of the events in the cached states, an estimate of the states' memory
 	stateBytes    = 256      // bytes that count for a state without events
 )
 
@@ -67,8 +67,8 @@ func (s *states) put(stream string, h *loadedState) {
 	}
 }
 
-// keep puts a state back after a commit. The parameter decided is the time at which the state's newest events were
-// decided. The parameter recorded is the time that the log gave these events.
+// keep puts a state back into the cache after a batch. The parameter decided is the time at which the state's newest
+// events were decided. The parameter recorded is the time that the log gave these events.
 func (d *decider) keep(stream string, h *loadedState, decided, recorded time.Time) {
 	if h.timeRead && !recorded.Equal(decided) {
 		return // the state may contain the value of decided, which the log has replaced with recorded
@@ -157,8 +157,8 @@ func (d *decider) fold(h *loadedState, loaded eventlog.Loaded) error {
 	return nil
 }
 
-// grow adds the size of an event of the stream itself. Subjects are forgotten after each batch, so their events do not
-// count.
+// grow adds the size of an event. Events about a subject do not count, because the state forgets subjects after each
+// batch.
 func (h *loadedState) grow(subject string, body int) {
 	if subject == "" {
 		h.bytes += int64(body) + envelopeBytes

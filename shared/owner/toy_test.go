@@ -29,8 +29,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/owner/consume"
 )
 
-// circle is an aggregate with a name that no other circle may have. When a member leaves, it also writes a note into
-// the member's diary.
+// circle is an aggregate. No two circles may have the same name. When a member leaves a circle, the command also
+// appends a note to the member's diary, which is another stream.
 type circle struct {
 	id      string
 	members map[string]bool
@@ -349,8 +349,8 @@ func TestDecide_UsesTheLogsClock(t *testing.T) {
 	require.NoError(t, proto.Unmarshal(events[1].Body, rang))
 	require.False(t, rang.Until.AsTime().Before(events[0].Time), "decided before an event of the stream")
 	require.False(t, events[1].Time.Before(rang.Until.AsTime()), "recorded before it was decided")
-	// The state of a bell contains the time of its event. In a cached state, this must be the time that the log
-	// contains.
+	// The state of a bell contains the time of its event. In a cached state, this must be the time at which the log
+	// recorded the event.
 	y.do("ann", &toyv1.Ring{BellId: "9", Milliseconds: 60_000})
 	if h := y.d.states.take("bell:9"); h != nil {
 		require.Equal(t, y.events("bell:9")[0].Time, h.state.(*bell).rang)

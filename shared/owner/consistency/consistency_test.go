@@ -40,8 +40,8 @@ func (m *messages) Apply(ctx context.Context, tx projection.Tx, events []envelop
 	return err
 }
 
-// server answers queries with the number of events in the projection messages. The server itself does not wait until
-// the projection has applied earlier commits.
+// server answers queries with the number of events that the projection m has counted. The server itself does not wait
+// until the projection has applied earlier commits.
 type server struct {
 	chatv1connect.UnimplementedChatServiceHandler
 	m     *messages

@@ -39,14 +39,14 @@ type applier struct {
 	consumer       inbox.Consumer
 	saved          inbox.Checkpoint
 	savedAt        time.Time
-	readUpTo       catalog.Position // all effects up to here are known; those above saved.Position are in items
+	readUpTo       catalog.Position // events up to here are handled; effects that are not stored yet are in items
 	incarnation    string           // of the newest record
 	items          []*item
 	size           size                       // of items
 	waiting        []*delivery                // taken from the queue, and not acknowledged yet
 	parked         map[string]inbox.Parked    // by stream
 	revision       int64                      // of the parked streams
-	legacyVersions map[string]catalog.Version // versions that an earlier release applied, for the current records
+	legacyVersions map[string]catalog.Version // last version that an earlier release applied, by stream
 }
 
 func newApplier(c *Consumer, partition int32, claim *bus.Claim) *applier {
@@ -85,10 +85,11 @@ func (a *applier) hasEnded() bool {
 	return a.ended
 }
 
-// errLost is the error of records whose partition another instance consumes. This instance does not acknowledge them.
+// errLost is the error of the records that an applier has not acknowledged when it ends, usually because another
+// instance consumes the partition. It wraps retry.ErrUnavailable, so these records do not become dead letters.
 var errLost = retry.Unavailable("partition", errors.New("another instance consumes it"))
 
-// run consumes until the partition is released or ctx ends.
+// run consumes until the partition is released, consuming fails, or ctx ends.
 func (a *applier) run() {
 	var cancel context.CancelFunc
 	a.calls, cancel = context.WithCancel(a.ctx)
@@ -275,8 +276,8 @@ func (a *applier) checkpoint(position catalog.Position, index int) inbox.Checkpo
 		Partitions: a.saved.Partitions}
 }
 
-// before returns the checkpoint before an event. If some effects of the event are stored already, the checkpoint
-// counts them.
+// before returns the checkpoint at a position, from which the next event of the partition is applied. If some effects
+// of that event are stored already, the checkpoint contains their number.
 func (a *applier) before(position catalog.Position) inbox.Checkpoint {
 	if position == a.saved.Position {
 		return a.checkpoint(position, a.saved.Index)

@@ -252,8 +252,8 @@ func isCausedByItems(err error) bool {
 	return errors.As(err, &member) || errors.As(err, &command)
 }
 
-// compose returns the write of items, and the commands that are decided with it. Items of parked streams are passed
-// over.
+// compose returns the write of items, and the commands that are decided with it. Later events of a parked stream are
+// only counted in the write, and their effects are left out.
 func (a *applier) compose(items []*item, to inbox.Checkpoint) ([]Command, eventlog.Write, []inbox.Parked) {
 	advance := &inbox.Advance{Of: a.of, From: a.saved, To: to, Revision: a.revision}
 	c := batchWrite{w: eventlog.Write{Expected: eventlog.AnyVersion, Advance: advance}}

@@ -34,14 +34,14 @@ import (
 )
 
 const (
-	// Window is the number of records of a partition that may wait for a checkpoint. It is large enough for one
-	// checkpoint per second to cover all records that have no effects.
+	// Window is the maximum number of records of a partition that wait for a checkpoint. It is large, because the
+	// checkpoint of records without effects is stored only once per second.
 	Window = 4096
 	// saveEvery is how often a checkpoint without effects is stored.
 	saveEvery = time.Second
 	// maxUnsaved is the number of waiting records at which the checkpoint is stored before saveEvery has passed.
 	maxUnsaved = Window / 2
-	// maxRecords is the number of records that are taken from the queue together.
+	// maxRecords is the maximum number of records that are taken from the queue together.
 	maxRecords = 512
 	// maxStreams, maxEvents and maxBytes bound one transaction.
 	maxStreams = 256
@@ -171,7 +171,7 @@ func (c *Consumer) retryUnavailable(over <-chan struct{}, try func() error) erro
 			now = elsewhere.service
 		}
 		if unavailable != "" && unavailable != now {
-			c.o.Waiting(unavailable, nil) // report only the dependency that was unavailable last
+			c.o.Waiting(unavailable, nil) // the last attempt failed because of another dependency
 		}
 		unavailable = now
 		c.o.Waiting(unavailable, err)

@@ -30,8 +30,8 @@ type Resolved struct {
 // holdDuration is how long a partition waits for a retry that is about to catch up with the partition's checkpoint.
 const holdDuration = 10 * time.Second
 
-// Resolve applies or skips the event that parks a stream, and applies the events behind it, in order, until an event
-// fails.
+// Resolve applies the event that parks a stream, or skips it if drop is true. Then it applies the stream's later events
+// in order, until an event fails.
 func (c *Consumer) Resolve(ctx context.Context, stream string, version catalog.Version, drop bool) (done Resolved, err error) {
 	defer func() {
 		c.logger.Info("parked stream resolved", "stream", stream, "version", version, "drop", drop,
@@ -109,7 +109,7 @@ type resolving struct {
 }
 
 // step applies as many events as fit into one transaction. It returns the entry of the stream if the stream is still
-// parked, and the error of the next event if that event fails.
+// parked, and the error of the event that failed, if any.
 func (r *resolving) step(ctx context.Context, p inbox.Parked) (left *inbox.Parked, problem error, err error) {
 	r.applied = 0
 	events, all, err := r.read(ctx, p)
@@ -214,8 +214,8 @@ func (r *resolving) read(ctx context.Context, p inbox.Parked) (events []envelope
 	return events, catalog.Position(page.GetComplete()) >= min(limit, catalog.Position(page.GetHead())) || len(events) == 0, nil
 }
 
-// limit returns the position up to which the partition has passed over events of the stream. A retry or a drop reads
-// the owner's log up to this position.
+// limit returns the checkpoint's position of the stream's partition. Up to this position, the partition has counted the
+// events of the parked stream without applying them, so a retry or a drop reads them from the owner's log.
 func (r *resolving) limit(ctx context.Context) (limit catalog.Position, err error) {
 	all, err := r.o.Log.Inbox().Checkpoints(ctx, r.o.Source, r.o.Topic)
 	for n, c := range all {

@@ -14,8 +14,8 @@ import (
 //
 // Events of one stream arrive in order. Events of different streams do not, because partitions are not ordered among
 // each other: "read up to message 50" may arrive before message 50. The result of an effect may depend only on the
-// state of its own stream, and that state must not depend on the order in which the events arrived. Test this by
-// applying the events of a few streams in many interleavings and comparing the states; for an example, see
+// state of its own stream, and that state must not depend on the order in which events of different streams arrived.
+// Test this by applying the events of a few streams in many interleavings and comparing the states; for an example, see
 // services/notification/rule/order_test.go.
 type Reaction func(e envelope.Event, event proto.Message) []Effect
 
@@ -34,7 +34,7 @@ type Effect struct {
 	// command is tried again for two seconds before the event is parked.
 	//
 	// A transaction decides its commands before it appends events. So a command that follows events starts another
-	// transaction, and a reaction that returns events and commands in turns costs more transactions.
+	// transaction, and a reaction that returns events and commands alternately costs many transactions.
 	Command proto.Message
 }
 

@@ -42,8 +42,8 @@ func (a *applier) begin(first envelope.Event) (err error) {
 	return nil
 }
 
-// beginPartition creates the first checkpoint of a partition: at the position from which the topic is consumed, or at
-// the fence that added the partition.
+// beginPartition creates the first checkpoint of a partition. The checkpoint is at the position from which the topic is
+// consumed or, if that is higher, at the fence before the first epoch that has the partition.
 func (a *applier) beginPartition(first envelope.Event) (saved inbox.Checkpoint, err error) {
 	c := inbox.Checkpoint{Position: a.consumer.Start, Epoch: a.consumer.Epoch, Partitions: a.consumer.Partitions}
 	for c.Partitions <= a.of.Partition {
@@ -155,8 +155,9 @@ func (c *Consumer) lastBefore(ctx context.Context, t time.Time, head catalog.Pos
 	return low, nil
 }
 
-// takeOver parks the streams that an earlier release had parked. It keeps the versions that the earlier release stored:
-// partitions need them up to LegacyEnd, and other topics of the source may be consumed only later.
+// takeOver parks the streams that an earlier release had parked. It does not delete the versions that the earlier
+// release stored, because partitions need them up to LegacyEnd, and another topic of the source may be consumed for the
+// first time later.
 func (c *Consumer) takeOver(ctx context.Context, n inbox.Consumer) error {
 	if n.LegacyEnd == 0 {
 		return nil
