@@ -57,7 +57,7 @@ func TestConformance_Reader(t *testing.T) {
 	})
 }
 
-// byPayload is a publisher that uses the payload of a message without a key as its key.
+// byPayload is a publisher that uses the payload of each message as its key.
 type byPayload struct{ message.Publisher }
 
 func (p byPayload) Publish(topic string, messages ...*message.Message) error {

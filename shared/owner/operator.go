@@ -53,7 +53,7 @@ func (o *operator) Describe(context.Context, *connect.Request[meshv1.DescribeReq
 	return connect.NewResponse(response), nil
 }
 
-// Rebuild rebuilds one projection, or all of them and the timers.
+// Rebuild rebuilds one projection or the timers, by name. Without a name, it rebuilds all projections and the timers.
 func (o *operator) Rebuild(ctx context.Context, r *connect.Request[meshv1.RebuildRequest],
 	out *connect.ServerStream[meshv1.RebuildResponse]) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -103,7 +103,8 @@ func (o *operator) BeginIncarnation(ctx context.Context, r *connect.Request[mesh
 		Head: int64(before.Position), Floor: int64(begun.Position)}), nil
 }
 
-// rebuildable returns the sorted names of the projections, and that of the timers if the service has any.
+// rebuildable returns the sorted names of everything that can be rebuilt: the projections, and the timers if the service
+// has any.
 func (o *operator) rebuildable() (names []string) {
 	for _, p := range o.projections {
 		names = append(names, p.Name())
@@ -117,8 +118,8 @@ func (o *operator) rebuildable() (names []string) {
 
 type rebuilder func(context.Context) (rebuild.Result, error)
 
-// rebuilds returns the rebuilds to run, one after another: the rebuild of one projection or, if name is empty, one of
-// all projections and one of the timers.
+// rebuilds returns the rebuilds that are to be run one after another. If name is empty, the first one rebuilds all
+// projections and the second one the timers. Otherwise the only one rebuilds the projection or the timers of that name.
 func (o *operator) rebuilds(name string, progress func(rebuild.Progress)) (all []rebuilder, err error) {
 	names := o.rebuildable()
 	switch {

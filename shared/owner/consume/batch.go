@@ -164,14 +164,13 @@ func (a *applier) write(to inbox.Checkpoint) error {
 			a.items, a.size = nil, size{}
 			return err
 		}
-		// If commit halved the items, it may have stored some of them already.
 		if err := a.reload(); err != nil {
 			return err
 		}
 		a.items, a.size = nil, size{}
 		for _, i := range items {
 			if i.before < a.saved.Position || i.before == a.saved.Position && i.first < a.saved.Index {
-				continue
+				continue // stored already: commit may have halved the items and stored the first half
 			}
 			if err := a.collectEffects(i.event, i.trace, i.before); err != nil {
 				return err
