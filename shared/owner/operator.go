@@ -103,8 +103,8 @@ func (o *operator) BeginIncarnation(ctx context.Context, r *connect.Request[mesh
 		Head: int64(before.Position), Floor: int64(begun.Position)}), nil
 }
 
-// rebuildable returns the sorted names of everything that can be rebuilt: the projections, and the timers if the service
-// has any.
+// rebuildable returns the sorted names of everything that can be rebuilt: the projections, and the timers if the
+// service has any.
 func (o *operator) rebuildable() (names []string) {
 	for _, p := range o.projections {
 		names = append(names, p.Name())
