@@ -434,8 +434,8 @@ func TestGateway_AMissingRecordIsFilledFromTheLog(t *testing.T) {
 func TestGateway_RefusedAndUnchangedOutcomesArrive(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
-	result := func(c envelope.Command, kind envelope.Kind) envelope.Result {
-		return envelope.Result{Actor: c.Actor, CommandID: c.ID, Type: c.Type, Source: "chat", Stream: c.Stream, Kind: kind,
+	result := func(c envelope.Command, kind envelope.Kind) envelope.Outcome {
+		return envelope.Outcome{Actor: c.Actor, CommandID: c.ID, Type: c.Type, Source: "chat", Stream: c.Stream, Kind: kind,
 			Version: 4}
 	}
 	m.onCommand(func(c envelope.Command) {

@@ -27,14 +27,14 @@ import (
 // results is a publisher that records the outcomes that are published.
 type results struct {
 	mu  sync.Mutex
-	all []envelope.Result
+	all []envelope.Outcome
 }
 
 func (r *results) Publish(topic string, messages ...*message.Message) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, m := range messages {
-		result, err := envelope.ReadResult(m)
+		result, err := envelope.ReadOutcome(m)
 		if err != nil || topic != catalog.ResultTopic("presence") {
 			return errors.Join(err, errors.New("an outcome was published on the topic "+topic))
 		}
@@ -45,11 +45,11 @@ func (r *results) Publish(topic string, messages ...*message.Message) error {
 
 func (*results) Close() error { return nil }
 
-func (r *results) last() envelope.Result {
+func (r *results) last() envelope.Outcome {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.all) == 0 {
-		return envelope.Result{}
+		return envelope.Outcome{}
 	}
 	return r.all[len(r.all)-1]
 }
@@ -82,7 +82,7 @@ func TestCommand_ARepeatedOneHasTheSameOutcome(t *testing.T) {
 				{Connection: "1", User: "bob", Session: "s1", Device: "phone"}}}); err != nil {
 			t.Fatal(err)
 		}
-		handle := func(m *message.Message) envelope.Result {
+		handle := func(m *message.Message) envelope.Outcome {
 			t.Helper()
 			if err := c.handle(m); err != nil {
 				t.Fatal(err)

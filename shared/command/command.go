@@ -60,20 +60,20 @@ func (t Topics) Read(m *message.Message) (Command, error) {
 }
 
 // Outcome returns an outcome of a command.
-func (t Topics) Outcome(c envelope.Command, kind envelope.Kind) envelope.Result {
-	return envelope.Result{Actor: c.Actor, CommandID: c.ID, Type: c.Type, Source: t.Service, Stream: c.Stream, Kind: kind,
+func (t Topics) Outcome(c envelope.Command, kind envelope.Kind) envelope.Outcome {
+	return envelope.Outcome{Actor: c.Actor, CommandID: c.ID, Type: c.Type, Source: t.Service, Stream: c.Stream, Kind: kind,
 		TraceParent: c.TraceParent}
 }
 
 // Refused returns the outcome of a command that is refused.
-func (t Topics) Refused(c envelope.Command, r *refusal.Error) envelope.Result {
+func (t Topics) Refused(c envelope.Command, r *refusal.Error) envelope.Outcome {
 	outcome := t.Outcome(c, envelope.Refused)
 	outcome.Code, outcome.Text, outcome.Field = r.Code, r.Text, r.Field
 	return outcome
 }
 
 // Publish publishes an outcome on the topic of outcomes. An outcome in the headers of an event need not be published.
-func (t Topics) Publish(ctx context.Context, outcome envelope.Result) error {
+func (t Topics) Publish(ctx context.Context, outcome envelope.Outcome) error {
 	m := outcome.Message()
 	m.SetContext(ctx)
 	if err := t.Publisher.Publish(catalog.ResultTopic(t.Service), m); err != nil {

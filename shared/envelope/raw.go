@@ -124,10 +124,10 @@ func ReadRawEvent[H Header](headers []H, body []byte) (Event, error) {
 	return e, nil
 }
 
-// ReadRawResult is ReadResult for a Kafka record.
-func ReadRawResult[H Header](headers []H) (Result, error) {
+// ReadRawOutcome is ReadOutcome for a Kafka record.
+func ReadRawOutcome[H Header](headers []H) (Outcome, error) {
 	r := rawReader{}
-	var res Result
+	var res Outcome
 	var kind, source string
 	for i := range headers {
 		h := header(headers[i])
@@ -165,7 +165,7 @@ func ReadRawResult[H Header](headers []H) (Result, error) {
 	r.required(headerKind, kind)
 	r.required(headerSource, source)
 	if r.err != nil {
-		return Result{}, fmt.Errorf("result record: %w", r.err)
+		return Outcome{}, fmt.Errorf("outcome record: %w", r.err)
 	}
 	return res, nil
 }

@@ -62,15 +62,15 @@ func TestReadRawEvent_ReturnsTheSameAsReadEvent(t *testing.T) {
 	}
 }
 
-func TestReadRawResult_ReturnsTheSameAsReadResult(t *testing.T) {
+func TestReadRawOutcome_ReturnsTheSameAsReadOutcome(t *testing.T) {
 	t.Parallel()
-	want := envelope.Result{Actor: "alice", CommandID: "c", Type: "chat.leave", Source: "chat", Stream: "s:1",
+	want := envelope.Outcome{Actor: "alice", CommandID: "c", Type: "chat.leave", Source: "chat", Stream: "s:1",
 		Kind: envelope.Refused, Version: 2, Position: 3, Code: "no", Text: "why", Field: "user_id", TraceParent: "00-x-y-01"}
 	m := want.Message()
-	got, err := envelope.ReadRawResult(raw(m.Metadata))
+	got, err := envelope.ReadRawOutcome(raw(m.Metadata))
 	require.NoError(t, err)
 	require.Equal(t, want, got)
-	_, err = envelope.ReadRawResult(raw(map[string]string{"ce_actor": "a"}))
+	_, err = envelope.ReadRawOutcome(raw(map[string]string{"ce_actor": "a"}))
 	require.Error(t, err)
 }
 

@@ -59,7 +59,7 @@ func (a *admission) conflict(stream string, expected catalog.Version) error {
 }
 
 func (a *admission) repeated(p *prepared) error {
-	var found map[int]envelope.Result
+	var found map[int]envelope.Outcome
 	index := 0
 	for _, e := range p.entries {
 		if !e.command {
@@ -67,7 +67,7 @@ func (a *admission) repeated(p *prepared) error {
 		}
 		if first, ok := a.outcomes[commandKey{e.actor, e.cause}]; ok && e.cause != "" {
 			if found == nil {
-				found = map[int]envelope.Result{}
+				found = map[int]envelope.Outcome{}
 			}
 			found[index] = repeatedOutcome(first, e)
 		}
@@ -81,19 +81,19 @@ func (a *admission) repeated(p *prepared) error {
 
 // outcome is the outcome of a command, with the digest of the command; the digest is empty if it is not known.
 type outcome struct {
-	envelope.Result
+	envelope.Outcome
 	digest string
 }
 
 // repeatedOutcome returns the outcome of a command whose id has an outcome already: the first outcome if the command is
 // the same, or a refusal if the id belongs to another command.
-func repeatedOutcome(first outcome, e *entry) envelope.Result {
+func repeatedOutcome(first outcome, e *entry) envelope.Outcome {
 	same := first.digest == e.digest || first.digest == "" || e.digest == ""
 	if same && first.Type == e.commandType && first.Stream == e.stream {
 		first.TraceParent = e.traceParent
-		return first.Result
+		return first.Outcome
 	}
-	return envelope.Result{Actor: e.actor, CommandID: e.cause, Type: e.commandType, Source: first.Source,
+	return envelope.Outcome{Actor: e.actor, CommandID: e.cause, Type: e.commandType, Source: first.Source,
 		Stream: e.stream, Kind: envelope.Refused, Code: refusal.IDReused,
 		Text: fmt.Sprintf("the id already belongs to another command (%s)", first.Type), TraceParent: e.traceParent}
 }
@@ -116,7 +116,7 @@ func (a *admission) add(p *prepared) Committed {
 		if !e.command {
 			continue
 		}
-		r := envelope.Result{Actor: e.actor, CommandID: e.cause, Type: e.commandType, Source: a.owner, Stream: e.stream,
+		r := envelope.Outcome{Actor: e.actor, CommandID: e.cause, Type: e.commandType, Source: a.owner, Stream: e.stream,
 			Kind: e.kind, Version: a.versions[e.stream], Position: a.position, Code: e.code, Text: e.text,
 			Field: e.field, TraceParent: e.traceParent}
 		c.Results = append(c.Results, r)

@@ -87,15 +87,15 @@ func (pw *pendingWrite) finish(c Committed, err error) {
 }
 
 // Outcome returns the stored outcome of a command, and whether there is one.
-func (l *Log) Outcome(ctx context.Context, actor, commandID string) (envelope.Result, bool, error) {
-	r := envelope.Result{Actor: actor, CommandID: commandID, Source: l.o.Owner}
+func (l *Log) Outcome(ctx context.Context, actor, commandID string) (envelope.Outcome, bool, error) {
+	r := envelope.Outcome{Actor: actor, CommandID: commandID, Source: l.o.Owner}
 	err := l.o.Pool.QueryRow(ctx, l.sql.outcome, actor, commandID).
 		Scan(&r.Type, &r.Stream, &r.Kind, &r.Version, &r.Position, &r.Code, &r.Text, &r.Field)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return envelope.Result{}, false, nil
+		return envelope.Outcome{}, false, nil
 	}
 	if err != nil {
-		return envelope.Result{}, false, fmt.Errorf("read the outcome of %s of %s: %w", commandID, actor, Unavailable(err))
+		return envelope.Outcome{}, false, fmt.Errorf("read the outcome of %s of %s: %w", commandID, actor, Unavailable(err))
 	}
 	return r, true, nil
 }

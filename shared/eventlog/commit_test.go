@@ -22,7 +22,7 @@ func TestCommit_ReturnsTheOutcomeAndStoresIt(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
 	c := commit(t, l, said("1", "c1"))
-	want := envelope.Result{Actor: "alice", CommandID: "c1", Type: "chat.send_message", Source: "chat",
+	want := envelope.Outcome{Actor: "alice", CommandID: "c1", Type: "chat.send_message", Source: "chat",
 		Stream: "conversation:1", Kind: envelope.Committed, Version: 1, Position: 1}
 	if len(c.Results) != 1 || c.Results[0] != want || c.Version != 1 || c.Position != 1 {
 		t.Fatalf("%+v", c)

@@ -309,7 +309,7 @@ func (t *transaction) queueCheck(b *pgx.Batch) {
 		timerKeys, entering, kinds).Query(func(found pgx.Rows) error {
 		var what int
 		var digest string
-		r := envelope.Result{Source: t.log.o.Owner}
+		r := envelope.Outcome{Source: t.log.o.Owner}
 		_, err := pgx.ForEachRow(found, []any{&what, &r.Actor, &r.CommandID, &r.Type, &r.Stream, &r.Kind, &r.Version,
 			&r.Position, &r.Code, &r.Text, &r.Field, &digest}, func() error {
 			switch what {

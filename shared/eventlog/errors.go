@@ -26,7 +26,7 @@ func (e *ConflictError) Error() string {
 // RepeatedError contains the outcomes of those commands of a Write that have an outcome already, by the command's
 // index. If the id of a command belongs to another command, the outcome is a refusal with the code id_reused.
 type RepeatedError struct {
-	Outcomes map[int]envelope.Result
+	Outcomes map[int]envelope.Outcome
 }
 
 func (e *RepeatedError) Error() string {

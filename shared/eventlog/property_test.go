@@ -47,7 +47,7 @@ func TestAdmission_LeavesNoGaps(t *testing.T) {
 				}
 				for i, r := range again.Outcomes {
 					e := p.entries[i]
-					if first := outcomes[commandKey{e.actor, e.cause}]; r.Code == "" && r != first.Result {
+					if first := outcomes[commandKey{e.actor, e.cause}]; r.Code == "" && r != first.Outcome {
 						t.Fatalf("%+v, first %+v", r, first)
 					}
 				}
@@ -77,7 +77,7 @@ func TestAdmission_LeavesNoGaps(t *testing.T) {
 				if r := results[0]; r.Version != versions[e.stream] || r.Position != position {
 					t.Fatalf("%+v, want version %d position %d", r, versions[e.stream], position)
 				}
-				outcomes[commandKey{e.actor, e.cause}] = outcome{Result: results[0]}
+				outcomes[commandKey{e.actor, e.cause}] = outcome{Outcome: results[0]}
 				results = results[1:]
 			}
 			if p.inbox.Advance != nil {

@@ -57,7 +57,7 @@ type pendingCommand struct {
 }
 
 type commandOutcome struct {
-	result    envelope.Result
+	result    envelope.Outcome
 	repeated  bool // the result is the outcome of an earlier command with the same id
 	published bool // the headers of the commit's last event contain the result
 	err       error
@@ -273,7 +273,7 @@ func (d *decider) settled(decided []*pendingCommand, err error) ([]*pendingComma
 var errTimer = errors.New("the timer is gone or not due")
 
 // committed delivers the outcomes of a committed batch.
-func (d *decider) committed(r decidedBatch, results []envelope.Result) {
+func (d *decider) committed(r decidedBatch, results []envelope.Outcome) {
 	for i, pc := range r.decided {
 		for _, also := range r.write.Commands[i].Also {
 			d.states.take(also.Stream) // the cached state is outdated now
@@ -284,7 +284,7 @@ func (d *decider) committed(r decidedBatch, results []envelope.Result) {
 
 // recordFailure stores the final outcome "failed" of a command that could not be decided. If the command has an outcome
 // already, recordFailure returns that one.
-func (d *decider) recordFailure(ctx context.Context, c envelope.Command, timer *eventlog.TimerKey) (envelope.Result, error) {
+func (d *decider) recordFailure(ctx context.Context, c envelope.Command, timer *eventlog.TimerKey) (envelope.Outcome, error) {
 	committed, err := d.log.Commit(ctx, eventlog.Write{Stream: c.Stream, Expected: eventlog.AnyVersion,
 		Commands: []eventlog.Decided{{Actor: c.Actor, CommandID: c.ID, Type: c.Type, Correlation: c.Correlation,
 			TraceParent: c.TraceParent, Digest: d.digestOf(c), Timer: timer, Kind: envelope.Failed, Code: refusal.Failed,
@@ -293,7 +293,7 @@ func (d *decider) recordFailure(ctx context.Context, c envelope.Command, timer *
 	if errors.As(err, &repeated) {
 		return repeated.Outcomes[0], nil
 	} else if err != nil {
-		return envelope.Result{}, err
+		return envelope.Outcome{}, err
 	}
 	return committed.Results[0], nil
 }

@@ -75,7 +75,7 @@ type world struct {
 	publisher *bus.Publisher
 
 	mu      sync.Mutex
-	results map[string][]envelope.Result // by command id
+	results map[string][]envelope.Outcome // by command id
 	dead    []*message.Message
 	events  []envelope.Event
 }
@@ -99,7 +99,7 @@ func newWorldOn(t *testing.T, kafka backend.Kafka) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
-	w := &world{t: t, catalog: declared, results: map[string][]envelope.Result{}}
+	w := &world{t: t, catalog: declared, results: map[string][]envelope.Outcome{}}
 	w.env = w.environment("chat", &backend.Stores{Postgres: pool, Kafka: kafka})
 	if w.publisher, err = bus.NewPublisher(kafka, nil); err != nil {
 		t.Fatal(err)
@@ -132,7 +132,7 @@ func (w *world) listen() {
 	var reading sync.WaitGroup
 	for topic, take := range map[string]func(*message.Message){
 		catalog.ResultTopic("chat"): func(m *message.Message) {
-			if r, err := envelope.ReadResult(m); err == nil {
+			if r, err := envelope.ReadOutcome(m); err == nil {
 				w.results[r.CommandID] = append(w.results[r.CommandID], r)
 			}
 		},
@@ -144,7 +144,7 @@ func (w *world) listen() {
 			}
 			w.events = append(w.events, e)
 			if e.Answers {
-				w.results[e.Cause] = append(w.results[e.Cause], e.Result())
+				w.results[e.Cause] = append(w.results[e.Cause], e.Outcome())
 			}
 		},
 	} {
@@ -236,9 +236,9 @@ func (w *world) send(commands ...envelope.Command) {
 }
 
 // outcome waits for the n-th published outcome of a command.
-func (w *world) outcome(id string, n int) envelope.Result {
+func (w *world) outcome(id string, n int) envelope.Outcome {
 	w.t.Helper()
-	var r envelope.Result
+	var r envelope.Outcome
 	w.eventually(fmt.Sprintf("outcome %d of %s", n, id), func() bool {
 		if len(w.results[id]) < n {
 			return false

@@ -106,7 +106,7 @@ func (b *reactionBatch) byStream() (streams []string, batches map[string][]*pend
 }
 
 // drop removes the commands that have an outcome.
-func (b *reactionBatch) drop(outcomes map[int]envelope.Result) {
+func (b *reactionBatch) drop(outcomes map[int]envelope.Outcome) {
 	var rest []*pendingCommand
 	for i, pc := range b.commands {
 		first, done := outcomes[i]

@@ -229,7 +229,7 @@ func (y *toy) pending(actor string, m proto.Message) *pendingCommand {
 		trace: context.Background(), outcome: make(chan commandOutcome, 1)}
 }
 
-func (y *toy) do(actor string, m proto.Message) envelope.Result {
+func (y *toy) do(actor string, m proto.Message) envelope.Outcome {
 	y.t.Helper()
 	pc := y.pending(actor, m)
 	y.d.enqueue(pc)

@@ -38,7 +38,7 @@ type Options struct {
 	// Partitions asks the broker for the number of partitions of a topic, which is 0 if the topic does not exist.
 	Partitions func(ctx context.Context, topic string) (int32, error)
 	// Resolve is called with each outcome of a command.
-	Resolve func(envelope.Result)
+	Resolve func(envelope.Outcome)
 	// Ready is called once for each owner, when all topics of the owner are read. The function may be nil.
 	Ready func(owner string)
 	// Waiting is called with an error when work waits for a dependency, and with nil when the work continues. The
@@ -259,7 +259,7 @@ func (f *Fanout) take(ctx context.Context, r *bus.Record) {
 	defer f.options.Guard.Recover("fan-out", func() { f.unreadable(r, errors.New("the record caused a panic")) })
 	t := f.topics[r.Topic]
 	if t.results {
-		result, err := envelope.ReadRawResult(r.Headers)
+		result, err := envelope.ReadRawOutcome(r.Headers)
 		if err != nil {
 			f.unreadable(r, err)
 			return
@@ -304,7 +304,7 @@ func (f *Fanout) deliver(log *logProgress, e *envelope.Event) {
 		span.End()
 	}
 	if e.Answers {
-		f.options.Resolve(e.Result())
+		f.options.Resolve(e.Outcome())
 	}
 }
 

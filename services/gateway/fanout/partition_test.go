@@ -30,7 +30,7 @@ type world struct {
 	fan     *Fanout
 	chat    *fake.Owner
 	conn    *hub.Conn
-	results []envelope.Result
+	results []envelope.Outcome
 }
 
 func begin(t testing.TB) *world {
@@ -44,7 +44,7 @@ func begin(t testing.TB) *world {
 	w.fan = New(Options{Catalog: c, Hub: h, Tracer: noop.Tracer{}, Log: slog.New(slog.DiscardHandler),
 		Owners: map[string]meshv1connect.OwnerServiceClient{
 			"chat": meshv1connect.NewOwnerServiceClient(server.Client(), server.URL)},
-		Resolve: func(r envelope.Result) { w.results = append(w.results, r) }})
+		Resolve: func(r envelope.Outcome) { w.results = append(w.results, r) }})
 	counts := map[string]int32{}
 	for _, topic := range c.Topics("") {
 		counts[topic.Name] = topic.Partitions
@@ -223,7 +223,7 @@ func TestResults_AreResolvedWithoutOpenRooms(t *testing.T) {
 	require.Equal(t, "chat.start_group", w.results[0].Type)
 	require.Equal(t, envelope.Committed, w.results[0].Kind)
 
-	refused := envelope.Result{Actor: "carol", CommandID: "c2", Type: "chat.leave", Source: "chat",
+	refused := envelope.Outcome{Actor: "carol", CommandID: "c2", Type: "chat.leave", Source: "chat",
 		Stream: "conversation:h", Kind: envelope.Refused, Code: "not_a_member", Text: "no"}
 	w.fan.take(t.Context(), record("chat-results", refused.Message()))
 	require.Equal(t, refused, w.results[1])
@@ -251,12 +251,12 @@ func TestTake_APanicCostsOneRecord(t *testing.T) {
 	counted := prometheus.NewRegistry()
 	w.fan.options.Guard = guard.New(slog.New(slog.DiscardHandler), counted)
 	resolved := 0
-	w.fan.options.Resolve = func(envelope.Result) {
+	w.fan.options.Resolve = func(envelope.Outcome) {
 		if resolved++; resolved == 1 {
 			panic("injected")
 		}
 	}
-	refused := envelope.Result{Source: "chat", Actor: "alice", CommandID: "c1", Stream: "conversation:g",
+	refused := envelope.Outcome{Source: "chat", Actor: "alice", CommandID: "c1", Stream: "conversation:g",
 		Type: "chat.send_message", Kind: envelope.Refused, Code: "not_a_member"}
 	for range 2 {
 		w.fan.take(t.Context(), record("chat-results", refused.Message()))

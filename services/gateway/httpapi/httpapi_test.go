@@ -53,7 +53,7 @@ type api struct {
 	*httpapi.Server
 	url    string
 	chat   *fake.Owner
-	decide func(c envelope.Command) envelope.Result
+	decide func(c envelope.Command) envelope.Outcome
 }
 
 func (a *api) Publish(_ string, messages ...*message.Message) error {
@@ -69,8 +69,8 @@ func (a *api) Publish(_ string, messages ...*message.Message) error {
 
 func (a *api) Close() error { return nil }
 
-func commit(c envelope.Command) envelope.Result {
-	return envelope.Result{Actor: c.Actor, CommandID: c.ID, Source: "chat", Type: c.Type, Stream: c.Stream,
+func commit(c envelope.Command) envelope.Outcome {
+	return envelope.Outcome{Actor: c.Actor, CommandID: c.ID, Source: "chat", Type: c.Type, Stream: c.Stream,
 		Kind: envelope.Committed, Version: 7}
 }
 
@@ -222,7 +222,7 @@ func TestServer_AnIDOfAnotherCommandIsAConflict(t *testing.T) {
 		t.Parallel()
 		first := map[string]string{}
 		a := begin(t, func(a *api) {
-			a.decide = func(c envelope.Command) envelope.Result { // as an owner does
+			a.decide = func(c envelope.Command) envelope.Outcome { // as an owner does
 				r := commit(c)
 				if body, known := first[c.ID]; known && body != string(c.Body) {
 					r.Kind, r.Code, r.Text = envelope.Refused, refusal.IDReused, "the id stands for another command"
@@ -242,7 +242,7 @@ func TestServer_AnIDOfAnotherCommandIsAConflict(t *testing.T) {
 		unblock := sync.OnceFunc(func() { close(release) })
 		defer unblock()
 		a := begin(t, func(a *api) {
-			a.decide = func(c envelope.Command) envelope.Result {
+			a.decide = func(c envelope.Command) envelope.Outcome {
 				taken <- true
 				<-release
 				return commit(c)

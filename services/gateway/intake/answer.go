@@ -44,7 +44,7 @@ func (a Answer) Outcome() *gatewayv1.Outcome {
 	return o
 }
 
-func answerOf(r envelope.Result) Answer {
+func answerOf(r envelope.Outcome) Answer {
 	a := Answer{CommandID: r.CommandID, Kind: r.Kind, Stream: r.Stream, Version: r.Version}
 	switch r.Kind {
 	case envelope.Refused, envelope.Failed:

@@ -159,7 +159,7 @@ func (i *Intake) endIfIdle() {
 
 // Resolve passes an outcome to the waiters for it in this gateway, if there are any. If the command with this id that
 // they wait for is of another type or for another stream, the outcome is ignored.
-func (i *Intake) Resolve(r envelope.Result) {
+func (i *Intake) Resolve(r envelope.Outcome) {
 	k := key{r.Source, r.Actor, r.CommandID}
 	i.mu.Lock()
 	e := i.waiting[k]

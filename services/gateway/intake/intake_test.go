@@ -102,8 +102,8 @@ func (s *setup) send(sender *intake.Sender, c intake.Command) chan intake.Answer
 	return answers
 }
 
-func (s *setup) committed(actor, id string, version catalog.Version) envelope.Result {
-	return envelope.Result{Actor: actor, CommandID: id, Type: "chat.send_message", Source: "chat",
+func (s *setup) committed(actor, id string, version catalog.Version) envelope.Outcome {
+	return envelope.Outcome{Actor: actor, CommandID: id, Type: "chat.send_message", Source: "chat",
 		Stream: "conversation:g", Kind: envelope.Committed, Version: version, Position: catalog.Position(10 * version)}
 }
 
@@ -170,7 +170,7 @@ func TestSend_AnswersQueuedOnceKafkaHasTheCommandAndTheOutcomeLater(t *testing.T
 	require.Equal(t, refusal.Queued, first.Refusal.Code)
 	require.False(t, first.Late)
 
-	s.intake.Resolve(envelope.Result{Actor: "alice", CommandID: "c1", Source: "chat", Stream: "conversation:g",
+	s.intake.Resolve(envelope.Outcome{Actor: "alice", CommandID: "c1", Source: "chat", Stream: "conversation:g",
 		Type: "chat.send_message", Kind: envelope.Refused, Code: refusal.NotAMember, Text: "no"})
 	later := next(t, answers)
 	require.True(t, later.Late)

@@ -26,6 +26,6 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	return m
 }
 
-func (m *Metrics) outcome(r envelope.Result) {
+func (m *Metrics) outcome(r envelope.Outcome) {
 	m.Outcomes.WithLabelValues(r.Source, string(r.Kind)).Inc()
 }

@@ -87,7 +87,7 @@ func (s *Sender) Position(owner string) catalog.Position {
 	return s.positions[owner]
 }
 
-func (s *Sender) committed(r envelope.Result) {
+func (s *Sender) committed(r envelope.Outcome) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.positions == nil {

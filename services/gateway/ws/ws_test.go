@@ -111,7 +111,7 @@ func (m *mesh) Publish(_ string, messages ...*message.Message) error {
 		}
 		m.mu.Lock()
 		m.version++
-		r := envelope.Result{Actor: c.Actor, CommandID: c.ID, Source: "chat", Type: c.Type, Stream: c.Stream,
+		r := envelope.Outcome{Actor: c.Actor, CommandID: c.ID, Source: "chat", Type: c.Type, Stream: c.Stream,
 			Kind: envelope.Committed, Version: m.version, Position: catalog.Position(m.version)}
 		m.mu.Unlock()
 		if strings.Contains(string(c.Body), "refuse") {

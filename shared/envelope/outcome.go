@@ -20,8 +20,8 @@ const (
 	Failed    Kind = "failed"    // not decided; kept as a dead letter
 )
 
-// Result is the outcome of a command as it is sent to the command's sender on the topic <service>-results.
-type Result struct {
+// Outcome is the outcome of a command as it is sent to the command's sender on the topic <service>-results.
+type Outcome struct {
 	Actor     string // also the Kafka key
 	CommandID string
 	Type      string
@@ -47,14 +47,14 @@ const (
 	// headerField is absent in records of releases before it was added, and of outcomes without a field.
 	headerField = "ce_field"
 
-	typeResult = "mesh.outcome"
+	typeOutcome = "mesh.outcome"
 )
 
 // Message returns the result as a Watermill message.
-func (r Result) Message() *message.Message {
+func (r Outcome) Message() *message.Message {
 	m := message.NewMessage(r.Actor+"/"+r.CommandID, nil)
 	m.Metadata = message.Metadata{
-		headerSpec: "1.0", headerID: r.Actor + "/" + r.CommandID, headerType: typeResult, headerSource: "/" + r.Source,
+		headerSpec: "1.0", headerID: r.Actor + "/" + r.CommandID, headerType: typeOutcome, headerSource: "/" + r.Source,
 		headerSubject: r.Stream, headerActor: r.Actor, headerCause: r.CommandID, headerAbout: r.Type,
 		headerKind: string(r.Kind), headerVersion: strconv.FormatInt(int64(r.Version), 10),
 		headerPosition: strconv.FormatInt(int64(r.Position), 10), MetadataKey: r.Actor,
@@ -74,10 +74,10 @@ func (r Result) Message() *message.Message {
 	return m
 }
 
-// ReadResult reads a record of a results topic.
-func ReadResult(m *message.Message) (Result, error) {
+// ReadOutcome reads a record of a results topic.
+func ReadOutcome(m *message.Message) (Outcome, error) {
 	r := reader{m: m.Metadata}
-	res := Result{
+	res := Outcome{
 		Actor: r.text(headerActor), CommandID: r.text(headerCause), Type: r.text(headerAbout),
 		Kind: Kind(r.text(headerKind)), Version: catalog.Version(r.number(headerVersion)), Position: catalog.Position(r.number(headerPosition)),
 		Stream: m.Metadata.Get(headerSubject), Code: m.Metadata.Get(headerCode), Text: m.Metadata.Get(headerText),
@@ -88,13 +88,13 @@ func ReadResult(m *message.Message) (Result, error) {
 		res.Source = source[1:]
 	}
 	if r.err != nil {
-		return Result{}, fmt.Errorf("result record: %w", r.err)
+		return Outcome{}, fmt.Errorf("outcome record: %w", r.err)
 	}
 	return res, nil
 }
 
-// Result returns the outcome in the headers of an event with Answers set.
-func (e Event) Result() Result {
-	return Result{Actor: e.Actor, CommandID: e.Cause, Type: e.CommandType, Source: e.Source, Stream: e.Stream,
+// Outcome returns the outcome in the headers of an event with Answers set.
+func (e Event) Outcome() Outcome {
+	return Outcome{Actor: e.Actor, CommandID: e.Cause, Type: e.CommandType, Source: e.Source, Stream: e.Stream,
 		Kind: Committed, Version: e.Version, Position: e.Position, TraceParent: e.TraceParent}
 }
