@@ -145,7 +145,7 @@ func (f *Fanout) count(ctx context.Context) error {
 	return nil
 }
 
-// begin creates the partitions of each topic.
+// begin creates the partitions of each topic of a log, and counts the partitions of each topic of outcomes.
 func (f *Fanout) begin(counts map[string]int32) {
 	for _, log := range f.logs {
 		log.mu.Lock()
@@ -282,7 +282,7 @@ func (f *Fanout) take(ctx context.Context, r *bus.Record) {
 	}
 }
 
-// deliver delivers an event to the connections in its rooms, and then resolves the outcome that the event contains.
+// deliver delivers an event to the connections in its rooms, and then resolves the outcome in the event, if it has one.
 func (f *Fanout) deliver(log *logProgress, e *envelope.Event) {
 	declared, known := f.options.Catalog.Event(e.Type)
 	if !known {

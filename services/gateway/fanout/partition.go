@@ -127,8 +127,8 @@ func (p *partition) repeat(f *Fanout) {
 	f.options.Metrics.Repeats.Inc()
 }
 
-// begin moves the partition p to the epoch of a record; all earlier records of p were handled before. If it is not the
-// first epoch, begin then waits until the other partitions have reached it too.
+// begin moves the partition p to the epoch of a record; all earlier records of p were handled before. If the epoch is
+// not the first, begin then waits until the other partitions have reached it too.
 func (p *partition) begin(ctx context.Context, f *Fanout, e *envelope.Event) error {
 	switch before := p.epoch.Load(); {
 	case e.Fence:
@@ -142,7 +142,7 @@ func (p *partition) begin(ctx context.Context, f *Fanout, e *envelope.Event) err
 			p.moveTo(e.Position)
 		}
 	case before > 0:
-		// The topic has lost the fence. So it is unknown to which partition each of the missing events belongs, and
+		// The broker has deleted the fence. So it is unknown to which partition each of the missing events belongs, and
 		// this partition cannot deliver its part of them. Clients get the missing events when they resume.
 		f.options.Log.Error("fan-out: a partition has lost the fence of its epoch; all connections are closed and resume",
 			"topic", p.topic.name, "partition", p.number, "epoch", e.Epoch, "position", p.position, "before", e.Before)

@@ -29,9 +29,9 @@ func (h *Hub) shut(user string) {
 	}
 }
 
-// Reserve counts the bytes of an answer that is not sent over one of the hub's connections, such as the response to an
-// HTTP request, until the function release is called. If more than Limits.UserBytes would then wait for the user,
-// Reserve counts nothing and returns false.
+// Reserve counts the bytes of an answer against Limits.UserBytes of its user, until the function release is called. It
+// is for answers that are not sent over a connection of the hub, such as responses to HTTP requests. If more than
+// Limits.UserBytes would then wait for the user, Reserve counts nothing and returns false.
 func (h *Hub) Reserve(user string, bytes int) (release func(), ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -41,7 +41,7 @@ func (h *Hub) Reserve(user string, bytes int) (release func(), ok bool) {
 		h.shut(user)
 		return nil, false
 	}
-	a.connections.Add(1) // the answer gets a share of the bound, like a connection
+	a.connections.Add(1) // the answer takes up one of the equal shares, like a connection
 	return func() {
 		a.held.Add(int64(-bytes))
 		a.connections.Add(-1)
@@ -56,11 +56,11 @@ const frameCost = 64
 
 // held counts the bytes of one connection that belong to its user's account. It is guarded by the connection's lock.
 type held struct {
-	account  *account // the user's account
-	counted  int      // bytes of the connection that are included in account.held
-	missed   int      // bytes of the connection that are included in Hub.missed
-	writing  int      // bytes that the flush has taken from the queue and may still be writing
-	expected int      // bytes of missed events that are about to be queued
+	account  *account
+	counted  int // bytes of the connection that are included in account.held
+	missed   int // bytes of the connection that are included in Hub.missed
+	writing  int // bytes that the flush has taken from the queue and may still be writing
+	expected int // bytes of missed events that are about to be queued
 }
 
 // holds returns the number of bytes that wait for the connection or are being written to it.
@@ -105,9 +105,9 @@ func (c *Conn) reserve(more int) bool {
 	return true
 }
 
-// expect counts the bytes of missed events before they are queued. If the limit of the user, or Options.Missed for all
-// connections together, does not allow these bytes, expect counts nothing and returns false. Otherwise call
-// expectNoMore with the same number once the events were queued or dropped.
+// expect counts the bytes of missed events before they are queued. If Limits.UserBytes for this user, or Options.Missed
+// for all connections of the hub, does not allow these bytes, expect counts nothing and returns false. Otherwise the
+// caller calls expectNoMore with the same number once the events were queued or dropped.
 func (c *Conn) expect(bytes int) bool {
 	c.mu.Lock()
 	defer c.unlock()

@@ -69,8 +69,8 @@ func TestAccount_UnreadConnectionsShareOneBound(t *testing.T) {
 	require.False(t, again.Ended())
 }
 
-// Some connections of a user are not read, and hold all bytes that the user may have. Another connection of this user
-// is read. This connection must get all events and stay open.
+// Some connections of a user are not read, and hold all bytes that may wait for the user. Another connection of this
+// user is read, and must get all events and stay open.
 func TestAccount_AReadConnectionContinuesBesideUnreadOnes(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{Limits: hub.Limits{UserBytes: 100_000, Bytes: 60_000}})

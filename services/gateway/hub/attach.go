@@ -15,7 +15,7 @@ type Attachment struct {
 	Subscribed   []string         // rooms that the connection may subscribe to
 	Until        time.Time        // when these subscriptions end unless they are renewed
 	Position     catalog.Position // of the log, as of which the rooms were read
-	Missed       []*Event         // missed events up to the position, in order
+	Missed       []*Event         // missed events up to Position, ascending by position
 	NotRecovered []string         // rooms whose missed events are not in Missed
 }
 
@@ -23,9 +23,10 @@ type Attachment struct {
 // events are delivered in between.
 const roomsPerTurn = 128
 
-// Attach puts a connection into its rooms. It then queues the missed events, followed by the delivered events above
-// a.Position. It returns false if the event buffer does not reach back to a.Position. The caller must then ask the
-// owner again.
+// Attach puts a connection into its rooms. It then queues the missed events, followed by the events above a.Position
+// that were delivered before the connection was attached. It returns false if the event buffer no longer contains all
+// of these events. The caller must then ask the owner again. Attach does nothing and returns true if the connection is
+// already attached, or was removed.
 func (sh *Shard) Attach(c *Conn, a Attachment) bool {
 	s := &c.subscribers[sh.index]
 	missed := c.missedOf(a.Missed, sh.log) // encode before the lock is taken
@@ -199,8 +200,8 @@ func (c *Conn) encodeNotRecovered(rooms []string) []byte {
 	return frame.Join(c.encoding, frames)
 }
 
-// catchUp queues the missed events of a log. The frames of the rooms that are not recovered come first: the client must
-// have them before it has a resume token whose position is above the events that were left out.
+// catchUp queues the missed events of a log. The frames "not_recovered" come first: the client must have them before it
+// gets a resume token whose position is above the events that were left out.
 func (c *Conn) catchUp(m missed, log int, notRecovered []byte) {
 	c.mu.Lock()
 	defer c.unlock()
@@ -215,7 +216,8 @@ func (c *Conn) catchUp(m missed, log int, notRecovered []byte) {
 	c.ring()
 }
 
-// pushMissed appends missed events. They replace no other items, and do not count against the limits.
+// pushMissed appends missed events. They replace no other items. Limits.Frames and Limits.Bytes do not apply to them.
+// The caller has checked Limits.UserBytes and Options.Missed with expect.
 func (q *queue) pushMissed(m missed) {
 	q.items = append(q.items, m.items...)
 	q.bytes += m.bytes

@@ -2,14 +2,13 @@ package hub
 
 import "github.com/edumatrix/interlinked/proto/catalog"
 
-// eventBuffer contains the newest events of one owner, in the order in which they were delivered. Their size is
-// bounded.
+// eventBuffer contains the newest events of one owner, in the order in which they were delivered.
 type eventBuffer struct {
-	bound   int
-	size    int
+	bound   int // the maximum of size; one event is kept even if it is larger
+	size    int // of all events, in bytes
 	entries []kept
 	first   uint64           // number of entries[0]; entries are numbered in order
-	dropped catalog.Position // the highest position of an event that is no longer in the buffer, or never was
+	dropped catalog.Position // every event that was delivered above this position is in the buffer
 }
 
 type kept struct {

@@ -59,7 +59,7 @@ func (c *Conn) Ended() bool {
 // Done returns a channel that is closed when the connection begins to close.
 func (c *Conn) Done() <-chan struct{} { return c.done }
 
-// Reason returns the reason for which the connection is closed. It returns false if the connection is not being closed.
+// Reason returns the reason for which the connection was or is being closed. It returns false if it is open.
 func (c *Conn) Reason() (Reason, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

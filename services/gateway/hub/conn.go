@@ -23,16 +23,16 @@ type Conn struct {
 	mu       sync.Mutex
 	queue    queue
 	flush    func()
-	flushing bool     // whether a flush runs; Next tells it when to end
+	flushing bool     // whether a flush runs; set by ring and Next
 	kicked   bool     // whether the transport has frames of its own to write, such as pings
-	left     []func() // functions of frames that have left the queue; unlock calls them
+	left     []func() // queued.taken of frames that have left the queue; unlock calls them
 	reason   *Reason
 	ended    func(Reason)
 	held     held
 	progress progress
 }
 
-// queueEvent queues an event of the log with the given number. The number -1 means that the event belongs to no log.
+// queueEvent queues an event of a log. The number log is -1 if the owner has no log, or for the snapshot of a room.
 func (c *Conn) queueEvent(e *Event, log int) {
 	v := c.variant(e)
 	if _, err := e.Frame(v); err != nil {
@@ -71,9 +71,9 @@ func (c *Conn) ring() {
 	}
 }
 
-// Next appends waiting frames to the list frames, in order: about maxBytes of them, and at least one if any wait. Once
-// the connection is to end, ending is not nil. If more is false, the flush is over and must not use the transport any
-// more, because the next frame starts another flush. No flush starts once Next has returned a reason.
+// Next moves waiting frames from the queue to the end of frames: about maxBytes bytes, and at least one if any wait.
+// If the connection is to end, ending is the reason, otherwise nil. If more is false, the calling flush must end at
+// once, because the next frame starts another flush. After Next has returned a reason, no other flush starts.
 func (c *Conn) Next(frames [][]byte, maxBytes int) (_ [][]byte, ending *Reason, more bool) {
 	c.mu.Lock()
 	defer c.unlock()

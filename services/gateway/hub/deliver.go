@@ -3,7 +3,7 @@ package hub
 import "github.com/edumatrix/interlinked/proto/catalog"
 
 // Deliver moves users into the rooms that an event opens for them, and out of those that it closes. It queues the event
-// once for each connection that is in the event's rooms or belongs to these users, and returns their number.
+// once for each connection that is in the event's rooms or belongs to these users, and returns how many these are.
 func (sh *Shard) Deliver(e *Event) (n int) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -94,7 +94,7 @@ func (m *membership) takes(e *Event) bool {
 	return !e.state() && e.Position > m.asOf || e.state() && note(&m.newest, e)
 }
 
-// note reports whether a state event is newer than all that were queued of its stream. If so, it records the version.
+// note reports whether a state event is newer than the last one of its stream. If so, it records the version.
 func note(newest *map[string]catalog.Version, e *Event) bool {
 	if e.Version <= (*newest)[e.Stream] {
 		return false

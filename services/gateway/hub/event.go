@@ -20,12 +20,12 @@ type Event struct {
 
 	mu      sync.Mutex
 	encoded [variants][]byte
-	failed  error  // why the body cannot be decoded
+	failed  error  // the error of decoding the body
 	hidden  *Event // the event without its personal fields; set once it has expired
 }
 
-// NewEvent returns an event that was read from a topic. Declared is nil if this release of the gateway does not know
-// the event's type. Such an event opens and closes rooms like any other, but JSON clients get it with empty data.
+// NewEvent returns an event that was read from a topic. The parameter declared is nil if this release of the gateway
+// does not know the event's type. Such an event opens and closes rooms, but JSON clients get it with empty data.
 func NewEvent(e envelope.Event, declared *catalog.Event) *Event {
 	return &Event{Event: e, declared: declared}
 }
@@ -33,7 +33,7 @@ func NewEvent(e envelope.Event, declared *catalog.Event) *Event {
 // state reports whether the event is state, such as who is online, which has no position in a log.
 func (e *Event) state() bool { return e.Class == routingv1.Class_CLASS_EPHEMERAL }
 
-// mergeable reports whether a newer event of the same stream replaces this event.
+// mergeable reports whether a newer event of the same stream replaces this event in a queue.
 func (e *Event) mergeable() bool { return e.state() || e.Class == routingv1.Class_CLASS_COUNTER }
 
 // variant is a form of an event's frame. There are two for each encoding: one with the id of the command, for the

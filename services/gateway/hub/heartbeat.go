@@ -13,8 +13,9 @@ const (
 	slots = 50
 	// perHeartbeat is the maximum time between two heartbeats of a connection, in units of CoverEvery.
 	perHeartbeat = 5
-	// maxUncoveredBytes and maxUncoveredTime bound the missed events that are sent before the next resume token. A
-	// client on a slow link whose connection is lost resumes from the last token that it has read.
+	// maxUncoveredBytes and maxUncoveredTime bound the missed events that are sent before the next resume token. These
+	// tokens are needed because a client on a slow link may lose its connection before it has all missed events. The
+	// client then resumes from the last token that it has read.
 	maxUncoveredBytes = 256 << 10
 	maxUncoveredTime  = 5 * time.Second
 )
@@ -36,8 +37,8 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 }
 
-// Beat queues heartbeats. A connection gets one if a newer resume token is available and the last one does not cover
-// all queued events. If due is true, every connection gets one.
+// Beat queues heartbeats. If due is true, every connection gets one. Otherwise a connection gets one only if its last
+// resume token does not cover all events that were queued, and a newer token is available.
 func (h *Hub) Beat(due bool) {
 	for slot := range slots {
 		h.beatSlot(slot, due)
@@ -63,8 +64,7 @@ func (h *Hub) beatSlot(slot int, due bool) {
 	}
 }
 
-// beat queues a heartbeat if due is true, or if a newer resume token is available and the last one does not cover all
-// queued events.
+// beat does the same as Beat, for one connection. The caller holds the connection's lock.
 func (c *Conn) beat(shared *sharedProgress, due bool) {
 	if c.progress.awaited > 0 {
 		if due && c.reason == nil {

@@ -1,7 +1,7 @@
 // Package hub holds the connections of this gateway and the rooms that each of them is in. The fan-out delivers an
 // event to the shard of its owner (Shard.Deliver), which puts the event into the queues of the connections in its
-// rooms. Each connection's transport writes from its own queue (Conn.Next). Nothing in this package waits for a client
-// or for another service.
+// rooms. The transport of a connection takes the frames from the connection's queue (Conn.Next). Nothing in this
+// package waits for a client or for another service.
 //
 // A delivery passes through five files. deliver.go finds the connections, by the memberships in room.go. event.go has
 // the frame that these connections share. conn.go puts the frame into the connection's queue (queue.go), and hands it
@@ -30,7 +30,7 @@ type Options struct {
 	// Buffer bounds the event buffers of all owners together, in bytes. The default is 64 MiB.
 	Buffer int
 	// Missed bounds the missed events that are queued for all connections together, in bytes. The default is 256 MiB.
-	// If a client resumes while this bound is reached, none of its rooms is recovered.
+	// If the missed events of a client in one log would exceed it, none of the client's rooms in this log is recovered.
 	Missed int
 	// Limits bound the frames that wait for one connection or one user.
 	Limits Limits

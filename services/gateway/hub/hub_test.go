@@ -133,7 +133,7 @@ func TestDeliver_GoesOnceToAConnectionInSeveralRooms(t *testing.T) {
 	e := w.said("one")
 	e.Rooms = rooms
 	require.Equal(t, 1, w.shard.Deliver(w.event(e)))
-	e = w.member("chat.member_left", "bob") // closes conversation:g, also for bob's own connection
+	e = w.member("chat.member_left", "bob") // closes conversation:g for bob
 	e.Rooms = rooms
 	require.Equal(t, 1, w.shard.Deliver(w.event(e)))
 	require.Equal(t, []string{"one", "member_left bob"}, seen(t, bob))

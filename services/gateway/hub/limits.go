@@ -3,8 +3,8 @@ package hub
 import "time"
 
 // Limits bound the frames that wait for one connection and for all connections of one user. Missed events and answers
-// to queries do not count against the limits of a connection, because they are bounded before they are queued. Zero
-// values stand for the defaults.
+// to queries do not count against Frames and Bytes, because they are bounded before they are queued. Zero values stand
+// for the defaults.
 type Limits struct {
 	// Frames is the maximum number of frames that wait for a client that has read nothing for longer than Stall. The
 	// default is 1,024. Eight times as many may wait for a client that reads.
@@ -12,9 +12,9 @@ type Limits struct {
 	// Bytes is the maximum number of bytes that wait for one connection. The default is 4 MiB.
 	Bytes int
 	// UserBytes is the maximum number of bytes that wait for all connections of one user together: frames, answers and
-	// missed events. The default is 32 MiB. Beyond that, each connection has an equal share. If a frame exceeds the
-	// share, the connection is closed. If an answer exceeds it, the answer is refused. If missed events exceed it, they
-	// are not recovered.
+	// missed events. The default is 32 MiB. Beyond that, each connection may still hold an equal share of UserBytes. If
+	// a frame exceeds the share, the connection is closed. If an answer exceeds it, the answer is refused. If missed
+	// events exceed it, their rooms are not recovered.
 	UserBytes int
 	// Stall is how long a client may read nothing before Frames applies. The default is 5 s.
 	Stall time.Duration
@@ -36,12 +36,11 @@ func (l Limits) orDefault() Limits {
 	return l
 }
 
-// counts reports whether the item counts against the limits.
+// counts reports whether the item counts against Limits.Frames and Limits.Bytes.
 func (it *item) counts() bool { return it.missed == 0 && (it.own == nil || !it.own.reply) }
 
-// full reports whether the limits do not allow another item with the given number of bytes. The parameter afforded
-// reports whether the limit of the user allows the item. If no other item that counts is waiting, the item is always
-// allowed.
+// full reports whether another item with the given number of bytes would exceed the limits. The parameter afforded is
+// true if Limits.UserBytes allows the item. While no item that counts is waiting, full returns false for every item.
 func (q *queue) full(more int, l *Limits, afforded bool) bool {
 	switch {
 	case q.limited == 0:

@@ -6,7 +6,7 @@ import "github.com/prometheus/client_golang/prometheus"
 type Metrics struct {
 	Connections prometheus.Gauge
 	Deliveries  prometheus.Counter // events put into the queue of a connection
-	Dropped     prometheus.Counter // ephemeral frames, dropped under load
+	Dropped     prometheus.Counter // state, signals and heartbeats that were dropped because a queue was full
 	Slow        prometheus.Counter // connections closed because they did not keep up
 }
 

@@ -56,7 +56,7 @@ func compareBool(a, b bool) int {
 	return -1
 }
 
-// Absence describes the part of an owner's log that a connection missed before it resumed.
+// Absence describes the part of an owner's log that a client missed before it resumed.
 type Absence struct {
 	// The client has the events up to position After, and is attached as of position Until.
 	After, Until catalog.Position
@@ -153,8 +153,8 @@ func (p *MissedEvents) newest(indices []int) []*Event {
 	return events
 }
 
-// moves reports whether an event opens or closes a room for a user. The user gets such an event even if it is not in
-// that room's list of events.
+// moves reports whether an event opens or closes a room for a user. The user gets such an event even if that room is
+// not one of e.Rooms.
 func (e *Event) moves(user, room string) bool {
 	of := func(m catalog.Membership) bool { return m.Room == room && slices.Contains(m.Users, user) }
 	return slices.ContainsFunc(e.Opens, of) || slices.ContainsFunc(e.Closes, of)

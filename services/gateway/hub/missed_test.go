@@ -180,9 +180,9 @@ func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 	}
 }
 
-// asOf returns the membership intervals that reach above an earlier position, which is the parameter after. The
-// intervals are as the owner knows them as of a later position: an interval that ends above the later position is still
-// open.
+// asOf returns the membership intervals that the owner returns as of a position to a client that has the events up to
+// the position after. An interval that ends above position is still open. An interval that ends at or below after is
+// left out.
 func asOf(intervals []interval.Interval, after, position catalog.Position) (known []interval.Interval) {
 	for _, s := range intervals {
 		if s.Until > position {

@@ -17,8 +17,8 @@ type progress struct {
 	notRecovered []string      // rooms whose missed events are not sent
 	logs         []logProgress // by number of the log
 
-	// The number of bytes of missed events that were sent since the last resume token, and when the first of them was
-	// sent.
+	// uncovered is the number of bytes of missed events that were sent since the last resume token among them, and
+	// uncoveredAt is when that token was sent. Before the first such token, both count from the first missed event.
 	uncovered   int
 	uncoveredAt time.Time
 }
@@ -106,7 +106,8 @@ func (c *Conn) attached(log int, asOf catalog.Position, notRecovered []string) {
 	c.arrived(positions)
 }
 
-// arrived decrements the number of things that the greeting waits for, and queues the greeting when none is left.
+// arrived is called when the rooms of a log have become known, and for each call of Release. It queues the greeting
+// when the greeting waits for nothing else.
 func (c *Conn) arrived(positions []catalog.Position) {
 	p := &c.progress
 	if p.awaited--; p.awaited > 0 {

@@ -18,9 +18,9 @@ type item struct {
 // queued is a frame of one connection.
 type queued struct {
 	text  []byte
-	key   string // a newer frame with the same key replaces the frame
+	key   string // a newer frame with the same key replaces this frame
 	spare bool   // dropped first under load
-	reply bool   // does not count against the limits
+	reply bool   // does not count against Limits.Frames and Limits.Bytes
 	token string // the resume token in the frame, or ""
 	taken func() // called when the frame leaves the queue
 }
@@ -32,8 +32,8 @@ func (it *item) text() []byte {
 	return it.own.text
 }
 
-// key returns the key of the item, or "". A newer item with the same key replaces the item. Missed events have no key,
-// so that newer events stay behind them.
+// key returns the key of the item, or "". A newer item with the same key takes the place of the item. Missed events
+// have no key, because newer events must stay behind them.
 func (it *item) key() string {
 	switch {
 	case it.event == nil:
@@ -61,7 +61,7 @@ type queue struct {
 
 	bytes        int // of all items that wait
 	missed       int // bytes of missed events
-	limited      int // items that count against the limits
+	limited      int // items that count, see item.counts
 	limitedBytes int
 }
 
@@ -72,7 +72,7 @@ func (q *queue) len() int { return len(q.items) - q.head }
 
 // push adds an item, or replaces the older item with the same key. If the queue is full, push drops all items that can
 // be spared. If the queue is still full, push drops the new item if that can be spared, and otherwise returns false. It
-// also returns how many items were dropped. The parameter afforded reports whether the user's limit allows the item.
+// also returns how many items were dropped. The parameter afforded is true if Limits.UserBytes allows the item.
 func (q *queue) push(it item, l *Limits, afforded bool) (dropped int, ok bool) {
 	key, size := it.key(), len(it.text())
 	if key != "" {

@@ -26,7 +26,7 @@ var (
 	Left = reason(gatewayv1.CloseCode_CLOSE_CODE_NORMAL)
 	// Lost is never sent, because nothing reaches the client any more.
 	Lost = reason(gatewayv1.CloseCode_CLOSE_CODE_ABNORMAL)
-	// TooLarge is WebSocket's own code for a message above the bound.
+	// TooLarge is WebSocket's own code for a message that is larger than frame.MaxMessage.
 	TooLarge = reason(gatewayv1.CloseCode_CLOSE_CODE_TOO_LARGE)
 
 	Shutdown           = reason(gatewayv1.CloseCode_CLOSE_CODE_STOPPING)

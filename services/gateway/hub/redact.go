@@ -42,7 +42,8 @@ func (e *Event) withoutPersonal() (public *Event, personal bool) {
 	return NewEvent(copied, e.declared), personal
 }
 
-// redact returns the list of events, without the personal fields of each event that a later event of the list redacts.
+// redact removes the personal fields of each event in the list that a later event of the list redacts. It replaces
+// these events in the list itself, and returns the list.
 func redact(list []*Event) []*Event {
 	if !slices.ContainsFunc(list, func(e *Event) bool { return e.declared != nil && e.declared.Redacts }) {
 		return list

@@ -20,7 +20,7 @@ type membership struct {
 	index      int                        // in the room's members
 	asOf       catalog.Position           // the connection has the room's events up to this position
 	until      int64                      // when the subscription ends unless it is renewed, in ns since 1970
-	opened     bool                       // whether the log opened the room for the user; otherwise it is only a subscription
+	opened     bool                       // whether the log opened the room for the user; false for a mere subscription
 	newest     map[string]catalog.Version // the newest version of state that was queued, by stream
 }
 

@@ -51,8 +51,9 @@ func (sh *Shard) SetComplete(position catalog.Position) {
 func (sh *Shard) Complete() catalog.Position { return catalog.Position(sh.complete.Load()) }
 
 // SetIncarnation records the incarnation of the log from which events are read. A change means that the log may have
-// lost events that clients got. SetIncarnation then clears the buffer and closes all connections. Clients resume with
-// tokens of the previous incarnation, which show that the clients may have events that the log has lost.
+// lost events that clients got. SetIncarnation then clears the buffer (see eventBuffer.clear for the position) and
+// closes all connections. Clients resume with tokens of the previous incarnation, which show that the clients may have
+// events that the log has lost.
 func (sh *Shard) SetIncarnation(incarnation string, position catalog.Position) {
 	sh.mu.Lock()
 	if incarnation == "" || incarnation == sh.history || sh.former[incarnation] {

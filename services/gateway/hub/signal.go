@@ -17,9 +17,9 @@ func (sh *Shard) IsMember(c *Conn, room string) bool {
 	return s.attached && m != nil && m.opened
 }
 
-// Signal queues a frame for every connection that is a member of a room, and returns their number. It leaves out the
-// sender's connection, whose id is passed as except. In a queue, the frame replaces an older one with the same key, and
-// is dropped first under load.
+// Signal queues a frame for every connection that is a member of a room, and returns the number of these connections.
+// It leaves out the sender's connection, whose id is the parameter except. In a queue, the frame replaces an older one
+// with the same key, and is dropped first under load.
 func (sh *Shard) Signal(room, except, key string, shared *frame.Shared) (n int) {
 	var items [frame.Encodings]item
 	queue := func(s *subscriber) {

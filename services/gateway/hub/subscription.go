@@ -23,7 +23,7 @@ func (sh *Shard) Now(c *Conn) (Moment, bool) {
 // Authorization is an owner's permission to subscribe to a room.
 type Authorization struct {
 	Room     string
-	Asked    Moment           // read before the owner was asked
+	Asked    Moment           // the result of Now, read before the owner was asked
 	Position catalog.Position // of the owner's log, as of which the owner answered
 	Snapshot []*Event         // the current state of the room
 	Until    time.Time        // when the subscription ends unless it is renewed

@@ -55,8 +55,8 @@ func (c *Conn) Send(f frame.Frame) {
 	c.push(item{own: &queued{text: text}})
 }
 
-// Reply queues an encoded answer to a query. Answers do not count against the limits of the queue, because the number
-// of queries in flight is bounded. Reply returns false if the limit of the user does not allow the answer. Otherwise
+// Reply queues an encoded answer to a query. Answers do not count against Limits.Frames and Limits.Bytes, because the
+// number of queries in flight is bounded. Reply returns false if Limits.UserBytes does not allow the answer. Otherwise
 // the function taken is called, unless it is nil, when the frame leaves the queue or the connection ends.
 func (c *Conn) Reply(text []byte, taken func()) bool {
 	c.mu.Lock()

@@ -11,7 +11,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/protocol"
 )
 
-// grace is how long the end of a connection may take. In that time, waiting frames and the close frame are written, and
+// grace bounds each of the two parts of a connection's end: first waiting frames and the close frame are written, then
 // the client's close frame is read.
 const grace = 5 * time.Second
 
@@ -23,7 +23,7 @@ func (c *connection) cut() {
 	_ = c.net.SetWriteDeadline(time.Now().Add(grace))
 }
 
-// end sends the close frame, if the client accepts it within grace.
+// end sends the close frame. If the client does not accept it within grace, or the reason is Lost, end calls abandon.
 func (c *connection) end(r hub.Reason) {
 	c.cut()
 	text := websocket.FormatCloseMessage(r.Code, r.Text)
@@ -65,7 +65,7 @@ func (c *connection) endAfterPanic() {
 	c.finish(grace)
 }
 
-// finish makes the reader end after a time in which the client may send its close frame.
+// finish makes the reader end after the given time, in which the client may send its close frame.
 func (c *connection) finish(wait time.Duration) {
 	if !c.finished {
 		c.finished = true

@@ -27,10 +27,10 @@ type connection struct {
 	conn     *hub.Conn
 
 	seen        atomic.Int64 // when the client was last known to be alive, in nanoseconds since 1970
-	unconfirmed atomic.Int64 // bytes written since that time
+	unconfirmed atomic.Int64 // bytes written since the time in seen
 
 	pingDue atomic.Bool
-	ending  atomic.Bool // the write deadline is the last one; see cut
+	ending  atomic.Bool // whether the write deadline is final; see cut
 	mu      sync.Mutex
 	pong    []byte // the payload of a ping to answer, or nil
 
@@ -39,7 +39,7 @@ type connection struct {
 	torn     bool      // a frame was written in part
 	finished bool
 
-	slot    int            // in wheel.slots
+	slot    int            // index in wheel.slots
 	written sync.WaitGroup // done when the writer has written the close frame
 }
 
@@ -102,7 +102,7 @@ func (c *connection) serve(ctx context.Context, h handshake) {
 }
 
 // first waits for the client's first message. It returns the message, or the refusal of a message of the wrong kind. It
-// returns false if there is no message to handle, and has then closed the connection.
+// returns false if the connection has to end. The client was then sent the reason, unless it has closed the connection.
 func (c *connection) first() (message []byte, refused error, ok bool) {
 	_ = c.net.SetReadDeadline(time.Now().Add(c.server.options.Handshake))
 	message, err := c.read()
@@ -114,15 +114,15 @@ func (c *connection) first() (message []byte, refused error, ok bool) {
 	case errors.Is(err, errOther):
 		return nil, protocol.WrongKind(c.encoding), true
 	case timeout(err):
-		// Once a read deadline has passed, nothing more can be read. So a frame that arrives later stays unread, and
-		// the system answers it with a TCP reset.
+		// Do not call reject, which also reads: once a read deadline has passed, nothing more can be read. If a frame
+		// arrives later, it stays unread, and the system answers it with a TCP reset.
 		c.sendClosing(hub.ConnectTimeout)
 		c.end(hub.ConnectTimeout)
 	}
 	return nil, nil, false
 }
 
-// start starts the connection's handler, and passes it the frames that came in one message with connect.
+// start starts the connection's handler, and passes it the frames that came in the same message as connect.
 func (c *connection) start(ctx context.Context, s *protocol.Handler, next func() (frame.Request, error, bool)) {
 	defer c.server.options.Guard.Recover("reader", func() { c.conn.Close(hub.Internal) })
 	s.Start(ctx)

@@ -209,7 +209,8 @@ func TestBrowser_SeesTheCloseCodeOfAFullGateway(t *testing.T) {
 }
 
 // The first frame of a connection is larger than the limit, which is the same for all frames. The gateway does not read
-// such a frame to its end, so the gateway does not know the id for a reply. The client must get only the close code.
+// such a frame to its end, so it does not know the id for a reply. The client must get the frame "closing" and the
+// close code, but no reply.
 func TestConnect_AFirstFrameThatIsTooLargeIsClosedWith1009(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
@@ -451,8 +452,8 @@ func TestError_NamesTheFieldAndTheTrace(t *testing.T) {
 	require.NotContains(t, f.Error, "retry_after_ms", "waiting does not help")
 }
 
-// Every close code that the gateway defines must have a text for the frame "closing". The number of the code must tell
-// clients whether to reconnect.
+// Every close code that the gateway defines must have a text for the frame "closing". Clients infer from the number
+// whether to reconnect: they must reconnect after codes below 4500, and only after these.
 func TestClosing_EachCodeDefinesWhetherToReconnect(t *testing.T) {
 	t.Parallel()
 	values := gatewayv1.CloseCode(0).Descriptor().Values()

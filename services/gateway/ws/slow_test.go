@@ -54,8 +54,8 @@ func (m *mesh) slow(t *testing.T, token, connect string, rate int) *websocket.Co
 	return socket
 }
 
-// hurried makes the gateway close a connection from which nothing arrives for 8 s. The slow links of these tests cannot
-// transfer everything within 8 s. Even a busy machine can answer a ping within 8 s.
+// hurried makes the gateway close a connection from which nothing arrives for 8 s. The transfers in these tests take
+// longer than 8 s on their slow links. Even a busy machine can answer a ping within 8 s.
 var hurried = ws.Options{Ping: 4 * time.Second}
 
 func TestSlowLink_SixteenPagesAtOnceAreAllAnswered(t *testing.T) {
@@ -182,9 +182,9 @@ func cutting(t *testing.T, to string, after int64) (address string, cuts *atomic
 	return listener.Addr().String(), cuts
 }
 
-// A link transfers 20 kB/s and breaks every 20 seconds, so each connection gets 400 kB. A client has missed almost 4
-// MiB, which is the most that a client can recover. The client must be able to resume again and again until it has
-// every event, once and in order.
+// A proxy cuts each connection after 400 kB, like a link that transfers 20 kB/s and breaks every 20 seconds. A client
+// has missed almost 4 MiB, which is the most that a client can recover. The client must be able to resume again and
+// again until it has every event, once and in order.
 func TestSlowLink_AClientThatIsCutOffCatchesUp(t *testing.T) {
 	t.Parallel()
 	for _, protobuf := range []bool{false, true} {

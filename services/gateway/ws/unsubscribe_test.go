@@ -119,7 +119,7 @@ func TestSubscribe_BehindAPendingConnectIsKeptForTheSession(t *testing.T) {
 	write(t, socket, fmt.Sprintf(`{"id":"connect","type":"connect","data":{"token":"alice","session_id":%q}}`, session)+"\n"+
 		`{"id":"1","type":"subscribe","data":{"rooms":["presence:bob"]}}`)
 	require.Equal(t, "1", read(t, socket).ReplyTo)
-	reports := len(m.keeper.Reports()) // wait for two more reports, which must not contain unknown rooms
+	reports := len(m.keeper.Reports()) // the next two reports are sent before all rooms of the session are known
 	require.Eventually(t, func() bool { return len(m.keeper.Reports()) >= reports+2 }, 20*time.Second, time.Millisecond)
 	feed.SetAway(false)
 	for read(t, socket).ReplyTo != "connect" { // skip heartbeats

@@ -16,8 +16,8 @@ const (
 	chunk = 16 << 10
 	// maxUnsent bounds the bytes that the system buffers for a client and has not sent yet.
 	maxUnsent = 64 << 10
-	// buffered is more than the system can hold for a client that receives nothing, see limitUnsent. If more bytes are
-	// written, the client must be alive.
+	// buffered is more bytes than the system can hold for a client that receives nothing, see limitUnsent. If more bytes
+	// are written, the client has received some of them, so it is alive.
 	buffered = 4 * maxUnsent
 )
 
@@ -93,7 +93,7 @@ func (c *connection) writeBatch(b *batch) error {
 	return c.send(out)
 }
 
-// appendHeader appends the header of a frame from a server, which has no mask.
+// appendHeader appends the header of a WebSocket frame. The header has no mask, because only clients mask frames.
 func appendHeader(b []byte, op byte, final bool, length int) []byte {
 	if final {
 		op |= 0x80
@@ -129,7 +129,7 @@ func (c *connection) send(b []byte) error {
 	return nil
 }
 
-// arm sets the write deadline, at most once a second: setting the deadline costs more than writing a small frame.
+// arm sets the write deadline, but not for every write: setting the deadline costs more than writing a small frame.
 func (c *connection) arm() {
 	now, wait := time.Now(), c.server.options.WriteWait
 	if c.ending.Load() || now.Sub(c.armed) < min(time.Second, wait/8) {

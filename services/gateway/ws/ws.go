@@ -68,7 +68,7 @@ func New(o Options) *Server {
 	}
 	return &Server{options: o, wheel: wheel{period: o.Ping}, upgrader: websocket.Upgrader{
 		HandshakeTimeout: o.Handshake,
-		ReadBufferSize:   512, WriteBufferPool: &sync.Pool{}, // used only for the response to the upgrade
+		ReadBufferSize:   512, WriteBufferPool: &sync.Pool{}, // the pool is used only for the response to the upgrade
 		// Package access checks the origin before the upgrade, and gives a reason if it refuses.
 		CheckOrigin: func(*http.Request) bool { return true },
 		Error: func(w http.ResponseWriter, _ *http.Request, status int, reason error) {
@@ -181,7 +181,7 @@ func rejection(err error) (*protocol.RejectedError, int) {
 	return &protocol.RejectedError{Reason: hub.Unavailable, Refusal: r}, http.StatusServiceUnavailable
 }
 
-// accept upgrades a request. If that fails, accept returns nil, and the request was answered.
+// accept upgrades a request. If that fails, accept returns nil, and the upgrader has answered the request.
 func (s *Server) accept(w http.ResponseWriter, r *http.Request, e frame.Encoding) *connection {
 	var header http.Header
 	if len(websocket.Subprotocols(r)) > 0 {
@@ -189,7 +189,7 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request, e frame.Encoding
 	}
 	socket, err := s.upgrader.Upgrade(w, r, header)
 	if err != nil {
-		return nil // the upgrader has answered
+		return nil
 	}
 	c := &connection{server: s, socket: socket, net: socket.NetConn(), encoding: e}
 	limitUnsent(c.net)
@@ -200,8 +200,7 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request, e frame.Encoding
 }
 
 // maxRefusing is the maximum number of connections that a full gateway has upgraded at a time, only to tell web pages
-// why they are refused. Each of these connections occupies an open file until it closes, at most for the duration
-// grace.
+// why they are refused. Each of these connections occupies an open file until it closes, for about grace at most.
 const maxRefusing = 32
 
 // RefuseFull refuses the request of a web page because this gateway accepts no more connections. It returns false if

@@ -41,9 +41,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// tokens is a verifier that takes a token for the name of its user, except that "bad" is expired, "unknown" cannot be
-// checked, a token that begins with "panic" makes the check panic, "short-<name>" is valid for less than a minute, and
-// "brief-<name>" is valid for 100 ms.
+// tokens is a verifier for which a token is the name of its user, with these exceptions: "bad" is expired, "unknown"
+// cannot be checked, a token that begins with "panic" makes the check panic, "short-<name>" is valid for less than a
+// minute, and "brief-<name>" is valid for 100 ms.
 type tokens struct{}
 
 func (tokens) Verify(_ context.Context, token string) (auth.User, error) {
@@ -401,7 +401,7 @@ func TestHandshake_OddRequestsAreRefusedByName(t *testing.T) {
 	}
 }
 
-// The text of a refusal before the upgrade must not be HTML-escaped. The same holds for all other answers.
+// The text of a refusal before the upgrade must not be HTML-escaped.
 func TestRefuse_TextsAreNotEscapedForHTML(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
