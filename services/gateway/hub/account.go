@@ -6,8 +6,8 @@ import "sync/atomic"
 // Bounds on single connections would not suffice, because a user can open many connections.
 type account struct {
 	held        atomic.Int64 // bytes that wait to be written, or are being written
-	connections atomic.Int64
-	holders     int // connections, and answers that Reserve counts; guarded by Hub.mu
+	connections atomic.Int64 // the number of holders, readable without Hub.mu
+	holders     int          // connections, and answers that Reserve counts; guarded by Hub.mu
 }
 
 // open returns the account of a user for a new connection or answer, which becomes a holder of the account. The caller

@@ -53,7 +53,7 @@ type Hub struct {
 	shards  map[string]*Shard
 	all     []*Shard
 
-	missed atomic.Int64 // bytes of missed events that wait for all connections
+	missed atomic.Int64 // bytes of missed events that wait for all connections together
 
 	mu       sync.RWMutex
 	users    map[string][]*Conn

@@ -8,7 +8,7 @@ import (
 )
 
 // Moment is a point in the sequence of events that a shard has received. It is read before an owner is asked to
-// authorize a subscription, so that Subscribe finds the events that were delivered since then.
+// authorize a subscription, so that Subscribe finds the state events that were delivered since then.
 type Moment uint64
 
 // Now returns the current moment. It returns false if the connection's rooms in this owner's log are not known yet.
