@@ -150,7 +150,10 @@ func TestHostile_LongIDsAreRefusedAndNotKept(t *testing.T) {
 		return fmt.Sprintf(`{"id":"%s","type":"chat.send_message","command_id":"%d","data":{"conversation_id":"g","body":"hi"}}`, long, n)
 	})
 	require.Eventually(t, func() bool { return h.refused(refusal.InvalidField) == 50 }, 20*time.Second, time.Millisecond)
-	h.send(1, command) // the connection stays open, and no command waits
+	answers := h.answers.Load()
+	h.send(1, func(int, int) string { return `{"id":"p","type":"ping"}` })
+	require.Eventually(t, func() bool { return h.answers.Load() > answers }, 20*time.Second, time.Millisecond,
+		"the connection stays open")
 	m.works(t)
 }
 
