@@ -73,8 +73,9 @@ SET position = position WHERE single`).Scan(&encoded)
 
 // A leader relays 100,000 batches while another instance stands by. After each batch, an update saves the relay's state
 // and leaves an old row version behind. No session may prevent PostgreSQL from removing these versions: otherwise
-// updates would have to read more and more pages. In the last tenth of the batches, an update must read at most twice
-// as many pages as in the first tenth. The test counts pages because their number is the same on any machine.
+// updates would have to read more and more pages, hundreds at the end. In the last tenth of the batches, an update must
+// read at most twice as many pages as in the first tenth, and 16 more, because a few pages more or less depend on the
+// moment at which PostgreSQL removes versions. The test counts pages because their number hardly depends on the machine.
 // BenchmarkRelayDrift measures the time of a batch, which depends on the load of the machine.
 func TestRelay_SaveCostStaysConstantBesideStandbys(t *testing.T) {
 	t.Parallel()
@@ -114,7 +115,7 @@ ALTER TABLE chat.event_rooms SET (autovacuum_enabled = off)`)
 	first, last := usual(savings[:samples/10]), usual(savings[samples*9/10:])
 	t.Logf("an update reads %d pages in the first tenth of %d batches, and %d in the last; the table has %d bytes", first,
 		batches, last, size)
-	assert.LessOrEqual(t, last, 2*first, "pages that an update reads")
+	assert.LessOrEqual(t, last, 2*first+16, "pages that an update reads")
 	// If all row versions were kept, the table would have more than 100 bytes for each batch.
 	assert.Less(t, size, int64(10*batches), "bytes of the table")
 	for i, xmin := range oldest[samples/10:] {
