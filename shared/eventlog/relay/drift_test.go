@@ -73,9 +73,9 @@ SET position = position WHERE single`).Scan(&encoded)
 
 // A leader relays 100,000 batches while another instance stands by. After each batch, an update saves the relay's state
 // and leaves an old row version behind. No session may prevent PostgreSQL from removing these versions: otherwise
-// updates would have to read more and more pages, hundreds at the end. In the last tenth of the batches, an update must
-// read at most twice as many pages as in the first tenth, and 16 more, because a few pages more or less depend on the
-// moment at which PostgreSQL removes versions. The test counts pages because their number hardly depends on the machine.
+// updates would have to read more and more pages. In the last tenth of the batches, an update must read at most twice as
+// many pages as in the first tenth, and 16 more, because a few pages depend on the moment at which PostgreSQL removes
+// versions. The test counts pages because their number hardly depends on the machine.
 // BenchmarkRelayDrift measures the time of a batch, which depends on the load of the machine.
 func TestRelay_SaveCostStaysConstantBesideStandbys(t *testing.T) {
 	t.Parallel()
