@@ -262,8 +262,9 @@ func TestBusy_OneConversationDoesNotDelayOthers(t *testing.T) {
 					if ahead := time.Duration(n)*time.Second/2000 - time.Since(begun); ahead > 0 {
 						time.Sleep(ahead) // keep the rate
 					}
-					if _, err := p.try(uuid.NewString(), "chat.send_message", map[string]any{
-						"conversation_id": conversationOf(busy), "body": fmt.Sprint(i, " ", n)}); err != nil {
+					_, err := p.try(uuid.NewString(), "chat.send_message", map[string]any{
+						"conversation_id": conversationOf(busy), "body": fmt.Sprint(i, " ", n)})
+					if err != nil && codeOf(err) != client.Queued { // a queued command is decided later; see awaitVersion below
 						t.Error(err)
 					}
 				}
