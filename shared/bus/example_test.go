@@ -49,8 +49,8 @@ func Example() {
 		handled <- m.Metadata.Get(bus.MetadataKey) + ": " + string(m.Payload)
 		return nil
 	})
-	ended := make(chan error)
-	go func() { ended <- router.Run(context.Background()) }()
+	stop, ended := make(chan struct{}), make(chan error)
+	go func() { ended <- bus.RunRouter(context.Background(), stop, router) }()
 
 	one := message.NewMessage("1", []byte("hello"))
 	one.Metadata.Set(bus.MetadataKey, "alice")
@@ -61,7 +61,7 @@ func Example() {
 	}
 	fmt.Println(<-handled)
 	fmt.Println(<-handled)
-	_ = router.Close()
+	close(stop)
 	<-ended
 	// Output:
 	// alice: hello

@@ -147,7 +147,7 @@ func member(k backend.Kafka, instance string) error {
 	return s.Close()
 }
 
-// startMember runs the function member in a new process. The scanner that it returns reads the ids that this process
+// startMember runs the function member in a new process. The scanner that it returns reads the ids that the new process
 // prints.
 func startMember(t testing.TB, k backend.Kafka, instance string) (*exec.Cmd, *bufio.Scanner) {
 	t.Helper()

@@ -79,7 +79,8 @@ func NewRouter(o RouterOptions) (*message.Router, error) {
 }
 
 // RunRouter runs a router until stop is closed. Then the router consumes nothing more, and RunRouter returns when the
-// handlers have finished their messages, or after CloseTimeout. If ctx ends, messages are not finished.
+// handlers have finished their messages. It returns an error if they have not finished within CloseTimeout. If ctx ends,
+// the handlers do not finish their messages.
 //
 // Use it instead of the router's methods Run and Close: if Close is called before Run has started all handlers, it waits
 // until CloseTimeout is over for handlers that were never started.
@@ -91,6 +92,9 @@ func RunRouter(ctx context.Context, stop <-chan struct{}, router *message.Router
 	select {
 	case <-router.Running():
 	case err := <-ended:
+		if ctx.Err() != nil {
+			return nil // the subscribers have ended with ctx
+		}
 		return err
 	case <-stop:
 		cancel() // a subscriber may be waiting for the broker

@@ -43,10 +43,10 @@ func route(t testing.TB, k backend.Kafka, o bus.RouterOptions, handle message.No
 	s, err := bus.NewSubscriber(k, bus.SubscriberOptions{Group: "test", Backoff: time.Millisecond})
 	require.NoError(t, err)
 	router.AddConsumerHandler("handler", "topic", s, handle)
-	done := make(chan error, 1)
-	go func() { done <- router.Run(context.Background()) }()
+	stopped, done := make(chan struct{}), make(chan error, 1)
+	go func() { done <- bus.RunRouter(context.Background(), stopped, router) }()
 	stop = sync.OnceFunc(func() {
-		require.NoError(t, router.Close())
+		close(stopped)
 		require.NoError(t, <-done)
 	})
 	t.Cleanup(stop)
@@ -262,6 +262,36 @@ func TestRunRouter_EndsBeforeItsHandlersAreStarted(t *testing.T) {
 	router.AddConsumerHandler("handler", "topic", subscribing(func(context.Context) error { return denied }),
 		func(*message.Message) error { return nil })
 	require.ErrorContains(t, bus.RunRouter(t.Context(), nil, router), "access denied")
+}
+
+// delivering is a subscriber that delivers one message.
+type delivering struct{}
+
+func (delivering) Subscribe(context.Context, string) (<-chan *message.Message, error) {
+	messages := make(chan *message.Message, 1)
+	messages <- message.NewMessage("1", nil)
+	close(messages)
+	return messages, nil
+}
+
+func (delivering) Close() error { return nil }
+
+func TestRunRouter_ReportsAHandlerThatDoesNotFinish(t *testing.T) {
+	t.Parallel()
+	router, err := bus.NewRouter(bus.RouterOptions{Service: "test", CloseTimeout: time.Millisecond})
+	require.NoError(t, err)
+	handling, release, stop := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	router.AddConsumerHandler("handler", "topic", delivering{}, func(*message.Message) error {
+		close(handling)
+		<-release
+		return nil
+	})
+	ended := make(chan error, 1)
+	go func() { ended <- bus.RunRouter(t.Context(), stop, router) }()
+	<-handling
+	close(stop)
+	require.ErrorContains(t, <-ended, "timeout")
 }
 
 func TestDeadLetter_WaitsForItsDependencies(t *testing.T) {

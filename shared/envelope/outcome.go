@@ -50,7 +50,7 @@ const (
 	typeOutcome = "mesh.outcome"
 )
 
-// Message returns the result as a Watermill message.
+// Message returns the outcome as a Watermill message.
 func (r Outcome) Message() *message.Message {
 	m := message.NewMessage(r.Actor+"/"+r.CommandID, nil)
 	m.Metadata = message.Metadata{
@@ -74,10 +74,10 @@ func (r Outcome) Message() *message.Message {
 	return m
 }
 
-// ReadOutcome reads a record of a results topic.
+// ReadOutcome reads an outcome from a record of a topic <service>-results.
 func ReadOutcome(m *message.Message) (Outcome, error) {
 	r := reader{m: m.Metadata}
-	res := Outcome{
+	o := Outcome{
 		Actor: r.text(headerActor), CommandID: r.text(headerCause), Type: r.text(headerAbout),
 		Kind: Kind(r.text(headerKind)), Version: catalog.Version(r.number(headerVersion)), Position: catalog.Position(r.number(headerPosition)),
 		Stream: m.Metadata.Get(headerSubject), Code: m.Metadata.Get(headerCode), Text: m.Metadata.Get(headerText),
@@ -85,12 +85,12 @@ func ReadOutcome(m *message.Message) (Outcome, error) {
 		TraceParent: m.Metadata.Get(HeaderTraceParent),
 	}
 	if source := r.text(headerSource); source != "" {
-		res.Source = source[1:]
+		o.Source = source[1:]
 	}
 	if r.err != nil {
 		return Outcome{}, fmt.Errorf("outcome record: %w", r.err)
 	}
-	return res, nil
+	return o, nil
 }
 
 // Outcome returns the outcome in the headers of an event with Answers set.

@@ -127,47 +127,47 @@ func ReadRawEvent[H Header](headers []H, body []byte) (Event, error) {
 // ReadRawOutcome is ReadOutcome for a Kafka record.
 func ReadRawOutcome[H Header](headers []H) (Outcome, error) {
 	r := rawReader{}
-	var res Outcome
+	var o Outcome
 	var kind, source string
 	for i := range headers {
 		h := header(headers[i])
 		switch h.Key {
 		case headerActor:
-			res.Actor = string(h.Value)
+			o.Actor = string(h.Value)
 		case headerCause:
-			res.CommandID = string(h.Value)
+			o.CommandID = string(h.Value)
 		case headerAbout:
-			res.Type = string(h.Value)
+			o.Type = string(h.Value)
 		case headerKind:
 			kind = string(h.Value)
 		case headerVersion:
-			res.Version = catalog.Version(r.number(h.Key, h.Value, 64))
+			o.Version = catalog.Version(r.number(h.Key, h.Value, 64))
 		case headerPosition:
-			res.Position = catalog.Position(r.number(h.Key, h.Value, 64))
+			o.Position = catalog.Position(r.number(h.Key, h.Value, 64))
 		case headerSubject:
-			res.Stream = string(h.Value)
+			o.Stream = string(h.Value)
 		case headerCode:
-			res.Code = string(h.Value)
+			o.Code = string(h.Value)
 		case headerText:
-			res.Text = string(h.Value)
+			o.Text = string(h.Value)
 		case headerField:
-			res.Field = string(h.Value)
+			o.Field = string(h.Value)
 		case HeaderTraceParent:
-			res.TraceParent = string(h.Value)
+			o.TraceParent = string(h.Value)
 		case headerSource:
 			source = string(h.Value)
 		}
 	}
-	res.Kind, res.Source = Kind(kind), strings.TrimPrefix(source, "/")
-	r.required(headerActor, res.Actor)
-	r.required(headerCause, res.CommandID)
-	r.required(headerAbout, res.Type)
+	o.Kind, o.Source = Kind(kind), strings.TrimPrefix(source, "/")
+	r.required(headerActor, o.Actor)
+	r.required(headerCause, o.CommandID)
+	r.required(headerAbout, o.Type)
 	r.required(headerKind, kind)
 	r.required(headerSource, source)
 	if r.err != nil {
 		return Outcome{}, fmt.Errorf("outcome record: %w", r.err)
 	}
-	return res, nil
+	return o, nil
 }
 
 func textOf(header string) int {

@@ -119,7 +119,7 @@ func (a *admission) add(p *prepared) Committed {
 		r := envelope.Outcome{Actor: e.actor, CommandID: e.cause, Type: e.commandType, Source: a.owner, Stream: e.stream,
 			Kind: e.kind, Version: a.versions[e.stream], Position: a.position, Code: e.code, Text: e.text,
 			Field: e.field, TraceParent: e.traceParent}
-		c.Results = append(c.Results, r)
+		c.Outcomes = append(c.Outcomes, r)
 		if e.cause != "" {
 			a.outcomes[commandKey{e.actor, e.cause}] = outcome{r, e.digest}
 			a.rows.outcomes = append(a.rows.outcomes, outcome{r, e.digest})

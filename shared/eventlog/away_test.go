@@ -99,7 +99,7 @@ func TestCommit_RetriesAfterALostConnection(t *testing.T) {
 					c, err := l.Commit(t.Context(), said(fmt.Sprint(w), fmt.Sprint(w, "-", i)))
 					var repeated *RepeatedError
 					if errors.As(err, &repeated) && tries > 0 {
-						c.Results = slices.Collect(maps.Values(repeated.Outcomes))
+						c.Outcomes = slices.Collect(maps.Values(repeated.Outcomes))
 					} else if errors.Is(err, retry.ErrUnavailable) {
 						away.Add(1)
 						continue
@@ -107,7 +107,7 @@ func TestCommit_RetriesAfterALostConnection(t *testing.T) {
 						t.Error(err)
 						return
 					}
-					if r := c.Results[0]; r.Kind != envelope.Committed || r.Version != catalog.Version(i+1) {
+					if r := c.Outcomes[0]; r.Kind != envelope.Committed || r.Version != catalog.Version(i+1) {
 						t.Errorf("%+v", r)
 					}
 					done.Add(1)

@@ -22,7 +22,7 @@ import (
 //     The write may or may not have been committed, so commit it again. If it was committed, Commit recognises its ids
 //     and returns a RepeatedError, an inbox.StaleCheckpointError or an inbox.ParkedChangedError.
 //
-// With every error but the last in this list, nothing of the write was committed.
+// With every error but the last in this list, this call has committed nothing.
 func (l *Log) Commit(ctx context.Context, w Write) (Committed, error) {
 	p, err := l.prepare(ctx, w)
 	if err != nil {

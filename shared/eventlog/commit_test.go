@@ -24,7 +24,7 @@ func TestCommit_ReturnsTheOutcomeAndStoresIt(t *testing.T) {
 	c := commit(t, l, said("1", "c1"))
 	want := envelope.Outcome{Actor: "alice", CommandID: "c1", Type: "chat.send_message", Source: "chat",
 		Stream: "conversation:1", Kind: envelope.Committed, Version: 1, Position: 1}
-	if len(c.Results) != 1 || c.Results[0] != want || c.Version != 1 || c.Position != 1 {
+	if len(c.Outcomes) != 1 || c.Outcomes[0] != want || c.Version != 1 || c.Position != 1 {
 		t.Fatalf("%+v", c)
 	}
 	got, found, err := l.Outcome(t.Context(), "alice", "c1")
@@ -74,7 +74,7 @@ func TestCommit_ARunOfCommandsHasAnOutcomeEach(t *testing.T) {
 		{Actor: "bob", CommandID: "3", Type: "chat.send_message", Events: []proto.Message{sent("1", "m", "hi")}},
 	}})
 	var got []string
-	for _, r := range c.Results {
+	for _, r := range c.Outcomes {
 		got = append(got, fmt.Sprint(r.Kind, r.Version, r.Position, r.Code))
 	}
 	want := []string{"committed2 2", "refused2 2not_a_member", "unchanged2 2", "committed3 3"}
@@ -237,8 +237,8 @@ func TestCommit_AConflictFailsOnlyItsWrite(t *testing.T) {
 	if r.Kind != envelope.Committed || r.Version != 1 || r.Position != 1 {
 		t.Errorf("%+v", r)
 	}
-	if r := failsAs[*RepeatedError](t, errs[4]).Outcomes[0]; r != committed[0].Results[0] {
-		t.Errorf("%+v, first %+v", r, committed[0].Results[0])
+	if r := failsAs[*RepeatedError](t, errs[4]).Outcomes[0]; r != committed[0].Outcomes[0] {
+		t.Errorf("%+v, first %+v", r, committed[0].Outcomes[0])
 	}
 	if r := failsAs[*RepeatedError](t, errs[5]).Outcomes[0]; r.Kind != envelope.Refused || r.Code != refusal.IDReused {
 		t.Errorf("%+v", r)
@@ -273,7 +273,7 @@ func TestCommit_ARepeatedCommandGetsTheSameRefusal(t *testing.T) {
 	l := running(t, url)
 	refused := Write{Stream: "conversation:1", Expected: 0, Commands: []Decided{{Actor: "bob", CommandID: "c",
 		Type: "chat.send_message", Kind: envelope.Refused, Code: refusal.InvalidField, Text: "user_id is your own", Field: "user_id"}}}
-	first := commit(t, l, refused).Results[0]
+	first := commit(t, l, refused).Outcomes[0]
 	_, err := running(t, url).Commit(t.Context(), said("1", "other"))
 	if err != nil {
 		t.Fatal(err)

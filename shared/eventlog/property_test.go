@@ -70,7 +70,7 @@ func TestAdmission_LeavesNoGaps(t *testing.T) {
 			case err != nil:
 				t.Fatal(err)
 			}
-			results := c.Results
+			results := c.Outcomes
 			for _, e := range p.entries {
 				position += catalog.Position(len(e.drafts))
 				versions[e.stream] += catalog.Version(len(e.drafts))

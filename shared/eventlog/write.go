@@ -95,8 +95,8 @@ type Append struct {
 
 // Committed is the result of a Write.
 type Committed struct {
-	// Results are the outcomes of the Write's commands, in the order of the commands.
-	Results []envelope.Outcome
+	// Outcomes are the outcomes of the Write's commands, in the order of the commands.
+	Outcomes []envelope.Outcome
 	// Version is the version of the Write's stream after the commit.
 	Version catalog.Version
 	// Position is that of the Write's last event, or the log's head if the Write has no events.

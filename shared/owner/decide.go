@@ -223,7 +223,7 @@ func (d *decider) insideCommit(stream string, batch []*pendingCommand) ([]*pendi
 // err is the error with which deciding or committing the batch failed.
 func (d *decider) end(r decidedBatch, committed eventlog.Committed, err error) (rest []*pendingCommand, _ error) {
 	if err == nil {
-		d.committed(r, committed.Results)
+		d.committed(r, committed.Outcomes)
 	} else if rest, err = d.settled(r.decided, err); err != nil {
 		return append(rest, r.putOff...), err
 	}
@@ -295,5 +295,5 @@ func (d *decider) recordFailure(ctx context.Context, c envelope.Command, timer *
 	} else if err != nil {
 		return envelope.Outcome{}, err
 	}
-	return committed.Results[0], nil
+	return committed.Outcomes[0], nil
 }

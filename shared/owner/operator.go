@@ -119,7 +119,7 @@ func (o *operator) rebuildable() (names []string) {
 type rebuilder func(context.Context) (rebuild.Result, error)
 
 // rebuilds returns the rebuilds that are to be run one after another. If name is empty, the first one rebuilds all
-// projections and the second one the timers. Otherwise the only one rebuilds the projection or the timers of that name.
+// projections and the second one the timers. Otherwise there is only one, of the projection or the timers with that name.
 func (o *operator) rebuilds(name string, progress func(rebuild.Progress)) (all []rebuilder, err error) {
 	names := o.rebuildable()
 	switch {

@@ -120,7 +120,8 @@ func (b *reactionBatch) drop(outcomes map[int]envelope.Outcome) {
 	b.commands = rest
 }
 
-// attempt decides on the known states of the streams.
+// attempt decides the commands on the states of their streams, which are cached or read from the log, and commits the
+// Write.
 func (b *reactionBatch) attempt(ctx context.Context, w eventlog.Write) (committed eventlog.Committed, err error) {
 	states, err := b.load(ctx)
 	if err != nil {

@@ -141,12 +141,19 @@ func (s *Service) Run(ctx context.Context, prepare func(*Parts) error) error {
 	if err != nil {
 		return errors.Join(err, s.Close())
 	}
-	stopConsuming, consumed := make(chan struct{}), make(chan struct{})
+	stopConsuming, consumed := make(chan struct{}), make(chan error, 1)
 	p.Background("health", s.Health.Run)
 	p.Background("listener", s.server.Run)
 	p.Background("router", func(ctx context.Context) error {
-		defer close(consumed)
-		return bus.RunRouter(ctx, stopConsuming, p.router)
+		err := bus.RunRouter(ctx, stopConsuming, p.router)
+		select {
+		case <-stopConsuming: // the service stops anyway; Run returns the error when the other parts have finished
+			consumed <- err
+			return nil
+		default:
+			close(consumed)
+			return err
+		}
 	})
 	running, failed := errgroup.WithContext(work)
 	for _, one := range p.background {
@@ -165,13 +172,13 @@ func (s *Service) Run(ctx context.Context, prepare func(*Parts) error) error {
 		stop()
 	}
 	timeout := time.AfterFunc(stopWithin, stopWork) // an unavailable dependency must not delay the stop
-	<-consumed
+	err = <-consumed
 	for _, wait := range p.finishing {
 		wait()
 	}
 	timeout.Stop()
 	stopWork()
-	return errors.Join(running.Wait(), s.Publisher.Close())
+	return errors.Join(running.Wait(), err, s.Publisher.Close())
 }
 
 // serve marks the service as ready once it consumes, and calls env.Ready once all health checks have succeeded too. It

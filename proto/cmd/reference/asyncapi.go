@@ -118,8 +118,7 @@ func (a *asyncDocument) answer(name string, data protoreflect.MessageDescriptor)
 	return "reply." + name
 }
 
-// reply adds a type of reply. Of the fields data, outcome and error, this type has only those that the parameter has
-// names.
+// reply adds a type of reply. The names in has are those of the fields data, outcome and error that the type contains.
 func (a *asyncDocument) reply(name string, properties object, has ...string) {
 	a.gatewayFrame("reply."+name, "reply", (&gatewayv1.Reply{}).ProtoReflect().Descriptor(), properties, has...)
 	a.messages["reply."+name].(object)["correlationId"] = object{"location": "$message.payload#/reply_to"}

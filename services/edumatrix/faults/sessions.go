@@ -131,7 +131,7 @@ func (v *viewer) see(l *seenLog, e Seen) {
 	v.last[e.Stream] = e.Version
 }
 
-// due returns the lowest version below the parameter before that the session must have received, or 0 if there is none.
+// due returns the lowest version that the session must have received, if it is lower than before; otherwise 0.
 // The gateway read the rooms of the user before the session was ready. Therefore the session must receive every version
 // that was written to these rooms afterwards.
 func (v *viewer) due(l *seenLog, stream string, open []interval, before int64) int64 {

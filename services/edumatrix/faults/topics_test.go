@@ -56,8 +56,8 @@ func (m *mesh) forget(ctx context.Context) error {
 	return errors.Join(err, deleted.Error())
 }
 
-// lost marks the poison on the topics that have lost records. is(topic) reports whether a topic has lost records. This
-// poison need not become a dead letter, because it may have been lost before a consumer read it.
+// lost sets Dead to false for the poisoned messages on the topics that have lost records, which is(topic) reports. Such
+// a message need not become a dead letter, because it may have been lost before a consumer read it.
 func (n *nemesis) lost(is func(topic string) bool) {
 	for i, p := range n.poisoned {
 		n.poisoned[i].Dead = p.Dead && !is(p.Topic)

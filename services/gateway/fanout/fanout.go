@@ -259,12 +259,12 @@ func (f *Fanout) take(ctx context.Context, r *bus.Record) {
 	defer f.options.Guard.Recover("fan-out", func() { f.unreadable(r, errors.New("the record caused a panic")) })
 	t := f.topics[r.Topic]
 	if t.results {
-		result, err := envelope.ReadRawOutcome(r.Headers)
+		outcome, err := envelope.ReadRawOutcome(r.Headers)
 		if err != nil {
 			f.unreadable(r, err)
 			return
 		}
-		f.options.Resolve(result)
+		f.options.Resolve(outcome)
 		return
 	}
 	e, err := envelope.ReadRawEvent(r.Headers, r.Value)

@@ -30,7 +30,7 @@ type Options struct {
 	// Buffer bounds the event buffers of all owners together, in bytes. The default is 64 MiB.
 	Buffer int
 	// Missed bounds the missed events that are queued for all connections together, in bytes. The default is 256 MiB.
-	// If the missed events of a client in one log would exceed it, none of the client's rooms in this log is recovered.
+	// If a client's missed events of one log would raise the sum above it, no room of the client in this log is recovered.
 	Missed int
 	// Limits bound the frames that wait for one connection or one user.
 	Limits Limits

@@ -300,7 +300,7 @@ func TestBind_FlushesOnDemand(t *testing.T) {
 	require.Contains(t, <-taken, `"type":"closing"`)
 }
 
-// A flush ends when Next returns false, or the reason why the connection ends. No other flush may start before that.
+// A flush ends when Next returns either false or the reason why the connection ends. No other flush may start before that.
 // Two concurrent flushes would mix up their frames, and both would write the closing frame.
 func TestBind_RunsOneFlushAtATime(t *testing.T) {
 	t.Parallel()

@@ -22,8 +22,8 @@ type ask struct {
 	done    chan struct{}
 }
 
-// Rooms returns the last reported rooms of a user's session, or none if there is no such session or it has ended. The
-// error is not nil if the keeper does not answer. Concurrent calls of Rooms are joined into one call of the keeper.
+// Rooms returns the last reported rooms of a user's session, or none if there is no such session or it has ended. It
+// returns an error if the presence service does not answer. Concurrent calls of Rooms share one call of that service.
 func (l *Lease) Rooms(ctx context.Context, user, session string) ([]string, error) {
 	a := &ask{session: &meshv1.SessionOf{User: user, Session: session}, done: make(chan struct{})}
 	select {

@@ -136,8 +136,9 @@ func (r *Rooms) Subscribe(c *hub.Conn, room string, answer func(refused bool)) (
 	return true
 }
 
-// Unsubscribe ends the subscription to a room, even if the owner has not answered yet. In that case the client may get
-// events of the room until the owner answers.
+// Unsubscribe ends the subscription to a room, even if the owner has not answered yet. In that case the client may
+// still get the snapshot and some events of the room when the owner answers, because the subscription begins and ends at
+// that moment.
 func (r *Rooms) Unsubscribe(c *hub.Conn, room string) {
 	if a := r.callsTo(room); a != nil {
 		a.mu.Lock()

@@ -123,8 +123,8 @@ func (k *Kafka) Stop() {
 
 const retentionSetting = "retention.ms"
 
-// keepUnlimited rewrites requests that set a topic's retention: the broker keeps records without a limit and stores
-// the requested retention, which survives restarts.
+// keepUnlimited rewrites requests that set a topic's retention. The broker gets retention.ms=-1, so that it deletes
+// nothing itself. The requested value becomes the topic's setting backend.KeptRetention, which the deleter reads.
 func (k *Kafka) keepUnlimited() {
 	forEver := "-1"
 	k.cluster.ControlKey(int16(kmsg.CreateTopics), func(r kmsg.Request) (kmsg.Response, error, bool) {

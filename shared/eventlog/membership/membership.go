@@ -42,7 +42,7 @@ FROM owner.memberships WHERE room = $1 AND member = $2 ORDER BY opened_position`
 )
 
 // maxChanges is the number of memberships above which Rooms writes a user's room list. Reading 500 memberships takes
-// about as long as the rest of the statement.
+// about half as long as the rest of the statement (make bench-size).
 var maxChanges = 500
 
 // Rooms returns the rooms that each user is in, sorted by name, and the head of the log as of which they were read. A

@@ -310,7 +310,7 @@ func (g *gaps) counts(n interval.Gap, events int) { g.sizes[n] = size{events: ev
 // choose returns the rooms to read for each resumer: some of the candidates or, if candidates is nil, of all rooms. The
 // result leaves out the last resumers if the events of all resumers would exceed maxMissed.
 func (g *gaps) choose(b Bounds, candidates []map[string]bool) (near []map[string]bool) {
-	read := map[string]size{} // by room: the approximate size of the events that are read already
+	read := map[string]size{} // by room: the approximate size of the events that are chosen for earlier resumers
 	var total size
 	for i := range g.resumers {
 		if candidates != nil && i == len(candidates) {

@@ -10,7 +10,7 @@ import (
 // Statement is a statement that writes the rows of a batch.
 type Statement struct {
 	sql string
-	key int // number of leading columns that are distinct among the rows of a batch; 0: all rows are kept
+	key int // number of leading columns that form the key; a later row of a batch replaces rows with its key; 0: no key
 }
 
 // sqlByIndex makes the server write a batch by index lookups, whatever the statistics of quickly grown tables suggest.

@@ -171,7 +171,7 @@ func (c *Consumer) retryUnavailable(over <-chan struct{}, try func() error) erro
 			now = elsewhere.service
 		}
 		if unavailable != "" && unavailable != now {
-			c.o.Waiting(unavailable, nil) // the last attempt failed because of another dependency
+			c.o.Waiting(unavailable, nil) // the wait for this dependency is over: the attempt failed because of another one
 		}
 		unavailable = now
 		c.o.Waiting(unavailable, err)

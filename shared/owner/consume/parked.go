@@ -214,8 +214,8 @@ func (r *resolving) read(ctx context.Context, p inbox.Parked) (events []envelope
 	return events, catalog.Position(page.GetComplete()) >= min(limit, catalog.Position(page.GetHead())) || len(events) == 0, nil
 }
 
-// limit returns the checkpoint's position of the stream's partition. Up to this position, the partition has counted the
-// events of the parked stream without applying them, so a retry or a drop reads them from the owner's log.
+// limit returns the position of the checkpoint of the stream's partition. Up to this position, the partition has counted
+// the events of the parked stream without applying them, so a retry or a drop reads them from the owner's log.
 func (r *resolving) limit(ctx context.Context) (limit catalog.Position, err error) {
 	all, err := r.o.Log.Inbox().Checkpoints(ctx, r.o.Source, r.o.Topic)
 	for n, c := range all {

@@ -23,7 +23,7 @@ type Process struct {
 	Name    string // the program's name
 	Program string // the program's file
 	Args    []string
-	Env     []string // the environment; of the test's environment, PATH, HOME and XDG_CACHE_HOME are added
+	Env     []string // the environment; Start adds PATH, HOME and XDG_CACHE_HOME from the test's environment
 
 	cmd    *exec.Cmd
 	output Printed

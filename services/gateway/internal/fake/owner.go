@@ -449,7 +449,9 @@ func (o *Owner) AuthorizeSubscriptions(ctx context.Context, r *connect.Request[m
 		answer.Authorizations = append(answer.Authorizations, authorization)
 	}
 	for _, l := range r.Msg.Subscriptions {
-		if l.Snapshot { // not a renewal; Hold delays the answer to a new subscription after the decision
+		// The subscriptions are decided. After a call of Hold for the room, the answer waits, but only for new
+		// subscriptions: these request a snapshot, and renewals do not.
+		if l.Snapshot {
 			o.mu.Unlock()
 			o.pass(ctx, l.Room)
 			o.mu.Lock()

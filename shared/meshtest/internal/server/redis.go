@@ -43,8 +43,9 @@ func (r *Redis) start(ctx context.Context) error {
 	}
 	r.settings = backend.Redis{Host: "127.0.0.1", Port: port, Password: rand.Text()}
 	r.answers = func(ctx context.Context) error {
+		// Dial before a client is opened, because a client would log each failed attempt.
 		if conn, err := net.Dial("tcp4", r.settings.Where()); err != nil {
-			return err // the client would log each attempt
+			return err
 		} else if err := conn.Close(); err != nil {
 			return err
 		}
