@@ -76,9 +76,9 @@ func TestPlace_ReturnsWhenAnEventExpires(t *testing.T) {
 // A declaration contradicts another one or lacks something. Load must fail with an error that names the declaration.
 func TestLoad_RefusesContradictoryDeclarations(t *testing.T) {
 	for _, test := range []struct {
-		name   string
-		damage func(*Catalog)
-		says   string
+		name     string
+		damage   func(*Catalog)
+		wantText string
 	}{
 		{"a topic with a log's events and state", func(c *Catalog) {
 			c.events["toy.note_written"].Class = routingv1.Class_CLASS_EPHEMERAL
@@ -122,7 +122,7 @@ func TestLoad_RefusesContradictoryDeclarations(t *testing.T) {
 			c := load(t)
 			test.damage(c)
 			err := c.checkAll()
-			require.ErrorContains(t, err, test.says)
+			require.ErrorContains(t, err, test.wantText)
 		})
 	}
 	require.NoError(t, load(t).checkAll())

@@ -34,8 +34,8 @@ const (
 // resolveWithin is the maximum time for applying a parked event and the later events of its stream that wait.
 const resolveWithin = 10 * time.Minute
 
-// letter is a message, event or job that a service could not process.
-type letter struct {
+// deadLetter is a message, event or job that a service could not process.
+type deadLetter struct {
 	ID        string            `json:"id"` // SERVICE/PARTITION/OFFSET, SERVICE/job/ID, or the message id
 	Message   string            `json:"message"`
 	Service   string            `json:"service"`
@@ -89,25 +89,25 @@ func deadLetters(ctx context.Context, t Terminal, args []string) error {
 		}
 		services = []string{*service}
 	}
-	var letters []letter
+	var letters []deadLetter
 	var problems []error
 	for _, s := range services {
-		own, err := i.letters(ctx, s)
+		own, err := i.deadLetters(ctx, s)
 		letters, problems = append(letters, own...), append(problems, err)
 	}
 	if verb == "list" {
 		if !*all {
-			letters = slices.DeleteFunc(letters, func(l letter) bool { return l.State == stateDone })
+			letters = slices.DeleteFunc(letters, func(l deadLetter) bool { return l.State == stateDone })
 		}
-		return errors.Join(append(problems, listLetters(t, letters, *asJSON))...)
+		return errors.Join(append(problems, listDeadLetters(t, letters, *asJSON))...)
 	}
-	found, err := findLetter(letters, rest[1])
+	found, err := findDeadLetter(letters, rest[1])
 	if err != nil {
 		return errors.Join(append(problems, err)...)
 	}
 	switch verb {
 	case "show":
-		return showLetter(t, found, *asJSON)
+		return showDeadLetter(t, found, *asJSON)
 	case "retry":
 		return i.retry(ctx, t, found)
 	default:
@@ -117,7 +117,7 @@ func deadLetters(ctx context.Context, t Terminal, args []string) error {
 
 // letters returns the dead letters of a service with their states: first those on its topic of dead letters, in the
 // order of that topic, then parked events without a dead letter, then failed jobs.
-func (i *installation) letters(ctx context.Context, service string) ([]letter, error) {
+func (i *installation) deadLetters(ctx context.Context, service string) ([]deadLetter, error) {
 	read, err := bus.DeadLetters(ctx, i.kafka, catalog.DeadLetterTopic(service))
 	if err != nil {
 		return nil, err
@@ -133,14 +133,14 @@ func (i *installation) letters(ctx context.Context, service string) ([]letter, e
 	}
 	dropped := map[string]bool{}
 	for _, l := range d.Msg.GetDeadLetters() {
-		dropped[letterKey(l)] = true
+		dropped[deadLetterKey(l)] = true
 	}
 	failed, err := i.failedJobs(ctx, service)
 	return append(i.merge(service, read, parked, dropped), failed...), err
 }
 
 // failedJobs returns the jobs of a service that have failed permanently.
-func (i *installation) failedJobs(ctx context.Context, service string) (all []letter, err error) {
+func (i *installation) failedJobs(ctx context.Context, service string) (all []deadLetter, err error) {
 	for after := int64(0); ; {
 		page, err := i.operatorOf(service).ListFailedJobs(ctx,
 			connect.NewRequest(&meshv1.ListFailedJobsRequest{AfterId: after}))
@@ -155,7 +155,7 @@ func (i *installation) failedJobs(ctx context.Context, service string) (all []le
 		}
 		for _, j := range page.Msg.GetJobs() {
 			after = j.GetId()
-			all = append(all, letter{ID: fmt.Sprintf("%s/job/%d", service, after), Service: service, State: stateJob,
+			all = append(all, deadLetter{ID: fmt.Sprintf("%s/job/%d", service, after), Service: service, State: stateJob,
 				Topic: "jobs of " + service, Partition: -1, Offset: -1, Key: j.GetKey(), Type: j.GetKind(),
 				Error: j.GetError(), Time: j.GetAt().AsTime(), Attempts: int(j.GetAttempts()), job: after})
 		}
@@ -176,7 +176,7 @@ func (i *installation) parked(ctx context.Context, service string) (all []*meshv
 	}
 }
 
-func letterKey(l *meshv1.DeadLetter) string {
+func deadLetterKey(l *meshv1.DeadLetter) string {
 	return fmt.Sprintf("%d/%d/%s", l.GetPartition(), l.GetOffset(), l.GetId())
 }
 
@@ -184,7 +184,7 @@ func letterKey(l *meshv1.DeadLetter) string {
 // the parked streams and the dropped dead letters that the service reports. A record that became a dead letter twice,
 // because it was delivered twice, appears once.
 func (i *installation) merge(service string, read []bus.DeadLetterRecord, parked []*meshv1.Parked, dropped map[string]bool) (
-	all []letter) {
+	all []deadLetter) {
 	type origin struct {
 		topic     string
 		partition int32
@@ -198,7 +198,7 @@ func (i *installation) merge(service string, read []bus.DeadLetterRecord, parked
 			continue
 		}
 		seen[from] = true
-		l := i.letter(service, r)
+		l := i.deadLetter(service, r)
 		p := l.findParked(parked)
 		if listed[p] {
 			continue
@@ -206,28 +206,28 @@ func (i *installation) merge(service string, read []bus.DeadLetterRecord, parked
 		if p != nil {
 			listed[p], l.State, l.Waiting = true, stateParked, int(p.GetWaiting())
 			l.Error = p.GetError() // the error of the newest attempt
-		} else if l.State == stateParked || dropped[letterKey(l.at)] {
+		} else if l.State == stateParked || dropped[deadLetterKey(l.at)] {
 			l.State = stateDone
 		}
 		all = append(all, l)
 	}
 	for _, p := range parked {
 		if !listed[p] {
-			all = append(all, parkedLetter(service, p))
+			all = append(all, parkedDeadLetter(service, p))
 		}
 	}
 	return all
 }
 
-// letter decodes a dead letter.
-func (i *installation) letter(service string, r bus.DeadLetterRecord) letter {
-	l := letter{ID: fmt.Sprintf("%s/%d/%d", service, r.Partition, r.Offset), Message: r.ID, Service: service,
+// deadLetter decodes a dead letter.
+func (i *installation) deadLetter(service string, r bus.DeadLetterRecord) deadLetter {
+	l := deadLetter{ID: fmt.Sprintf("%s/%d/%d", service, r.Partition, r.Offset), Message: r.ID, Service: service,
 		State: stateUnreadable, Topic: r.Topic, Partition: r.FromPartition, Offset: r.FromOffset, Key: r.Key, Error: r.Error,
 		Time: r.Time, Handler: r.Handler, Headers: map[string]string{},
 		at: &meshv1.DeadLetter{Partition: r.Partition, Offset: r.Offset, Id: r.ID}}
 	maps.Copy(l.Headers, r.Message.Metadata)
 	delete(l.Headers, envelope.MetadataKey)
-	problem := func(err error) letter {
+	problem := func(err error) deadLetter {
 		l.Problem = fmt.Sprintf("%v; payload of %d bytes %.120x", err, len(r.Message.Payload), []byte(r.Message.Payload))
 		if r.PayloadNote != "" {
 			l.Problem = "payload " + r.PayloadNote
@@ -271,7 +271,7 @@ func commandData(declared *catalog.Catalog, c envelope.Command) ([]byte, error) 
 	return wirejson.Marshal(m)
 }
 
-func (l letter) findParked(parked []*meshv1.Parked) *meshv1.Parked {
+func (l deadLetter) findParked(parked []*meshv1.Parked) *meshv1.Parked {
 	i := slices.IndexFunc(parked, func(p *meshv1.Parked) bool {
 		return l.source != "" && p.GetSource() == l.source && p.GetStream() == l.Stream && catalog.Version(p.GetVersion()) == l.Version
 	})
@@ -281,10 +281,10 @@ func (l letter) findParked(parked []*meshv1.Parked) *meshv1.Parked {
 	return parked[i]
 }
 
-// parkedLetter describes a parked event without a dead letter. The event was missing from the topic, so the service
+// parkedDeadLetter describes a parked event without a dead letter. The event was missing from the topic, so the service
 // read it from the log.
-func parkedLetter(service string, p *meshv1.Parked) letter {
-	l := letter{Service: service, State: stateParked, Topic: p.GetRecord().GetTopic(), Partition: -1, Offset: -1,
+func parkedDeadLetter(service string, p *meshv1.Parked) deadLetter {
+	l := deadLetter{Service: service, State: stateParked, Topic: p.GetRecord().GetTopic(), Partition: -1, Offset: -1,
 		Key: p.GetStream(), Error: p.GetError(), Time: p.GetAt().AsTime(), Stream: p.GetStream(), Version: catalog.Version(p.GetVersion()),
 		Waiting: int(p.GetWaiting()), Problem: "edumatrix log show " + p.GetStream() + " shows its contents", source: p.GetSource()}
 	if e, err := envelope.ReadRecord(p.GetRecord()); err == nil {
@@ -293,10 +293,10 @@ func parkedLetter(service string, p *meshv1.Parked) letter {
 	return l
 }
 
-// findLetter finds a dead letter by SERVICE/PARTITION/OFFSET, by PARTITION/OFFSET, by SERVICE/job/ID, or by the
+// findDeadLetter finds a dead letter by SERVICE/PARTITION/OFFSET, by PARTITION/OFFSET, by SERVICE/job/ID, or by the
 // message's id.
-func findLetter(letters []letter, id string) (letter, error) {
-	var found []letter
+func findDeadLetter(letters []deadLetter, id string) (deadLetter, error) {
+	var found []deadLetter
 	for _, l := range letters {
 		_, short, _ := strings.Cut(l.ID, "/")
 		if l.ID == id || l.Message == id || l.at != nil && short == id {
@@ -305,7 +305,7 @@ func findLetter(letters []letter, id string) (letter, error) {
 	}
 	switch len(found) {
 	case 0:
-		return letter{}, fmt.Errorf("there is no dead letter %s", id)
+		return deadLetter{}, fmt.Errorf("there is no dead letter %s", id)
 	case 1:
 		return found[0], nil
 	}
@@ -313,10 +313,10 @@ func findLetter(letters []letter, id string) (letter, error) {
 	for _, l := range found {
 		ids = append(ids, l.ID)
 	}
-	return letter{}, fmt.Errorf("%s is ambiguous: it is one of %s", id, strings.Join(ids, ", "))
+	return deadLetter{}, fmt.Errorf("%s is ambiguous: it is one of %s", id, strings.Join(ids, ", "))
 }
 
-func listLetters(t Terminal, letters []letter, asJSON bool) error {
+func listDeadLetters(t Terminal, letters []deadLetter, asJSON bool) error {
 	if asJSON {
 		for _, l := range letters {
 			if err := writeLine(t.Out, l); err != nil {
@@ -342,14 +342,14 @@ func listLetters(t Terminal, letters []letter, asJSON bool) error {
 	return table.Flush()
 }
 
-func (l letter) from() string {
+func (l deadLetter) from() string {
 	if l.Offset < 0 {
 		return l.Topic
 	}
 	return fmt.Sprintf("%s/%d/%d", l.Topic, l.Partition, l.Offset)
 }
 
-func (l letter) what() string {
+func (l deadLetter) what() string {
 	what := l.Type
 	if what == "" {
 		return "?"
@@ -378,7 +378,7 @@ func writeLine(out io.Writer, v any) error {
 	return err
 }
 
-func showLetter(t Terminal, l letter, asJSON bool) error {
+func showDeadLetter(t Terminal, l deadLetter, asJSON bool) error {
 	if asJSON {
 		return writeLine(t.Out, l)
 	}
@@ -417,7 +417,7 @@ func showLetter(t Terminal, l letter, asJSON bool) error {
 }
 
 // retry applies a parked event, and then the events that wait for it. It tries a failed job again.
-func (i *installation) retry(ctx context.Context, t Terminal, l letter) error {
+func (i *installation) retry(ctx context.Context, t Terminal, l deadLetter) error {
 	switch l.State {
 	case stateFailed:
 		return fmt.Errorf("%s is a command whose outcome is final, and its sender was notified that it failed: it can "+
@@ -434,7 +434,7 @@ func (i *installation) retry(ctx context.Context, t Terminal, l letter) error {
 }
 
 // resolveJob tries a failed job again, or deletes it.
-func (i *installation) resolveJob(ctx context.Context, t Terminal, l letter, drop bool) error {
+func (i *installation) resolveJob(ctx context.Context, t Terminal, l deadLetter, drop bool) error {
 	request := connect.NewRequest(&meshv1.ResolveJobRequest{Id: l.job, Drop: drop})
 	if _, err := i.operatorOf(l.Service).ResolveJob(ctx, request); err != nil {
 		return i.answered(l.Service, err)
@@ -448,7 +448,7 @@ func (i *installation) resolveJob(ctx context.Context, t Terminal, l letter, dro
 }
 
 // drop skips a parked event, deletes a failed job, and hides any other dead letter.
-func (i *installation) drop(ctx context.Context, t Terminal, l letter) error {
+func (i *installation) drop(ctx context.Context, t Terminal, l deadLetter) error {
 	if l.State == stateDone {
 		return fmt.Errorf("%s is resolved already", l.ID)
 	}
@@ -473,7 +473,7 @@ func (i *installation) drop(ctx context.Context, t Terminal, l letter) error {
 	return nil
 }
 
-func (i *installation) resolve(ctx context.Context, t Terminal, l letter, drop bool) error {
+func (i *installation) resolve(ctx context.Context, t Terminal, l deadLetter, drop bool) error {
 	operator, err := i.operator(l.Service)
 	if err != nil {
 		return err

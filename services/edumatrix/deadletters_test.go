@@ -82,12 +82,12 @@ func TestDeadLetters_AreFoundByOffsetAndByMessageID(t *testing.T) {
 	all := append(i.merge("chat", read, parked, nil), i.merge("feed", read[:1], nil, nil)...)
 	for id, want := range map[string]string{"chat/0/0": "chat/0/0", "0/1": "chat/0/1", "noise": "chat/0/4",
 		"id of conversation:9": "id of conversation:9"} {
-		if l, err := findLetter(all, id); err != nil || l.ID != want {
+		if l, err := findDeadLetter(all, id); err != nil || l.ID != want {
 			t.Errorf("%s: %+v %v", id, l, err)
 		}
 	}
-	for id, says := range map[string]string{"0/0": "one of chat/0/0, feed/0/0", "9/9": "no dead letter", "c1": "ambiguous"} {
-		if l, err := findLetter(all, id); err == nil || !strings.Contains(err.Error(), says) {
+	for id, want := range map[string]string{"0/0": "one of chat/0/0, feed/0/0", "9/9": "no dead letter", "c1": "ambiguous"} {
+		if l, err := findDeadLetter(all, id); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %+v %v", id, l, err)
 		}
 	}
@@ -100,7 +100,7 @@ func TestDeadLetters_AreShown(t *testing.T) {
 	all := i.merge("chat", read, parked, nil)
 	var out bytes.Buffer
 	terminal := Terminal{Out: &out}
-	if err := listLetters(terminal, all, false); err != nil {
+	if err := listDeadLetters(terminal, all, false); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"ID ", "chat/0/0", "failed", "chat-commands/1/10", "chat.send_message by alice", "decide: ·[31mpanic",
@@ -110,7 +110,7 @@ func TestDeadLetters_AreShown(t *testing.T) {
 		}
 	}
 	out.Reset()
-	if err := showLetter(terminal, all[0], false); err != nil {
+	if err := showDeadLetter(terminal, all[0], false); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"a command's outcome is final", `{"conversation_id":"7","body":"hi"`, "ce_type"} {
@@ -119,11 +119,11 @@ func TestDeadLetters_AreShown(t *testing.T) {
 		}
 	}
 	out.Reset()
-	if err := listLetters(terminal, all, true); err != nil {
+	if err := listDeadLetters(terminal, all, true); err != nil {
 		t.Fatal(err)
 	}
 	for _, line := range strings.Split(strings.TrimSpace(out.String()), "\n") {
-		var l letter
+		var l deadLetter
 		if err := json.Unmarshal([]byte(line), &l); err != nil || l.State == "" || l.Message == "" {
 			t.Errorf("%s: %v", line, err)
 		}

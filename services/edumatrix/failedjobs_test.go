@@ -56,14 +56,14 @@ func TestDeadLetters_OfJobs(t *testing.T) {
 	require.Len(t, all, 5)
 	var out bytes.Buffer
 	terminal := Terminal{Out: &out, Err: &out, Getenv: func(string) string { return "" }}
-	require.NoError(t, listLetters(terminal, all, false))
+	require.NoError(t, listDeadLetters(terminal, all, false))
 	for _, part := range []string{"chat/job/4", "2027-01-15T08:00:00Z", "push.send", "to ann", "the push service says no"} {
 		require.Contains(t, out.String(), part)
 	}
 	out.Reset()
-	found, err := findLetter(all, "chat/job/4")
+	found, err := findDeadLetter(all, "chat/job/4")
 	require.NoError(t, err)
-	require.NoError(t, showLetter(terminal, found, false))
+	require.NoError(t, showDeadLetter(terminal, found, false))
 	require.Contains(t, out.String(), "it has failed 10 times")
 	require.NoError(t, i.retry(t.Context(), terminal, found))
 	require.NoError(t, i.drop(t.Context(), terminal, all[4]))

@@ -74,7 +74,7 @@ func TestRebuild_WhileTheMeshIsTalking(t *testing.T) {
 	wait.Wait()
 	// The new tables must contain the messages that were sent during the rebuild, and later ones.
 	for _, x := range talkers {
-		x.says("after")
+		x.send("after")
 		var page struct {
 			Messages []struct {
 				Body string `json:"body"`
@@ -103,16 +103,16 @@ func TestRebuild_WhileTheMeshIsTalking(t *testing.T) {
 	}
 	o.does("rebuild", "chat")
 	for _, test := range []struct {
-		args   []string
-		status int
-		says   string
+		args     []string
+		status   int
+		wantText string
 	}{
 		{[]string{"rebuild"}, 2, "SERVICE"},
 		{[]string{"rebuild", "gateway"}, 1, "owns no log"},
 		{[]string{"rebuild", "chat", "nothing"}, 1, "it has conversations"},
 		{[]string{"rebuild", "feed"}, 1, "no projections to rebuild"},
 	} {
-		if status, _, complaints := o.run(test.args...); status != test.status || !strings.Contains(complaints, test.says) {
+		if status, _, complaints := o.run(test.args...); status != test.status || !strings.Contains(complaints, test.wantText) {
 			t.Errorf("%v: status %d, %s", test.args, status, complaints)
 		}
 	}
@@ -155,13 +155,13 @@ func TestOperator_IsNotReachableFromOutside(t *testing.T) {
 }
 
 // letters returns the output of dead-letters list --json.
-func (o operator) letters(flags ...string) (all []letter) {
+func (o operator) letters(flags ...string) (all []deadLetter) {
 	o.t.Helper()
 	for _, line := range strings.Split(strings.TrimSpace(o.does(append([]string{"dead-letters", "list", "--json"}, flags...)...)), "\n") {
 		if line == "" {
 			continue
 		}
-		var l letter
+		var l deadLetter
 		if err := json.Unmarshal([]byte(line), &l); err != nil {
 			o.t.Fatalf("%s: %v", line, err)
 		}
@@ -170,10 +170,10 @@ func (o operator) letters(flags ...string) (all []letter) {
 	return all
 }
 
-func (o operator) fails(says string, args ...string) {
+func (o operator) fails(wantText string, args ...string) {
 	o.t.Helper()
-	if status, out, complaints := o.run(args...); status != 1 || !strings.Contains(complaints, says) {
-		o.t.Errorf("%v: status %d, want 1 and %q\n%s%s", args, status, says, out, complaints)
+	if status, out, complaints := o.run(args...); status != 1 || !strings.Contains(complaints, wantText) {
+		o.t.Errorf("%v: status %d, want 1 and %q\n%s%s", args, status, wantText, out, complaints)
 	}
 }
 
@@ -330,7 +330,7 @@ func TestReplay_ReachesOneConsumerAndChangesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	x.says("one")
+	x.send("one")
 	for _, user := range users {
 		meshtest.Eventually(t, user+" is notified", func() bool { status, _, _ := o.run("log", "show", "notifications:"+user); return status == 0 })
 		before = append(before, show(user))

@@ -95,7 +95,7 @@ func talking(t *testing.T, c config.Config) *talks {
 
 func (x *talks) conversation() string { return strings.TrimPrefix(x.stream, "conversation:") }
 
-func (x *talks) says(body string) client.Outcome {
+func (x *talks) send(body string) client.Outcome {
 	x.t.Helper()
 	o, err := x.alice.Command(x.t.Context(), "chat.send_message", map[string]string{"conversation_id": x.conversation(), "body": body})
 	if err != nil {
@@ -108,8 +108,8 @@ func TestLogShow_AStreamAsItIsNow(t *testing.T) {
 	t.Parallel()
 	c, _ := startTogether(t)
 	o, x := operatorOf(t, c), talking(t, c)
-	x.says("stays")
-	x.says("goes")
+	x.send("stays")
+	x.send("goes")
 	out := o.does("log", "show", x.stream, "--json")
 	var third shown
 	var data struct {
@@ -140,16 +140,16 @@ func TestLogShow_AStreamAsItIsNow(t *testing.T) {
 		t.Errorf("the output contains a redacted text or colours:\n%s", out)
 	}
 	for _, test := range []struct {
-		args   []string
-		status int
-		says   string
+		args     []string
+		status   int
+		wantText string
 	}{
 		{[]string{"log", "show", "conversation:none"}, 1, "no log contains events"},
 		{[]string{"log", "show", x.stream, "--owner", "feed"}, 1, "no log contains events"},
 		{[]string{"log", "show", x.stream, "--owner", "nobody"}, 1, "chat, feed"},
 		{[]string{"log", "list"}, 2, "show STREAM"},
 	} {
-		if status, _, complaints := o.run(test.args...); status != test.status || !strings.Contains(complaints, test.says) {
+		if status, _, complaints := o.run(test.args...); status != test.status || !strings.Contains(complaints, test.wantText) {
 			t.Errorf("%v: status %d, %s", test.args, status, complaints)
 		}
 	}
@@ -163,7 +163,7 @@ func TestEventsTail_ShowsNewEvents(t *testing.T) {
 	t.Parallel()
 	c, _ := startTogether(t)
 	o, x := operatorOf(t, c), talking(t, c)
-	x.says("before")
+	x.send("before")
 	start := func(args ...string) (out *screen, stop func()) {
 		out = &screen{}
 		var complained screen
@@ -185,7 +185,7 @@ func TestEventsTail_ShowsNewEvents(t *testing.T) {
 	// The second tail begins at the ends of the topics. The test does not know when this tail has started, so send
 	// messages until the tail shows one.
 	for n := 0; !strings.Contains(newest.String(), `"body":"after`); n++ {
-		x.says(fmt.Sprint("after ", n))
+		x.send(fmt.Sprint("after ", n))
 		time.Sleep(20 * time.Millisecond)
 		if n == 500 {
 			t.Fatal("the tail shows no message")

@@ -26,7 +26,7 @@ func (*operator) ListParked(context.Context, *connect.Request[meshv1.ListParkedR
 // ListDropped returns the dead letters that were dropped.
 func (o *operator) ListDropped(ctx context.Context, _ *connect.Request[meshv1.ListDroppedRequest]) (
 	*connect.Response[meshv1.ListDroppedResponse], error) {
-	all, err := o.store.DroppedLetters(ctx)
+	all, err := o.store.DroppedDeadLetters(ctx)
 	if err != nil {
 		return nil, err
 	}

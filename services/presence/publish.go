@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	lookEvery = 250 * time.Millisecond // how often to look for changes that other instances have made
-	maxWait   = 2 * time.Second        // the maximum pause after an error
+	pollInterval = 250 * time.Millisecond // how often to look for changes that other instances have made
+	maxWait      = 2 * time.Second        // the maximum pause after an error
 )
 
 // publisher publishes changes of users' presence, and then records in Redis that they are published. After a crash
@@ -39,9 +39,9 @@ type publisher struct {
 // run removes the connections of gateways whose lease has expired, and publishes changes, until ctx ends.
 func (p *publisher) run(ctx context.Context) error {
 	p.heard = time.Now()
-	backoff := retry.Backoff{First: 2 * lookEvery, Max: maxWait}
+	backoff := retry.Backoff{First: 2 * pollInterval, Max: maxWait}
 	for {
-		pause := lookEvery
+		pause := pollInterval
 		err := p.round(ctx)
 		if ctx.Err() != nil {
 			return nil

@@ -108,14 +108,14 @@ func TestOwner_ShowsOnlyPresenceButToEveryUser(t *testing.T) {
 		o := &owner{s, declared(t)}
 		connected(t, s, "g", 1, "bob", "dan")
 		connected(t, s, "g", 2, "bob")
-		looks := []*meshv1.Subscription{
+		subscriptions := []*meshv1.Subscription{
 			{User: "alice", Room: "presence:bob", Snapshot: true}, {User: "alice", Room: "presence:dan", Snapshot: true},
 			{User: "alice", Room: "presence:nobody", Snapshot: true}, {User: "alice", Room: "presence:bob"},
 			{User: "alice", Room: "presence:", Snapshot: true}, {User: "alice", Room: "presence:a b", Snapshot: true},
 			{User: "alice", Room: "user:bob", Snapshot: true}, {User: "alice", Room: "conversation:7", Snapshot: true},
 		}
-		answer, err := o.AuthorizeSubscriptions(t.Context(), connect.NewRequest(&meshv1.AuthorizeSubscriptionsRequest{Subscriptions: looks}))
-		if err != nil || len(answer.Msg.GetAuthorizations()) != len(looks) || answer.Msg.GetPosition() != 0 {
+		answer, err := o.AuthorizeSubscriptions(t.Context(), connect.NewRequest(&meshv1.AuthorizeSubscriptionsRequest{Subscriptions: subscriptions}))
+		if err != nil || len(answer.Msg.GetAuthorizations()) != len(subscriptions) || answer.Msg.GetPosition() != 0 {
 			t.Fatalf("%v %v", answer, err)
 		}
 		for i, want := range []struct {
@@ -127,13 +127,13 @@ func TestOwner_ShowsOnlyPresenceButToEveryUser(t *testing.T) {
 			shown := ""
 			for _, record := range got.GetSnapshot() {
 				e, err := envelope.ReadRecord(record)
-				if err != nil || record.GetTopic() != "user-actions" || e.Stream != looks[i].GetRoom() || e.Version == 0 {
-					t.Errorf("the snapshot of %s is %+v, %v", looks[i].GetRoom(), e, err)
+				if err != nil || record.GetTopic() != "user-actions" || e.Stream != subscriptions[i].GetRoom() || e.Version == 0 {
+					t.Errorf("the snapshot of %s is %+v, %v", subscriptions[i].GetRoom(), e, err)
 				}
 				shown += e.Type
 			}
 			if got.GetAllowed() != want.allowed || shown != want.shown {
-				t.Errorf("%s: %v %q", looks[i].GetRoom(), got.GetAllowed(), shown)
+				t.Errorf("%s: %v %q", subscriptions[i].GetRoom(), got.GetAllowed(), shown)
 			}
 		}
 		rooms, err := o.Rooms(t.Context(), connect.NewRequest(&meshv1.RoomsRequest{Users: []string{"bob", "dan"}}))

@@ -46,7 +46,7 @@ func TestVerify_ReturnsTheUserOrTheReason(t *testing.T) {
 		return more
 	}
 	alice := auth.User{ID: "alice", Name: "Alice", Role: "teacher"}
-	for name, test := range map[string]struct{ token, says string }{
+	for name, test := range map[string]struct{ token, wantText string }{
 		"valid":       {mint(secret, alice, time.Hour), ""},
 		"missing":     {"", "missing"},
 		"no JWT":      {"x.y.z", "not a JSON Web Token"},
@@ -104,14 +104,14 @@ func TestVerify_ReturnsTheUserOrTheReason(t *testing.T) {
 		"number sub":         {signed(jwt.SigningMethodHS256, []byte(secret), jwt.MapClaims{"sub": 7, "exp": later}), "sub is a number"},
 	} {
 		u, err := v.Verify(t.Context(), test.token)
-		if test.says == "" {
+		if test.wantText == "" {
 			if err != nil || u.ID != "alice" || u.Name != "Alice" || u.Role != "teacher" || time.Until(u.Expires) < time.Minute {
 				t.Errorf("%s: %+v %v", name, u, err)
 			}
 			continue
 		}
-		if r, ok := refusal.Of(err); !ok || r.Code != refusal.Unauthorized || !strings.Contains(r.Text, test.says) {
-			t.Errorf("%s: got %v, want a text with %q", name, err, test.says)
+		if r, ok := refusal.Of(err); !ok || r.Code != refusal.Unauthorized || !strings.Contains(r.Text, test.wantText) {
+			t.Errorf("%s: got %v, want a text with %q", name, err, test.wantText)
 		}
 	}
 }

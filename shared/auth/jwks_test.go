@@ -109,11 +109,11 @@ func verifier(t *testing.T, s *signIn, p fetchIntervals) *Verifier {
 // eager contains fetch intervals so short that a test does not have to wait before keys are fetched again.
 var eager = fetchIntervals{usual: time.Hour, retry: 10 * time.Millisecond, slowest: 10 * time.Millisecond, patience: 20 * time.Second}
 
-func refused(t *testing.T, v *Verifier, token, says string) {
+func refused(t *testing.T, v *Verifier, token, wantText string) {
 	t.Helper()
 	_, err := v.Verify(t.Context(), token)
-	if r, ok := refusal.Of(err); !ok || r.Code != refusal.Unauthorized || !strings.Contains(r.Text, says) {
-		t.Fatalf("got %v, want a refusal with %q", err, says)
+	if r, ok := refusal.Of(err); !ok || r.Code != refusal.Unauthorized || !strings.Contains(r.Text, wantText) {
+		t.Fatalf("got %v, want a refusal with %q", err, wantText)
 	}
 }
 
@@ -255,7 +255,7 @@ func TestVerify_ChecksAudienceAndIssuer(t *testing.T) {
 	v := verifier(t, s, eager)
 	for _, test := range []struct {
 		aud, iss any
-		says     string
+		wantText string
 	}{
 		{"mesh", "https://sign-in.example/", ""},
 		{[]string{"other"}, "https://sign-in.example/", "aud is not the JWT_AUDIENCE"},
@@ -278,8 +278,8 @@ func TestVerify_ChecksAudienceAndIssuer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if test.says != "" {
-			refused(t, v, signed, test.says)
+		if test.wantText != "" {
+			refused(t, v, signed, test.wantText)
 			continue
 		}
 		// The claim role is ignored, because JWT_ROLE_CLAIM does not name it.
@@ -417,7 +417,7 @@ func TestVerify_RefusesASetWithoutUsableKeys(t *testing.T) {
 	t.Parallel()
 	key := edKey(t)
 	token := sign(t, jwt.SigningMethodEdDSA, "k1", key)
-	for name, test := range map[string]struct{ set, says string }{
+	for name, test := range map[string]struct{ set, wantText string }{
 		"empty":        {`{"keys":[]}`, "the set is empty"},
 		"null":         {`{"keys":null}`, "not a JSON Web Key Set"},
 		"not a set":    {`{"error":"x"}`, "not a JSON Web Key Set"},
@@ -443,7 +443,7 @@ func TestVerify_RefusesASetWithoutUsableKeys(t *testing.T) {
 				t.Fatal("ready without keys")
 			default:
 			}
-			log.await(t, test.says)
+			log.await(t, test.wantText)
 			s.serve(t, map[string]crypto.Signer{"k1": key})
 			<-v.Ready()
 			taken(t, v, token)
@@ -492,7 +492,7 @@ func TestVerify_FollowsNoRedirectFromHTTPSToHTTP(t *testing.T) {
 	t.Cleanup(secure.Close)
 	loop := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/", http.StatusFound) }))
 	t.Cleanup(loop.Close)
-	for address, says := range map[string]string{plain.URL: "", secure.URL: "which is not https",
+	for address, wantText := range map[string]string{plain.URL: "", secure.URL: "which is not https",
 		loop.URL: "redirects more than 5 times"} {
 		log := &lines{}
 		v, err := newVerifier(t.Context(), Options{JWKSURL: address, Issuer: "https://sign-in.example/", Audience: []string{"mesh"},
@@ -501,12 +501,12 @@ func TestVerify_FollowsNoRedirectFromHTTPSToHTTP(t *testing.T) {
 			t.Fatal(err)
 		}
 		token := sign(t, jwt.SigningMethodEdDSA, "k1", key)
-		if says == "" {
+		if wantText == "" {
 			taken(t, v, token)
 			continue
 		}
 		unavailable(t, v, token)
-		log.await(t, says)
+		log.await(t, wantText)
 	}
 }
 

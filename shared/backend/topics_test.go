@@ -24,7 +24,7 @@ func TestDifferences_ReportMissingReplicas(t *testing.T) {
 	declared := catalog.Topic{Name: "chat-events", Partitions: 3, Retention: time.Hour}
 	for name, test := range map[string]struct {
 		brokers, replicas, inSync int
-		says                      string
+		wantText                  string
 	}{
 		"one broker":                      {1, 1, 1, ""},
 		"two brokers":                     {2, 2, 1, ""},
@@ -36,7 +36,7 @@ func TestDifferences_ReportMissingReplicas(t *testing.T) {
 		"a broker is unavailable":         {2, 3, 2, ""},
 	} {
 		f := found{partitions: 3, retention: time.Hour, replicas: test.replicas, inSync: test.inSync}
-		require.Equal(t, test.says, strings.Join(f.differences(declared, "p.chat-events", test.brokers), "; "), name)
+		require.Equal(t, test.wantText, strings.Join(f.differences(declared, "p.chat-events", test.brokers), "; "), name)
 	}
 }
 

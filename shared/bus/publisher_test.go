@@ -189,11 +189,11 @@ func TestPublisher_UsesTheBrokersPartitionCount(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, k backend.Kafka) {
 		createTopic(t, k, "topic", 3)
-		for declared, says := range map[int32]string{6: "has 3 partitions, declared are 6", 2: "has 3 partitions, declared are 2"} {
+		for declared, wantText := range map[int32]string{6: "has 3 partitions, declared are 6", 2: "has 3 partitions, declared are 2"} {
 			differences, err := k.EnsureTopics(t.Context(), []catalog.Topic{{Name: "topic", Partitions: declared,
 				Retention: 7 * 24 * time.Hour}})
 			require.NoError(t, err)
-			require.ErrorContains(t, errors.New(strings.Join(differences, "; ")), says)
+			require.ErrorContains(t, errors.New(strings.Join(differences, "; ")), wantText)
 			p := publisher(t, k)
 			n, err := p.Partitions(t.Context(), "topic")
 			require.NoError(t, err)

@@ -323,7 +323,7 @@ func TestLoad_AcceptsUsualFormsOfValues(t *testing.T) {
 		require.NoError(t, err, "%q", set)
 		require.Equal(t, test.want, test.got(c), "%q", set)
 	}
-	for set, says := range map[string]string{
+	for set, wantText := range map[string]string{
 		"DATABASE_URL=postgresql://edu:Hunter2@TopSecret@127.0.0.1:5999/db": "DATABASE_URL has an @",
 		"DATABASE_URL=postgresql://edu:12/TopSecret@h/db":                   "DATABASE_URL has an @",
 		"DATABASE_URL=postgresql://edu:12?TopSecret@h/db":                   "DATABASE_URL has an @",
@@ -333,7 +333,7 @@ func TestLoad_AcceptsUsualFormsOfValues(t *testing.T) {
 		"\ufeffPORT=1":                                                      "PORT follows a byte order mark",
 	} {
 		_, err := config.Load("chat", env(set))
-		require.ErrorContains(t, err, says, "%q", set)
+		require.ErrorContains(t, err, wantText, "%q", set)
 		require.NotContains(t, err.Error(), "TopSecret")
 	}
 	c, err := config.Load("chat", env("DATABASE_URL=postgresql://u:p@h/d?schema=public&connection_limit=5&sslmode=disable"))

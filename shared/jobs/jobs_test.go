@@ -395,10 +395,10 @@ func TestRun_KilledInTheMiddleOfAJob(t *testing.T) {
 	b.insert(Job{Args: letter{"ann"}})
 	child := exec.Command(os.Args[0], "-test.run=^TestRun_KilledInTheMiddleOfAJob$", "-test.v")
 	child.Env = append(os.Environ(), killable+"="+url)
-	var said lines
-	child.Stdout, child.Stderr = &said, &said
+	var output lines
+	child.Stdout, child.Stderr = &output, &output
 	require.NoError(t, child.Start())
-	meshtest.Eventually(t, "the child has begun", func() bool { return strings.Contains(said.String(), "begun") })
+	meshtest.Eventually(t, "the child has begun", func() bool { return strings.Contains(output.String(), "begun") })
 	require.NoError(t, child.Process.Kill())
 	_ = child.Wait() // returns an error, because the process was killed
 	require.Equal(t, 1, b.count("state = 'running'"))

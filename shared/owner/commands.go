@@ -50,7 +50,7 @@ func (c *commands) publishOutcome(ctx context.Context, outcome commandOutcome) e
 	if outcome.published {
 		return nil
 	}
-	return c.Publish(ctx, outcome.result)
+	return c.Publish(ctx, outcome.outcome)
 }
 
 // digest returns a digest of a command's contents, by which a repeat is distinguished from another command with the
@@ -70,12 +70,12 @@ func (c *commands) recordDeadLetter(ctx context.Context, m *message.Message, _ e
 	if err != nil {
 		return nil //nolint:nilerr // a command without an actor and an id has no outcome
 	}
-	result, err := c.decider.recordFailure(ctx, sent, nil)
+	outcome, err := c.decider.recordFailure(ctx, sent, nil)
 	var own *eventlog.WriteError
 	if errors.As(err, &own) {
 		return nil // Postgres cannot store the outcome's texts either
 	} else if err != nil {
 		return err
 	}
-	return c.Publish(ctx, result)
+	return c.Publish(ctx, outcome)
 }

@@ -57,9 +57,9 @@ type pendingCommand struct {
 }
 
 type commandOutcome struct {
-	result    envelope.Outcome
-	repeated  bool // the result is the outcome of an earlier command with the same id
-	published bool // the headers of the commit's last event contain the result
+	outcome   envelope.Outcome
+	repeated  bool // the outcome is that of an earlier command with the same id
+	published bool // the headers of the commit's last event contain the outcome
 	err       error
 }
 
@@ -245,7 +245,7 @@ func (d *decider) settled(decided []*pendingCommand, err error) ([]*pendingComma
 	case errors.As(err, &repeated):
 		for i, pc := range decided {
 			if first, ok := repeated.Outcomes[i]; ok {
-				pc.outcome <- commandOutcome{result: first, repeated: true}
+				pc.outcome <- commandOutcome{outcome: first, repeated: true}
 			} else {
 				rest = append(rest, pc)
 			}
@@ -273,12 +273,12 @@ func (d *decider) settled(decided []*pendingCommand, err error) ([]*pendingComma
 var errTimer = errors.New("the timer is gone or not due")
 
 // committed delivers the outcomes of a committed batch.
-func (d *decider) committed(r decidedBatch, results []envelope.Outcome) {
+func (d *decider) committed(r decidedBatch, outcomes []envelope.Outcome) {
 	for i, pc := range r.decided {
 		for _, also := range r.write.Commands[i].Also {
 			d.states.take(also.Stream) // the cached state is outdated now
 		}
-		pc.outcome <- commandOutcome{result: results[i], published: results[i].Kind == envelope.Committed}
+		pc.outcome <- commandOutcome{outcome: outcomes[i], published: outcomes[i].Kind == envelope.Committed}
 	}
 }
 

@@ -74,10 +74,10 @@ type world struct {
 	catalog   *catalog.Catalog
 	publisher *bus.Publisher
 
-	mu      sync.Mutex
-	results map[string][]envelope.Outcome // by command id
-	dead    []*message.Message
-	events  []envelope.Event
+	mu       sync.Mutex
+	outcomes map[string][]envelope.Outcome // by command id
+	dead     []*message.Message
+	events   []envelope.Event
 }
 
 func newWorld(t *testing.T) *world {
@@ -99,7 +99,7 @@ func newWorldOn(t *testing.T, kafka backend.Kafka) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
-	w := &world{t: t, catalog: declared, results: map[string][]envelope.Outcome{}}
+	w := &world{t: t, catalog: declared, outcomes: map[string][]envelope.Outcome{}}
 	w.env = w.environment("chat", &backend.Stores{Postgres: pool, Kafka: kafka})
 	if w.publisher, err = bus.NewPublisher(kafka, nil); err != nil {
 		t.Fatal(err)
@@ -120,7 +120,7 @@ func (w *world) environment(service string, stores *backend.Stores) process.Env 
 			Peers: map[string]string{}}}
 }
 
-// listen collects the outcomes, dead letters and events that the service publishes, in w.results, w.dead and w.events.
+// listen collects the outcomes, dead letters and events that the service publishes, in w.outcomes, w.dead and w.events.
 func (w *world) listen() {
 	w.t.Helper()
 	reader, err := bus.NewReader(w.env.Stores.Kafka, bus.ReaderOptions{
@@ -133,7 +133,7 @@ func (w *world) listen() {
 	for topic, take := range map[string]func(*message.Message){
 		catalog.ResultTopic("chat"): func(m *message.Message) {
 			if r, err := envelope.ReadOutcome(m); err == nil {
-				w.results[r.CommandID] = append(w.results[r.CommandID], r)
+				w.outcomes[r.CommandID] = append(w.outcomes[r.CommandID], r)
 			}
 		},
 		catalog.DeadLetterTopic("chat"): func(m *message.Message) { w.dead = append(w.dead, m) },
@@ -144,7 +144,7 @@ func (w *world) listen() {
 			}
 			w.events = append(w.events, e)
 			if e.Answers {
-				w.results[e.Cause] = append(w.results[e.Cause], e.Outcome())
+				w.outcomes[e.Cause] = append(w.outcomes[e.Cause], e.Outcome())
 			}
 		},
 	} {
@@ -240,10 +240,10 @@ func (w *world) outcome(id string, n int) envelope.Outcome {
 	w.t.Helper()
 	var r envelope.Outcome
 	w.eventually(fmt.Sprintf("outcome %d of %s", n, id), func() bool {
-		if len(w.results[id]) < n {
+		if len(w.outcomes[id]) < n {
 			return false
 		}
-		r = w.results[id][n-1]
+		r = w.outcomes[id][n-1]
 		return true
 	})
 	return r

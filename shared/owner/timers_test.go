@@ -42,8 +42,8 @@ func TestTimer_FiresOnceWhenItIsDueAndNotWhenItIsCancelled(t *testing.T) {
 	url := meshtest.Postgres(t)
 	var mu sync.Mutex
 	fired := map[string]int{}
-	says := func(id string, _ time.Time) { mu.Lock(); fired[id]++; mu.Unlock() }
-	one, two := newToy(t, url, says), newToy(t, url, says)
+	onRing := func(id string, _ time.Time) { mu.Lock(); fired[id]++; mu.Unlock() }
+	one, two := newToy(t, url, onRing), newToy(t, url, onRing)
 	stop := one.timers()
 	two.timers()
 	one.do("ann", &toyv1.Ring{BellId: "cancelled", Milliseconds: 5000}) // late enough that Answer cancels it first

@@ -114,10 +114,10 @@ func (m *marker) Evolve(_ catalog.Fact, event proto.Message) {
 func (*marker) Forget() {}
 
 type bell struct {
-	id    string
-	until time.Time // zero: no ring is scheduled
-	rang  time.Time // when the event was recorded
-	says  func(string, time.Time)
+	id     string
+	until  time.Time // zero: no ring is scheduled
+	rang   time.Time // when the event was recorded
+	onRing func(string, time.Time)
 }
 
 func (b *bell) Decide(by catalog.Origin, command proto.Message) ([]proto.Message, error) {
@@ -131,8 +131,8 @@ func (b *bell) Decide(by catalog.Origin, command proto.Message) ([]proto.Message
 		}
 		return []proto.Message{&toyv1.BellAnswered{BellId: b.id}}, nil
 	case *toyv1.Silence:
-		if b.says != nil {
-			b.says(b.id, by.At)
+		if b.onRing != nil {
+			b.onRing(b.id, by.At)
 		}
 		if b.until.IsZero() {
 			return nil, nil
@@ -174,23 +174,23 @@ type toy struct {
 	d       *decider
 	wait    atomic.Bool
 	evolved atomic.Int64
-	says    func(string, time.Time)
+	onRing  func(string, time.Time)
 }
 
-func newToy(t *testing.T, url string, says func(string, time.Time)) *toy {
+func newToy(t *testing.T, url string, onRing func(string, time.Time)) *toy {
 	t.Helper()
-	return newToyAt(t, url, says, time.Now)
+	return newToyAt(t, url, onRing, time.Now)
 }
 
 // newToyAt is like newToy, but the function now is the clock of the instance.
-func newToyAt(t *testing.T, url string, says func(string, time.Time), now func() time.Time) *toy {
+func newToyAt(t *testing.T, url string, onRing func(string, time.Time), now func() time.Time) *toy {
 	t.Helper()
 	c, err := catalog.Load()
 	require.NoError(t, err)
 	pool, err := pgxpool.New(t.Context(), url)
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
-	y := &toy{t: t, pool: pool, catalog: c, says: says}
+	y := &toy{t: t, pool: pool, catalog: c, onRing: onRing}
 	y.log, err = eventlog.Open(t.Context(), eventlog.Options{Owner: "toy", Pool: pool, Catalog: c, Now: now,
 		Log: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
@@ -206,7 +206,7 @@ func newToyAt(t *testing.T, url string, says func(string, time.Time), now func()
 				parts := strings.Split(s, ":")
 				return &marker{circle: parts[1], user: parts[2], evolved: &y.evolved}
 			},
-			"bell":  func(s string) State { return &bell{id: strings.TrimPrefix(s, "bell:"), says: y.says} },
+			"bell":  func(s string) State { return &bell{id: strings.TrimPrefix(s, "bell:"), onRing: y.onRing} },
 			"story": func(s string) State { return &story{strings.TrimPrefix(s, "story:")} },
 		}})
 	require.NoError(t, err)
@@ -235,7 +235,7 @@ func (y *toy) do(actor string, m proto.Message) envelope.Outcome {
 	y.d.enqueue(pc)
 	outcome := <-pc.outcome
 	require.NoError(y.t, outcome.err)
-	return outcome.result
+	return outcome.outcome
 }
 
 func (y *toy) events(stream string) []envelope.Event {
@@ -372,19 +372,19 @@ func TestDecide_ACommandThatWaitsForAFactHasNoOutcome(t *testing.T) {
 	}
 	y.wait.Store(false)
 	outcome := <-late.outcome
-	require.Equal(t, envelope.Committed, outcome.result.Kind)
-	require.EqualValues(t, 2, outcome.result.Version)
+	require.Equal(t, envelope.Committed, outcome.outcome.Kind)
+	require.EqualValues(t, 2, outcome.outcome.Version)
 
 	y.d.patience = time.Millisecond
 	y.wait.Store(true)
 	late = y.pending("ann", &toyv1.WriteNote{UserId: "ann", Text: "wait"})
 	y.d.enqueue(late)
-	require.Equal(t, refusal.Unavailable, (<-late.outcome).result.Code)
+	require.Equal(t, refusal.Unavailable, (<-late.outcome).outcome.Code)
 	require.Zero(t, y.count(`SELECT count(*) FROM toy.outcomes WHERE command_id = $1`, late.command.ID))
 	y.wait.Store(false)
 	late.since = time.Time{}
 	y.d.enqueue(late)
-	require.Equal(t, envelope.Committed, (<-late.outcome).result.Kind)
+	require.Equal(t, envelope.Committed, (<-late.outcome).outcome.Kind)
 }
 
 // A reaction returns commands. The commands must be committed in one transaction with the consumer's checkpoint, and

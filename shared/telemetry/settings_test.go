@@ -114,7 +114,7 @@ func TestStart_ExportsByTheConfiguredProtocol(t *testing.T) {
 
 func TestReadSettings_RefusesInvalidValues(t *testing.T) {
 	t.Parallel()
-	for set, says := range map[string]string{
+	for set, wantText := range map[string]string{
 		"OTEL_TRACES_SAMPLER=sometimes":                           "OTEL_TRACES_SAMPLER has to be",
 		"OTEL_TRACES_SAMPLER_ARG=half":                            `OTEL_TRACES_SAMPLER_ARG has to be a number from 0 to 1, not "half"`,
 		"OTEL_TRACES_SAMPLER_ARG=2":                               "OTEL_TRACES_SAMPLER_ARG",
@@ -135,7 +135,7 @@ func TestReadSettings_RefusesInvalidValues(t *testing.T) {
 		"OTEL_RESOURCE_ATTRIBUTES=prod":                           "OTEL_RESOURCE_ATTRIBUTES has to look like",
 	} {
 		_, err := ReadSettings(environment("OTEL_TRACES_SAMPLER=parentbased_traceidratio", set))
-		require.ErrorContains(t, err, says, set)
+		require.ErrorContains(t, err, wantText, set)
 		require.NotContains(t, err.Error(), "hidden")
 		require.NotContains(t, err.Error(), "\n")
 	}

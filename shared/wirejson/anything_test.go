@@ -243,7 +243,7 @@ func TestUnmarshal_RefusesWhatDoesNotMatchTheDeclaration(t *testing.T) {
 	t.Parallel()
 	all := anythingType(t)
 	deep := func(n int) string { return strings.Repeat(`{"inner":`, n) + `{}` + strings.Repeat(`}`, n) }
-	for _, test := range []struct{ json, says string }{
+	for _, test := range []struct{ json, wantText string }{
 		{` { "i32" : 5.0 , "i64":-1e3,"u32":4294967295,"u64":18446744073709551615, "f64":-0.5E-3 } `, ""},
 		{`{"i64":9007199254740993}`, ""},
 		{`{"text":"\ud83d\ude00 \u00e9 \/ \b\f","color":"dark_blue","raw":"AQI="}`, ""},
@@ -313,14 +313,14 @@ func TestUnmarshal_RefusesWhatDoesNotMatchTheDeclaration(t *testing.T) {
 	} {
 		err := wirejson.Unmarshal([]byte(test.json), all.New().Interface())
 		short := test.json[:min(len(test.json), 80)]
-		if test.says == "" {
+		if test.wantText == "" {
 			if err != nil {
 				t.Errorf("%s: %v", short, err)
 			}
 			continue
 		}
-		if r, ok := refusal.Of(err); !ok || !strings.Contains(r.Text, test.says) || len(r.Text) > 600 {
-			t.Errorf("%s: got %v, want %q", short, err, test.says)
+		if r, ok := refusal.Of(err); !ok || !strings.Contains(r.Text, test.wantText) || len(r.Text) > 600 {
+			t.Errorf("%s: got %v, want %q", short, err, test.wantText)
 		}
 	}
 }

@@ -49,7 +49,7 @@ func TestUnmarshal_NamesTheFieldAndTheProblem(t *testing.T) {
 	for _, test := range []struct {
 		m          proto.Message
 		json, code string
-		says       string
+		wantText   string
 	}{
 		{&chatv1.SendMessage{}, `{"conversation_id":"7","body":null}`, "", ""},
 		{&chatv1.SendMessage{}, ``, refusal.Malformed, "too early"},
@@ -80,8 +80,8 @@ func TestUnmarshal_NamesTheFieldAndTheProblem(t *testing.T) {
 			}
 			continue
 		}
-		if r, ok := refusal.Of(err); !ok || r.Code != test.code || !strings.Contains(r.Text, test.says) {
-			t.Errorf("%s: got %v, want %s with %q", test.json, err, test.code, test.says)
+		if r, ok := refusal.Of(err); !ok || r.Code != test.code || !strings.Contains(r.Text, test.wantText) {
+			t.Errorf("%s: got %v, want %s with %q", test.json, err, test.code, test.wantText)
 		}
 	}
 }

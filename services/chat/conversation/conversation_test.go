@@ -61,8 +61,8 @@ func TestDecide(t *testing.T) {
 	leftBy := func(user string) proto.Message { return &chatv1.MemberLeft{ConversationId: id, UserId: user} }
 	edited := &chatv1.MessageEdited{ConversationId: id, MessageId: "m", Body: "better"}
 	pair, class := direct("ann", "bob"), group("ann", "bob")
-	pairSaid := []decidetest.Event{pair, sent("ann", "m")}
-	pairDeleted := append(pairSaid[:2:2], deleted("ann", "m"))
+	pairWithMessage := []decidetest.Event{pair, sent("ann", "m")}
+	pairDeleted := append(pairWithMessage[:2:2], deleted("ann", "m"))
 	full := &chatv1.ConversationStarted{ConversationId: id, Kind: chatv1.Kind_KIND_GROUP, UserIds: many(2000)}
 	dan := &chatv1.MemberAdded{ConversationId: id, UserId: "dan"}
 	gone := &chatv1.MessageDeleted{ConversationId: id, MessageId: "m"}
@@ -130,8 +130,8 @@ func TestDecide(t *testing.T) {
 		"send by one who left": given(class, left("bob")).When("bob", send).Refused(refusal.NotAMember),
 		"send to an unknown":   given().When("ann", send).Refused(refusal.NotAMember),
 
-		"edit":               given(pairSaid...).When("ann", edit).Then(edited),
-		"edit another's":     given(pairSaid...).When("bob", edit).Refused("not_allowed"),
+		"edit":               given(pairWithMessage...).When("ann", edit).Then(edited),
+		"edit another's":     given(pairWithMessage...).When("bob", edit).Refused("not_allowed"),
 		"edit as the owner":  given(class, sent("bob", "m")).When("ann", edit).Refused("not_allowed"),
 		"edit an unknown":    given(pair, sent("ann", "n")).When("ann", edit).Refused(refusal.NotFound),
 		"edit a deleted":     given(pairDeleted...).When("ann", edit).Refused("message_deleted"),
@@ -140,7 +140,7 @@ func TestDecide(t *testing.T) {
 			Then(edited),
 		"edit in an unknown conversation": given().When("ann", edit).Refused(refusal.NotAMember),
 
-		"delete": given(pairSaid...).When("ann", remove).Then(gone),
+		"delete": given(pairWithMessage...).When("ann", remove).Then(gone),
 		"delete another's": given(group("ann", "bob", "cid"), sent("cid", "m")).When("bob", remove).
 			Refused("not_allowed"),
 		"delete the peer's":      given(pair, sent("bob", "m")).When("ann", remove).Refused("not_allowed"),

@@ -84,7 +84,7 @@ func TestStart_NamesTheInvalidSetting(t *testing.T) {
 	for _, test := range []struct {
 		name, program string
 		args, env     []string
-		says          []string
+		wantText      []string
 	}{
 		{"no secret", "chat", nil, nil, []string{"JWT_SECRET", "JWKS_URL"}},
 		{"no secret at the gateway", "gateway", nil, nil, []string{"JWT_SECRET"}},
@@ -111,7 +111,7 @@ func TestStart_NamesTheInvalidSetting(t *testing.T) {
 			if status == 0 {
 				t.Errorf("the program did not fail: %s", printed)
 			}
-			for _, want := range test.says {
+			for _, want := range test.wantText {
 				if !strings.Contains(printed, want) {
 					t.Errorf("the output does not contain %q: %s", want, printed)
 				}

@@ -413,8 +413,8 @@ func testBadFrames(t *testing.T, m *mesh) {
 		return refused
 	}
 	for _, test := range []struct {
-		frame      map[string]any
-		code, says string
+		frame          map[string]any
+		code, wantText string
 	}{
 		{map[string]any{"type": "chat.send_mesage", "data": map[string]any{}}, "unknown_type", "chat.send_message"},
 		{map[string]any{"data": map[string]any{}}, "malformed", "type"},
@@ -432,8 +432,8 @@ func testBadFrames(t *testing.T, m *mesh) {
 			continue // Protobuf has no such message, or this client refuses to encode it
 		}
 		got := ask(test.frame)
-		if test.code != "" && got.Code != test.code || !strings.Contains(got.Message, test.says) {
-			t.Errorf("%v: got %v, want %s and a text with %q", test.frame, got, test.code, test.says)
+		if test.code != "" && got.Code != test.code || !strings.Contains(got.Message, test.wantText) {
+			t.Errorf("%v: got %v, want %s and a text with %q", test.frame, got, test.code, test.wantText)
 		}
 	}
 	// Owners refuse these commands and queries. The refusal must name the field, also when a refused command is sent

@@ -78,7 +78,7 @@ func newFixture() *fixture {
 		}
 	}
 	x.bob, x.carol = x.session("bob", 1, 2, 3, 4, 5, 6, 7), x.session("carol", 1, 2, 3, 4, 6, 7)
-	x.bob.Subscriptions, x.bob.Looked = []string{"alice"}, begun
+	x.bob.Subscriptions, x.bob.Subscribed = []string{"alice"}, begun
 	x.bob.Events = append(x.bob.Events, x.post(1), x.post(2))
 	return x
 }
@@ -126,7 +126,7 @@ func (x *fixture) outcome(command int, kind string) {
 
 // came moves the beginning of a session to the time begun + late.
 func (x *fixture) came(s *Session, late time.Duration) {
-	s.Dialed, s.Ready, s.Looked = begun.Add(late), begun.Add(late), begun.Add(late)
+	s.Dialed, s.Ready, s.Subscribed = begun.Add(late), begun.Add(late), begun.Add(late)
 }
 
 func TestCheck_FindsNothingInACorrectHistory(t *testing.T) {
@@ -235,7 +235,7 @@ func TestCheck_AcceptsPermittedHistories(t *testing.T) {
 		},
 		"a post from before the subscription": func(x *fixture) {
 			x.unseen()
-			x.bob.Looked = begun.Add(3 * time.Second)
+			x.bob.Subscribed = begun.Add(3 * time.Second)
 		},
 		"posts of a room that was not recovered": func(x *fixture) {
 			x.unseen()

@@ -17,11 +17,11 @@ import (
 // device is a client program of a user. It connects to one gateway after the other, and records the events that it
 // receives.
 type device struct {
-	p       *population
-	user    string
-	name    string
-	gateway int
-	looks   []string // the authors to whom the device subscribes
+	p             *population
+	user          string
+	name          string
+	gateway       int
+	subscriptions []string // the authors to whom the device subscribes
 
 	mu       sync.Mutex
 	random   *rand.Rand
@@ -77,9 +77,9 @@ func (d *device) url() string { return d.p.sockets[d.gateway%len(d.p.sockets)] }
 func (d *device) dial() *connection {
 	ctx, cancel := context.WithTimeout(d.p.ctx, dialTime)
 	defer cancel()
-	s := &Session{User: d.user, Device: d.name, Dialed: time.Now(), Subscriptions: d.looks}
+	s := &Session{User: d.user, Device: d.name, Dialed: time.Now(), Subscriptions: d.subscriptions}
 	var rooms []string
-	for _, author := range d.looks {
+	for _, author := range d.subscriptions {
 		rooms = append(rooms, "author:"+author)
 	}
 	c, err := client.Dial(ctx, client.Options{URL: d.url(), Token: d.p.tokens[d.user], Rooms: rooms,
@@ -90,7 +90,7 @@ func (d *device) dial() *connection {
 	}
 	s.Ready = time.Now()
 	if len(rooms) > 0 {
-		s.Looked = s.Ready
+		s.Subscribed = s.Ready
 	}
 	d.p.h.Begin(s)
 	return &connection{c, s}

@@ -94,9 +94,9 @@ type Session struct {
 	Events []Seen
 	// Resumed is the number of times that the session resumed.
 	Resumed int
-	// Subscriptions are the authors to whom the session subscribes. Looked is the time of the subscription.
+	// Subscriptions are the authors to whom the session subscribes. Subscribed is the time of the subscription.
 	Subscriptions []string
-	Looked        time.Time
+	Subscribed    time.Time
 }
 
 // NotRecovered is the type of a record among the events of a session. It means that the room in Stream was not

@@ -66,10 +66,10 @@ func newPopulation(t testing.TB, m *mesh, seed uint64, s size) *population {
 			waiting: map[string][]chan Answer{}, random: p.random(1000 + n)}
 		p.devices = append(p.devices, d)
 	}
-	looks := p.random(3)
+	subscriptions := p.random(3)
 	for n, d := range p.devices { // after the loop above, because devices use p.devices
-		if n%lookers == 0 {
-			d.looks = p.some(looks, 5)
+		if n%devicesPerSubscriber == 0 {
+			d.subscriptions = p.some(subscriptions, 5)
 		}
 		p.running.Go(d.stay)
 	}
@@ -110,8 +110,8 @@ func (p *population) some(r *rand.Rand, n int) (users []string) {
 	return users
 }
 
-// One of every four devices subscribes to the posts of five users.
-const lookers = 4
+// One of every devicesPerSubscriber devices subscribes to the posts of five users.
+const devicesPerSubscriber = 4
 
 // workersEach is the number of workers of a device. Each worker sends one command after the other.
 const workersEach = 5

@@ -215,5 +215,5 @@ func (v *viewer) missedPosts(feed *seenLog) {
 
 // due reports whether a post was written after a session subscribed to its author.
 func (j *judge) due(s *Session, e Event) bool {
-	return strings.HasPrefix(e.Stream, "post:") && slices.Contains(s.Subscriptions, e.Actor) && e.Time.After(s.Looked.Add(j.s.Skew))
+	return strings.HasPrefix(e.Stream, "post:") && slices.Contains(s.Subscriptions, e.Actor) && e.Time.After(s.Subscribed.Add(j.s.Skew))
 }

@@ -64,7 +64,7 @@ func TestExpiry_RedactsExpiredEventsInQueueAndBuffer(t *testing.T) {
 				now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 				w := newWorld(t, hub.Options{Now: func() time.Time { return now }})
 				w.deliver(w.began(`["bob"]`))
-				story := w.said("a secret")
+				story := w.sent("a secret")
 				story.Expires = now.Add(time.Minute)
 				pass := func() {
 					if now = story.Expires.Add(-time.Nanosecond); expired {

@@ -44,7 +44,7 @@ func (w *world) began(users string) envelope.Event {
 		fmt.Sprintf(`{"conversation_id":"g","kind":"KIND_GROUP","user_ids":%s}`, users))
 }
 
-func (w *world) said(body string) envelope.Event {
+func (w *world) sent(body string) envelope.Event {
 	return w.chat.Append("alice", "chat.message_sent",
 		fmt.Sprintf(`{"conversation_id":"g","message_id":"m-%s","body":%q}`, body, body))
 }
@@ -104,7 +104,7 @@ func TestDeliver_GoesToMembersOnly(t *testing.T) {
 	bobToo := w.connect(t, "bob", nil, 0)
 	eve := w.connect(t, "eve", nil, 0)
 
-	w.deliver(w.began(`["alice","bob"]`), w.said("one"))
+	w.deliver(w.began(`["alice","bob"]`), w.sent("one"))
 
 	require.Equal(t, []string{"conversation_started", "one"}, seen(t, bob))
 	require.Equal(t, []string{"conversation_started", "one"}, seen(t, bobToo))
@@ -116,8 +116,8 @@ func TestDeliver_OpensAndClosesInTheOrderOfTheLog(t *testing.T) {
 	w := newWorld(t, hub.Options{})
 	bob := w.connect(t, "bob", nil, 0)
 
-	w.deliver(w.began(`["alice"]`), w.said("before"), w.member("chat.member_added", "bob"), w.said("within"),
-		w.member("chat.member_left", "bob"), w.said("after"), w.member("chat.member_added", "bob"), w.said("again"))
+	w.deliver(w.began(`["alice"]`), w.sent("before"), w.member("chat.member_added", "bob"), w.sent("within"),
+		w.member("chat.member_left", "bob"), w.sent("after"), w.member("chat.member_added", "bob"), w.sent("again"))
 
 	require.Equal(t, []string{"member_added bob", "within", "member_left bob", "member_added bob", "again"}, seen(t, bob))
 }
@@ -130,7 +130,7 @@ func TestDeliver_GoesOnceToAConnectionInSeveralRooms(t *testing.T) {
 	rooms := []string{"conversation:g", "conversation:h", "user:bob"}
 	w.deliver(w.began(`["bob"]`))
 	bob := w.connect(t, "bob", rooms[:2], 1)
-	e := w.said("one")
+	e := w.sent("one")
 	e.Rooms = rooms
 	require.Equal(t, 1, w.shard.Deliver(w.event(e)))
 	e = w.member("chat.member_left", "bob") // closes conversation:g for bob
@@ -154,15 +154,15 @@ func TestAttach_ALaggingGatewayShowsNothingOfTheTimesBetween(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
 	held := []envelope.Event{
-		w.began(`["alice"]`), w.member("chat.member_added", "bob"), w.said("first time"),
-		w.member("chat.member_left", "bob"), w.said("between"), w.member("chat.member_added", "bob"), w.said("known"),
+		w.began(`["alice"]`), w.member("chat.member_added", "bob"), w.sent("first time"),
+		w.member("chat.member_left", "bob"), w.sent("between"), w.member("chat.member_added", "bob"), w.sent("known"),
 	}
 	// The owner answers as of the end of its log, but the gateway has not read any of these events yet.
 	bob := w.connect(t, "bob", []string{"conversation:g"}, 7)
 	eve := w.connect(t, "eve", nil, 7)
 
 	w.deliver(held...)
-	w.deliver(w.said("new"), w.member("chat.member_left", "bob"), w.said("gone"))
+	w.deliver(w.sent("new"), w.member("chat.member_left", "bob"), w.sent("gone"))
 
 	require.Equal(t, []string{"new", "member_left bob"}, seen(t, bob))
 	require.Empty(t, seen(t, eve))
@@ -171,17 +171,17 @@ func TestAttach_ALaggingGatewayShowsNothingOfTheTimesBetween(t *testing.T) {
 func TestAttach_AddsBufferedEventsToAnOlderAnswer(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
-	w.deliver(w.began(`["alice","bob"]`), w.said("known"))
+	w.deliver(w.began(`["alice","bob"]`), w.sent("known"))
 	c, err := w.hub.Add("bob", frame.JSON)
 	require.NoError(t, err)
 	// The gateway reads these events after the owner has answered as of position 2, but before the answer arrives.
-	w.deliver(w.said("under way"), w.member("chat.member_left", "bob"), w.said("gone"),
-		w.member("chat.member_added", "bob"), w.said("back"))
+	w.deliver(w.sent("under way"), w.member("chat.member_left", "bob"), w.sent("gone"),
+		w.member("chat.member_added", "bob"), w.sent("back"))
 
 	require.True(t, w.shard.Attach(c, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 2}))
 
 	require.Equal(t, []string{"under way", "member_left bob", "member_added bob", "back"}, seen(t, c))
-	w.deliver(w.said("live"))
+	w.deliver(w.sent("live"))
 	require.Equal(t, []string{"live"}, seen(t, c))
 }
 
@@ -191,7 +191,7 @@ func TestAttach_SendsDeletedMessagesRedacted(t *testing.T) {
 	w.deliver(w.began(`["alice","bob"]`))
 	c, err := w.hub.Add("bob", frame.JSON)
 	require.NoError(t, err)
-	w.deliver(w.said("secret"), w.said("other"),
+	w.deliver(w.sent("secret"), w.sent("other"),
 		w.chat.Append("alice", "chat.message_deleted", `{"conversation_id":"g","message_id":"m-secret"}`))
 
 	require.True(t, w.shard.Attach(c, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 1}))
@@ -206,7 +206,7 @@ func TestAttach_AsksAgainIfTheBufferDoesNotReachBack(t *testing.T) {
 	c, err := w.hub.Add("bob", frame.JSON)
 	require.NoError(t, err)
 	for n := range 10 {
-		w.deliver(w.said(fmt.Sprint(n)))
+		w.deliver(w.sent(fmt.Sprint(n)))
 	}
 	require.False(t, w.shard.Attach(c, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 1}))
 	require.Empty(t, seen(t, c))
@@ -246,7 +246,7 @@ func TestSlowConnection_IsClosedWithAReasonAndOthersGetEverything(t *testing.T) 
 	w.deliver(w.began(`["alice","bob"]`))
 	require.Len(t, seen(t, fast), 1)
 	for n := range 20 {
-		w.deliver(w.said(fmt.Sprint(n)))
+		w.deliver(w.sent(fmt.Sprint(n)))
 		require.Equal(t, []string{fmt.Sprint(n)}, seen(t, fast))
 	}
 	reason, ended := slow.Reason()
@@ -261,7 +261,7 @@ func TestQueue_IsBoundedInBytes(t *testing.T) {
 	c := w.connect(t, "bob", nil, 0)
 	w.deliver(w.began(`["bob"]`))
 	for range 4 {
-		w.deliver(w.said(strings.Repeat("x", 2000)))
+		w.deliver(w.sent(strings.Repeat("x", 2000)))
 	}
 	reason, _ := c.Reason()
 	require.Equal(t, hub.Slow, reason)
@@ -287,7 +287,7 @@ func TestEphemeral_IsMergedToTheNewestAndDroppedFirst(t *testing.T) {
 	}
 	shard.Deliver(w.presence("u2", "came_online", 1))
 	shard.Deliver(w.presence("u3", "came_online", 1))
-	w.deliver(w.began(`["bob"]`), w.said("1"), w.said("2"), w.said("3"))
+	w.deliver(w.began(`["bob"]`), w.sent("1"), w.sent("2"), w.sent("3"))
 
 	_, ended := c.Reason()
 	require.False(t, ended, "state is dropped first")
@@ -389,7 +389,7 @@ func TestEvent_IsShownWithoutDataWhenItsTypeIsNotKnown(t *testing.T) {
 func TestEvent_IsNotEscapedForHTML(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
-	e := w.said("a < b && c > d")
+	e := w.sent("a < b && c > d")
 	e.Actor = "<é>&"
 	text, err := w.event(e).Frame(0)
 	require.NoError(t, err)
@@ -408,7 +408,7 @@ func BenchmarkDeliver(b *testing.B) {
 			for n := range connections {
 				connections[n] = w.connect(b, "bob", []string{"conversation:g"}, 1)
 			}
-			e := w.said("hello, everybody")
+			e := w.sent("hello, everybody")
 			b.ReportAllocs()
 			b.ResetTimer()
 			for n := range b.N {

@@ -46,7 +46,7 @@ func TestResume_VeryManyRoomsDoNotHoldUpDelivery(t *testing.T) {
 			case <-done:
 				busy = false
 			default:
-				w.deliver(w.said("live"))
+				w.deliver(w.sent("live"))
 				require.Equal(t, []string{"live"}, seen(t, bob))
 				delivered++
 			}
@@ -72,7 +72,7 @@ func TestResume_EventsBetweenTwoSlicesAreDeliveredOnce(t *testing.T) {
 		var want []string
 		for n := range 50 {
 			want = append(want, fmt.Sprint(n))
-			w.deliver(w.said(fmt.Sprint(n)))
+			w.deliver(w.sent(fmt.Sprint(n)))
 		}
 		require.True(t, <-attached)
 		require.Equal(t, want, seen(t, bob))
@@ -231,7 +231,7 @@ func TestReply_DoesNotCountAgainstTheQueue(t *testing.T) {
 	for range 5 {
 		c.Reply([]byte(strings.Repeat("x", 4000)), func() { free++ })
 	}
-	w.deliver(w.said("one"))
+	w.deliver(w.sent("one"))
 	_, ended := c.Reason()
 	require.False(t, ended, "answers do not count against the queue")
 	require.Zero(t, free)
@@ -252,11 +252,11 @@ func TestQueue_AQueueThatIsReadMayBeLonger(t *testing.T) {
 	var want []string
 	for n := range 50 {
 		want = append(want, fmt.Sprint(n))
-		w.deliver(w.said(want[n]))
+		w.deliver(w.sent(want[n]))
 	}
 	require.Equal(t, want, seen(t, c))
 	for range 100 {
-		w.deliver(w.said("more"))
+		w.deliver(w.sent("more"))
 	}
 	reason, _ := c.Reason()
 	require.Equal(t, hub.Slow, reason, "the queue of a client that reads is bounded, too")
@@ -350,7 +350,7 @@ func TestRestored_ClientsConnectAgainAndNothingOfBeforeIsKept(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
 	w.shard.SetIncarnation("one", 0)
-	w.deliver(w.began(`["bob"]`), w.said("lost"))
+	w.deliver(w.began(`["bob"]`), w.sent("lost"))
 	bob := w.connect(t, "bob", []string{"conversation:g"}, 2)
 	w.shard.SetIncarnation("", 2)
 	w.shard.SetIncarnation("one", 2)
@@ -365,7 +365,7 @@ func TestRestored_ClientsConnectAgainAndNothingOfBeforeIsKept(t *testing.T) {
 	require.False(t, whole)
 	back := w.connect(t, "bob", []string{"conversation:g"}, 1000)
 	w.shard.SetIncarnation("one", 2) // a partition that lags still has the old incarnation
-	e := w.said("new")
+	e := w.sent("new")
 	e.Position = 1001
 	w.deliver(e)
 	_, ended = back.Reason()
@@ -386,7 +386,7 @@ func TestDeliver_ClosingARoomForSomeUsersReachesAllMembersOnce(t *testing.T) {
 	for _, user := range []string{"bob", "alice", "bob", "carol", "bob"} {
 		all = append(all, w.connect(t, user, []string{"conversation:g"}, 1))
 	}
-	w.deliver(w.member("chat.member_left", "bob"), w.said("after"))
+	w.deliver(w.member("chat.member_left", "bob"), w.sent("after"))
 	for _, c := range all {
 		want := []string{"member_left bob", "after"}
 		if c.User == "bob" {
@@ -414,10 +414,10 @@ func TestSignal_GoesToMembersByTheLogOnly(t *testing.T) {
 	require.Equal(t, 1, w.shard.Signal(room, alice.ID, "a", typing("2")))
 	require.Empty(t, fake.Take(eve, 1))
 	require.Empty(t, fake.Take(alice, 1))
-	w.deliver(w.said("x"), w.said("y"))
+	w.deliver(w.sent("x"), w.sent("y"))
 	require.Contains(t, string(fake.Take(bob, 1)[0]), `"actor":"2"`, "the newest signal with the key")
 	w.shard.Signal(room, alice.ID, "a", typing("3"))
-	w.deliver(w.said("z"))
+	w.deliver(w.sent("z"))
 	require.Equal(t, []string{"x", "y", "z"}, seen(t, bob), "the signal is dropped first")
 
 	w.deliver(w.member("chat.member_left", "bob"))

@@ -44,8 +44,8 @@ func at(events []*hub.Event) (positions []catalog.Position) {
 func TestMissed_ContainsTheEventsOfTheIntervalsOnly(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
-	p := w.missedEvents(w.began(`["alice"]`), w.said("2"), w.member("chat.member_added", "bob"), w.said("4"),
-		w.member("chat.member_left", "bob"), w.said("6"), w.member("chat.member_added", "bob"), w.said("8"), w.said("9"))
+	p := w.missedEvents(w.began(`["alice"]`), w.sent("2"), w.member("chat.member_added", "bob"), w.sent("4"),
+		w.member("chat.member_left", "bob"), w.sent("6"), w.member("chat.member_added", "bob"), w.sent("8"), w.sent("9"))
 	const room = "conversation:g"
 	first, second := interval.Interval{Room: room, From: 3, Until: 5}, interval.Interval{Room: room, From: 7}
 	for name, c := range map[string]struct {
@@ -72,7 +72,7 @@ func TestMissed_ContainsTheEventsOfTheIntervalsOnly(t *testing.T) {
 func TestMissed_IsRedactedWhereverTheDeletionWasRead(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
-	kept := []envelope.Event{w.began(`["bob"]`), w.said("secret")}
+	kept := []envelope.Event{w.began(`["bob"]`), w.sent("secret")}
 	deleted := w.chat.Append("alice", "chat.message_deleted", `{"conversation_id":"g","message_id":"m-secret"}`)
 	p := hub.NewMissedEvents([]*hub.Event{w.event(kept[0]), w.event(kept[1])}, []*hub.Event{w.event(deleted)})
 	// The missed events end at a position before the deletion, but the gateway already knows the deletion.
@@ -89,7 +89,7 @@ func TestMissed_OneRoomAloneIsNotRecovered(t *testing.T) {
 	w := newWorld(t, hub.Options{})
 	events := []envelope.Event{w.began(`["bob"]`)}
 	for n := range 9 {
-		events = append(events, w.said(fmt.Sprint(n)))
+		events = append(events, w.sent(fmt.Sprint(n)))
 	}
 	events = append(events, w.chat.Append("alice", "chat.conversation_started",
 		`{"conversation_id":"h","user_ids":["bob"]}`))
@@ -122,7 +122,7 @@ func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 		var intervals []interval.Interval
 		for len(log) < 60 {
 			if r.IntN(5) > 0 {
-				log = append(log, w.said(fmt.Sprint(len(log))))
+				log = append(log, w.sent(fmt.Sprint(len(log))))
 				continue
 			}
 			if inside = !inside; inside {
@@ -156,9 +156,9 @@ func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 			position := max(after, min(catalog.Position(read+r.IntN(6)), catalog.Position(len(log))))
 			recent, whole := w.shard.Buffered(after)
 			require.True(t, whole)
-			var told []*hub.Event
+			var delivered []*hub.Event
 			for _, e := range log[read:position] {
-				told = append(told, w.event(e))
+				delivered = append(delivered, w.event(e))
 			}
 			back := hub.Attachment{Position: position}
 			known := asOf(intervals, after, position)
@@ -167,7 +167,7 @@ func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 					back.Rooms = append(back.Rooms, s.Room)
 				}
 			}
-			back.Missed, back.NotRecovered = hub.NewMissedEvents(recent, told).Of("bob", frame.JSON, hub.Absence{After: after, Until: position, Intervals: known}, wide)
+			back.Missed, back.NotRecovered = hub.NewMissedEvents(recent, delivered).Of("bob", frame.JSON, hub.Absence{After: after, Until: position, Intervals: known}, wide)
 			require.Empty(t, back.NotRecovered)
 			var err error
 			c, err = w.hub.Add("bob", frame.JSON)
@@ -200,21 +200,21 @@ func TestResume_MissedEventsDoNotMakeAConnectionSlow(t *testing.T) {
 	w := newWorld(t, hub.Options{Limits: hub.Limits{Frames: 10, Stall: time.Nanosecond}})
 	log := []envelope.Event{w.began(`["bob"]`)}
 	for n := range 100 {
-		log = append(log, w.said(fmt.Sprint(n)))
+		log = append(log, w.sent(fmt.Sprint(n)))
 	}
 	missed, _ := w.missedEvents(log...).Of("bob", frame.JSON, hub.Absence{Until: 101, Intervals: []interval.Interval{{Room: "conversation:g", From: 1}}}, wide)
 	c, err := w.hub.Add("bob", frame.JSON)
 	require.NoError(t, err)
 	require.True(t, w.shard.Attach(c, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 101, Missed: missed}))
 	for range 10 {
-		w.deliver(w.said("live"))
+		w.deliver(w.sent("live"))
 	}
 	_, ended := c.Reason()
 	require.False(t, ended)
 	fake.Take(c, 101)
 	require.Equal(t, slices.Repeat([]string{"live"}, 10), seen(t, c))
 	for range 11 {
-		w.deliver(w.said("more"))
+		w.deliver(w.sent("more"))
 	}
 	_, ended = c.Reason()
 	require.True(t, ended, "the limits apply to later events")

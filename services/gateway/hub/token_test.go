@@ -150,7 +150,7 @@ func TestHeartbeat_IsDroppedRatherThanAConnection(t *testing.T) {
 		w.complete(catalog.Position(n + 1))
 		w.hub.Beat(true)
 	}
-	w.deliver(w.said("1"), w.said("2"))
+	w.deliver(w.sent("1"), w.sent("2"))
 	_, ended := c.Reason()
 	require.False(t, ended)
 	require.Equal(t, []string{"conversation_started", "1", "2"}, seen(t, c))

@@ -28,15 +28,15 @@ func TestSubscribe_AnOverloadedOwnerDelaysNoConnect(t *testing.T) {
 	require.Equal(t, "connect", await(t, bob)["reply_to"])
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	var looks atomic.Int64
+	var authorizations atomic.Int64
 	go func() { // ten subscriptions during each call
 		for tick := time.NewTicker(call / 10); ctx.Err() == nil; <-tick.C {
-			w.rooms.Subscribe(bob, "post:7", func(bool) { looks.Add(1) })
+			w.rooms.Subscribe(bob, "post:7", func(bool) { authorizations.Add(1) })
 		}
 	}()
 	for n := range 40 {
-		before := looks.Load()
-		require.Eventually(t, func() bool { return looks.Load() > before }, 5*time.Second, time.Millisecond)
+		before := authorizations.Load()
+		require.Eventually(t, func() bool { return authorizations.Load() > before }, 5*time.Second, time.Millisecond)
 		c := w.connect(t, fmt.Sprint("u", n))
 		require.Equal(t, "connect", await(t, c)["reply_to"])
 	}
@@ -54,12 +54,12 @@ func TestResume_ASlowResumerDelaysNobodyAndFinishes(t *testing.T) {
 	<-chat.Hanging()
 	for n := range 10 { // while the call for eve is in flight
 		c := w.back(t, "bob", 1)
-		all, _ := told(t, c)
+		all, _ := received(t, c)
 		require.Equal(t, sixthAndBefore, all)
 		require.Equal(t, "connect", await(t, w.connect(t, fmt.Sprint("u", n)))["reply_to"])
 	}
 	release()
-	_, notRecovered := told(t, eve)
+	_, notRecovered := received(t, eve)
 	require.Equal(t, "[user:eve]", notRecovered)
 }
 

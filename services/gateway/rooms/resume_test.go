@@ -51,9 +51,9 @@ func (w *world) back(t *testing.T, user string, after catalog.Position) *hub.Con
 	return c
 }
 
-// told takes frames up to the reply to connect. It returns the events before the reply, and the rooms that are not
+// received takes frames up to the reply to connect. It returns the events before the reply, and the rooms that are not
 // recovered.
-func told(t *testing.T, c *hub.Conn) (all []string, notRecovered string) {
+func received(t *testing.T, c *hub.Conn) (all []string, notRecovered string) {
 	t.Helper()
 	for {
 		f := await(t, c)
@@ -78,14 +78,14 @@ func (w *world) chatted(t *testing.T) {
 	t.Helper()
 	chat := w.owners["chat"]
 	chat.Append("alice", "chat.conversation_started", `{"conversation_id":"g","user_ids":["alice","bob"]}`)
-	w.said("2")
+	w.sent("2")
 	chat.Append("bob", "chat.member_left", `{"conversation_id":"g","user_id":"bob"}`)
-	w.said("4")
+	w.sent("4")
 	chat.Append("alice", "chat.member_added", `{"conversation_id":"g","user_id":"bob"}`)
-	w.said("6")
+	w.sent("6")
 }
 
-func (w *world) said(body string) {
+func (w *world) sent(body string) {
 	w.owners["chat"].Append("alice", "chat.message_sent",
 		fmt.Sprintf(`{"conversation_id":"g","message_id":%q,"body":%q}`, body, body))
 }
@@ -100,16 +100,16 @@ func TestResume_FillsTheGapFromTheLogWhereNothingIsKept(t *testing.T) {
 	w.hub.Shard("chat").SetComplete(6)
 	close(w.known)
 	c := w.back(t, "bob", 1)
-	all, notRecovered := told(t, c)
+	all, notRecovered := received(t, c)
 	require.Equal(t, sixthAndBefore, all)
 	require.Equal(t, "[]", notRecovered)
 	w.resumed(t, "log")
 
-	all, _ = told(t, w.back(t, "bob", 6))
+	all, _ = received(t, w.back(t, "bob", 6))
 	require.Empty(t, all)
-	all, _ = told(t, w.back(t, "eve", 0))
+	all, _ = received(t, w.back(t, "eve", 0))
 	require.Empty(t, all, "a resume token does not authorize")
-	_, notRecovered = told(t, w.back(t, "bob", 100))
+	_, notRecovered = received(t, w.back(t, "bob", 100))
 	require.Equal(t, "[conversation:g user:bob]", notRecovered, "the log has lost events that the client has")
 }
 
@@ -123,7 +123,7 @@ func TestResume_OfAnotherIncarnationRecoversNothing(t *testing.T) {
 		c := w.greeted(t, "bob")
 		w.rooms.Resume(c, hub.Progress{"chat": {Position: 1, Incarnation: hub.IncarnationOf(incarnation)}, "feed": {},
 			"notification": {}}, nil, nil)
-		all, notRecovered := told(t, c)
+		all, notRecovered := received(t, c)
 		require.Equal(t, want, notRecovered, incarnation)
 		require.Equal(t, incarnation == "one", len(all) == 0)
 	}
@@ -138,7 +138,7 @@ func TestResume_FillsTheGapFromTheRecentEvents(t *testing.T) {
 	}
 	w.hub.Shard("chat").SetComplete(4)
 	close(w.known)
-	all, _ := told(t, w.back(t, "bob", 1))
+	all, _ := received(t, w.back(t, "bob", 1))
 	require.Equal(t, sixthAndBefore, all)
 	w.resumed(t, "recent")
 }
@@ -150,7 +150,7 @@ func TestResume_OfALogMissingInTheTokenRecoversNothing(t *testing.T) {
 	close(w.known)
 	c := w.greeted(t, "bob")
 	w.rooms.Resume(c, hub.Progress{"feed": {}, "notification": {}}, nil, nil)
-	all, notRecovered := told(t, c)
+	all, notRecovered := received(t, c)
 	require.Empty(t, all)
 	require.Equal(t, "[conversation:g user:bob]", notRecovered)
 }
@@ -160,22 +160,22 @@ func TestResume_OnlyARoomOverTheBoundIsNotRecovered(t *testing.T) {
 	w := begin(t, 0, hub.Bounds{Events: 20})
 	w.chatted(t)
 	for n := range 20 {
-		w.said(fmt.Sprint(n))
+		w.sent(fmt.Sprint(n))
 	}
 	w.owners["chat"].Append("alice", "chat.conversation_started", `{"conversation_id":"h","user_ids":["bob"]}`)
 	w.hub.Shard("chat").Begin(3)
 	close(w.known)
-	all, notRecovered := told(t, w.back(t, "bob", 1))
+	all, notRecovered := received(t, w.back(t, "bob", 1))
 	require.Equal(t, []string{"conversation_started "}, all)
 	require.Equal(t, "[conversation:g]", notRecovered)
 	for _, e := range w.owners["chat"].Log() {
 		w.deliver(e)
 	}
 	w.hub.Shard("chat").SetComplete(27)
-	all, notRecovered = told(t, w.back(t, "bob", 5))
+	all, notRecovered = received(t, w.back(t, "bob", 5))
 	require.Equal(t, []string{"conversation_started "}, all)
 	require.Equal(t, "[conversation:g]", notRecovered, "also if the events are in the buffer")
-	all, notRecovered = told(t, w.back(t, "bob", 6))
+	all, notRecovered = received(t, w.back(t, "bob", 6))
 	require.Len(t, all, 21)
 	require.Equal(t, "[]", notRecovered)
 }
@@ -185,7 +185,7 @@ func TestResume_AsksWithTheGatewaysBounds(t *testing.T) {
 	w := begin(t, 0, hub.Bounds{Events: 20, Bytes: 3000})
 	w.chatted(t)
 	close(w.known)
-	told(t, w.back(t, "bob", 1))
+	received(t, w.back(t, "bob", 1))
 	require.Equal(t, "20 3000", w.owners["chat"].Bounds())
 }
 
@@ -204,7 +204,7 @@ func TestResume_AStormIsAFewCalls(t *testing.T) {
 	}
 	close(w.known)
 	for n, c := range all {
-		events, _ := told(t, c)
+		events, _ := received(t, c)
 		require.Len(t, events, map[int]int{0: 4, 300: 5}[n])
 	}
 	require.LessOrEqual(t, w.owners["chat"].Resumed(), 4)
@@ -220,7 +220,7 @@ func TestResume_WaitsForAnUnavailableOwner(t *testing.T) {
 	c := w.back(t, "bob", 1)
 	require.Eventually(t, func() bool { return w.owners["chat"].Refused() > 1 }, 5*time.Second, time.Millisecond)
 	w.owners["chat"].SetAway(false)
-	all, _ := told(t, c)
+	all, _ := received(t, c)
 	require.Equal(t, sixthAndBefore, all)
 }
 
@@ -237,14 +237,14 @@ func TestResume_AFailedAnswerDoesNotDelayOthers(t *testing.T) {
 	}
 	close(w.known)
 	for _, c := range others {
-		told(t, c)
+		received(t, c)
 	}
 	bob := w.back(t, "bob", 0)
-	told(t, bob)
+	received(t, bob)
 	require.True(t, <-w.look(bob, "author:alice"))
 
 	// Eve's missed events cannot be read. None of her rooms is recovered, but she must be connected.
-	_, notRecovered := told(t, eve)
+	_, notRecovered := received(t, eve)
 	require.Equal(t, "[user:eve]", notRecovered)
 
 	// From now on the gateway does not ask the owner for eve's missed events. Many connections must therefore need only
@@ -256,7 +256,7 @@ func TestResume_AFailedAnswerDoesNotDelayOthers(t *testing.T) {
 	}
 	eve = w.back(t, "eve", 0)
 	for _, c := range append(others, eve) {
-		told(t, c)
+		received(t, c)
 	}
 	require.LessOrEqual(t, feed.Resumed(), asked+10)
 }
@@ -294,7 +294,7 @@ func TestResume_RecoversSubscribedRooms(t *testing.T) {
 	require.Equal(t, []string{"nothing:x"}, unknown)
 	require.Equal(t, "missed", posted(t, c))
 	require.Equal(t, "missed too", posted(t, c))
-	_, rooms := told(t, c)
+	_, rooms := received(t, c)
 	require.Equal(t, "[]", rooms)
 	require.ElementsMatch(t, []string{"author:alice false", "author:dave true"}, []string{<-answers, <-answers})
 	require.Equal(t, 1, w.rooms.CountSubscriptions(c))
@@ -320,7 +320,7 @@ func TestResume_OfALogMissingInTheTokenSubscribesAgain(t *testing.T) {
 	given := make(chan bool, 1)
 	w.rooms.Resume(c, hub.Progress{"chat": {}, "notification": {}}, []string{"author:alice"},
 		func(_ string, refused bool) { given <- !refused })
-	_, rooms := told(t, c)
+	_, rooms := received(t, c)
 	require.Equal(t, "[author:alice user:bob]", rooms)
 	require.True(t, <-given)
 	w.deliver(w.post("alice", "new"))

@@ -374,11 +374,11 @@ func TestHandshake_OddRequestsAreRefusedByName(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
 	for _, test := range []struct {
-		query  string
-		header http.Header
-		status int
-		code   string
-		says   string
+		query    string
+		header   http.Header
+		status   int
+		code     string
+		wantText string
 	}{
 		{"", http.Header{"Authorization": {"Bearer alice", "Bearer alice"}}, 400, refusal.Malformed, "the header Authorization 2 times"},
 		{"", http.Header{"Authorization": {"Bearer"}}, 401, refusal.Unauthorized, "no token after Bearer"},
@@ -397,7 +397,7 @@ func TestHandshake_OddRequestsAreRefusedByName(t *testing.T) {
 		var f received
 		require.NoError(t, json.Unmarshal(body, &f))
 		require.Equal(t, test.code, f.Error.Code, test.query)
-		require.Contains(t, f.Error.Message, test.says, test.query)
+		require.Contains(t, f.Error.Message, test.wantText, test.query)
 	}
 }
 
@@ -422,7 +422,7 @@ func TestBadFrames_AreAnsweredAndTheConnectionStaysUsable(t *testing.T) {
 	m := begin(t, ws.Options{}, hub.Options{})
 	socket := m.raw(t, "alice")
 	ready(t, socket)
-	for _, c := range []struct{ text, replyTo, code, says string }{
+	for _, c := range []struct{ text, replyTo, code, wantText string }{
 		{`{`, "", refusal.Malformed, "not a JSON"},
 		{`{"type":"ping","TYPE":"ping"}`, "", refusal.InvalidField, `no field "TYPE"`},
 		{`{"id":"x","type":"subscribe","data":{},"data":{"rooms":["presence:bob"]}}`, "x", refusal.InvalidField, "data is there twice"},
@@ -478,7 +478,7 @@ func TestBadFrames_AreAnsweredAndTheConnectionStaysUsable(t *testing.T) {
 		require.Equal(t, c.code, f.refused().Code, c.text)
 		require.Equal(t, c.replyTo, f.ReplyTo, c.text)
 		require.Equal(t, c.replyTo == "", f.Type == "error", c.text)
-		require.Contains(t, f.refused().Message, c.says, c.text)
+		require.Contains(t, f.refused().Message, c.wantText, c.text)
 	}
 	require.NoError(t, socket.WriteMessage(websocket.BinaryMessage, []byte{1, 2, 3}))
 	require.Equal(t, refusal.Malformed, read(t, socket).Error.Code)

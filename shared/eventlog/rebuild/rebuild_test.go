@@ -262,9 +262,9 @@ func TestRebuild_WaitsForReaders(t *testing.T) {
 func TestRebuild_RefusesInvalidRequests(t *testing.T) {
 	t.Parallel()
 	l, _ := tallied(t, 3)
-	fails := func(what, says string, r Options) {
+	fails := func(what, wantText string, r Options) {
 		t.Helper()
-		if _, err := Projections(t.Context(), l, r); err == nil || !strings.Contains(err.Error(), says) {
+		if _, err := Projections(t.Context(), l, r); err == nil || !strings.Contains(err.Error(), wantText) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}

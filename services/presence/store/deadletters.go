@@ -10,9 +10,9 @@ import (
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 )
 
-// lettersKept is how long a dropped dead letter is remembered. It is longer than the retention of the topic of dead
-// letters.
-const lettersKept = 60 * 24 * time.Hour
+// droppedRetention is how long a dropped dead letter is remembered. It is longer than the retention of the topic of
+// dead letters.
+const droppedRetention = 60 * 24 * time.Hour
 
 // DropDeadLetter records that a dead letter was dropped.
 func (s *Store) DropDeadLetter(ctx context.Context, l *meshv1.DeadLetter) error {
@@ -23,8 +23,8 @@ func (s *Store) DropDeadLetter(ctx context.Context, l *meshv1.DeadLetter) error 
 	return nil
 }
 
-// DroppedLetters returns the dead letters that were dropped.
-func (s *Store) DroppedLetters(ctx context.Context) ([]*meshv1.DeadLetter, error) {
+// DroppedDeadLetters returns the dead letters that were dropped.
+func (s *Store) DroppedDeadLetters(ctx context.Context) ([]*meshv1.DeadLetter, error) {
 	kept, err := s.redis.HGetAll(ctx, s.prefix+"dropped").Result()
 	if err != nil {
 		return nil, fmt.Errorf("read the dropped dead letters: %w", err)
@@ -32,7 +32,7 @@ func (s *Store) DroppedLetters(ctx context.Context) ([]*meshv1.DeadLetter, error
 	var all []*meshv1.DeadLetter
 	var old []string
 	for field, at := range kept {
-		if dropped, err := strconv.ParseInt(at, 10, 64); err != nil || time.Since(time.Unix(dropped, 0)) > lettersKept {
+		if dropped, err := strconv.ParseInt(at, 10, 64); err != nil || time.Since(time.Unix(dropped, 0)) > droppedRetention {
 			old = append(old, field)
 			continue
 		}
@@ -41,17 +41,17 @@ func (s *Store) DroppedLetters(ctx context.Context) ([]*meshv1.DeadLetter, error
 		offset, id, _ := strings.Cut(rest, " ")
 		number, err := strconv.ParseInt(partition, 10, 32)
 		if err != nil {
-			return nil, fmt.Errorf("dropped letter %q: %w", field, err)
+			return nil, fmt.Errorf("dropped dead letter %q: %w", field, err)
 		}
 		if l.Offset, err = strconv.ParseInt(offset, 10, 64); err != nil {
-			return nil, fmt.Errorf("dropped letter %q: %w", field, err)
+			return nil, fmt.Errorf("dropped dead letter %q: %w", field, err)
 		}
 		l.Partition, l.Id = int32(number), id
 		all = append(all, l)
 	}
 	if len(old) > 0 {
 		if err := s.redis.HDel(ctx, s.prefix+"dropped", old...).Err(); err != nil {
-			return nil, fmt.Errorf("remove old dropped letters: %w", err)
+			return nil, fmt.Errorf("remove old dropped dead letters: %w", err)
 		}
 	}
 	return all, nil
