@@ -143,7 +143,24 @@ func (c *Catalog) checkAll() error {
 	problems = append(problems, c.checkTopics()...)
 	problems = append(problems, c.checkRefusals()...)
 	problems = append(problems, c.checkSubjects()...)
+	for _, m := range c.requests() {
+		problems = append(problems, checkShapes(m.Descriptor())...)
+	}
 	return errors.Join(problems...)
+}
+
+// requests returns the types of all commands, queries and signals.
+func (c *Catalog) requests() (all []protoreflect.MessageType) {
+	for _, v := range c.commands {
+		all = append(all, v.Type)
+	}
+	for _, v := range c.queries {
+		all = append(all, v.Request)
+	}
+	for _, v := range c.signals {
+		all = append(all, v.Type)
+	}
+	return all
 }
 
 // notServices are the packages of proto/ that no service owns: the options (routing), the calls between services (mesh)

@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"fmt"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -55,17 +56,22 @@ func (c *Command) Check(m proto.Message) error {
 			}
 		}
 	}
-	return checkShape(m)
+	return CheckShape(m)
 }
 
 // Check checks the fields of a query against their declared shapes. The error is a refusal.
-func (q *Query) Check(m proto.Message) error { return checkShape(m) }
+func (q *Query) Check(m proto.Message) error { return CheckShape(m) }
 
-func checkShape(m proto.Message) error {
+// CheckShape checks the fields of a message against their declared shapes. The error is a refusal.
+func CheckShape(m proto.Message) error {
 	fields := m.ProtoReflect().Descriptor().Fields()
 	for i := range fields.Len() {
 		f := fields.Get(i)
-		if err := checkField(f, m.ProtoReflect().Get(f), shapeOf(f)); err != nil {
+		shape := shapeOf(f)
+		if f.HasPresence() && !m.ProtoReflect().Has(f) && !shape.GetRequired() {
+			continue
+		}
+		if err := checkField(f, m.ProtoReflect().Get(f), shape); err != nil {
 			return err
 		}
 	}
@@ -74,6 +80,31 @@ func checkShape(m proto.Message) error {
 
 func shapeOf(f protoreflect.FieldDescriptor) *routingv1.Shape {
 	return proto.GetExtension(f.Options(), routingv1.E_Shape).(*routingv1.Shape)
+}
+
+// checkShapes returns an error for each declared shape whose bounds do not apply to the type of its field, so that no
+// bound is ignored.
+func checkShapes(m protoreflect.MessageDescriptor) (problems []error) {
+	for i := range m.Fields().Len() {
+		f := m.Fields().Get(i)
+		wrong := func(option string) {
+			problems = append(problems, fmt.Errorf("%s: the option %s does not apply to a field of this type", f.FullName(), option))
+		}
+		s := shapeOf(f)
+		if s == nil {
+			continue
+		}
+		if f.Kind() != protoreflect.StringKind && (s.GetId() || s.GetMaxChars() > 0) {
+			wrong("id or max_chars")
+		}
+		if !f.IsList() && s.GetMaxItems() > 0 {
+			wrong("max_items")
+		}
+		if _, ok := wholeNumber(f.Default()); (!ok || f.IsList()) && (s.Min != nil || s.Max != nil) {
+			wrong("min or max")
+		}
+	}
+	return problems
 }
 
 func checkField(f protoreflect.FieldDescriptor, v protoreflect.Value, s *routingv1.Shape) error {
@@ -94,10 +125,38 @@ func checkField(f protoreflect.FieldDescriptor, v protoreflect.Value, s *routing
 		}
 		return nil
 	}
-	if f.Kind() != protoreflect.StringKind {
-		return nil
+	if f.Kind() == protoreflect.StringKind {
+		return checkText(name, v.String(), s, s.GetRequired())
 	}
-	return checkText(name, v.String(), s, s.GetRequired())
+	if n, ok := wholeNumber(v); ok && s != nil {
+		return checkNumber(name, n, s)
+	}
+	return nil
+}
+
+// wholeNumber returns the value of a field of type int32, int64 or uint32, and false for the other types.
+func wholeNumber(v protoreflect.Value) (int64, bool) {
+	switch n := v.Interface().(type) {
+	case int32:
+		return int64(n), true
+	case int64:
+		return n, true
+	case uint32:
+		return int64(n), true
+	}
+	return 0, false
+}
+
+func checkNumber(name string, n int64, s *routingv1.Shape) error {
+	switch low, high := s.Min != nil && n < s.GetMin(), s.Max != nil && n > s.GetMax(); {
+	case !low && !high:
+		return nil
+	case s.Max == nil:
+		return refusal.NewField(name, "has to be %d or more", s.GetMin())
+	case s.Min == nil:
+		return refusal.NewField(name, "has to be %d or less", s.GetMax())
+	}
+	return refusal.NewField(name, "has to be from %d to %d", s.GetMin(), s.GetMax())
 }
 
 func checkText(name, text string, s *routingv1.Shape, required bool) error {

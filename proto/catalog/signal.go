@@ -32,7 +32,7 @@ func (c *Catalog) readSignal(owner string, mt protoreflect.MessageType, o *routi
 }
 
 // Check checks the fields of a signal against their declared shapes. The error is a refusal.
-func (s *Signal) Check(m proto.Message) error { return checkShape(m) }
+func (s *Signal) Check(m proto.Message) error { return CheckShape(m) }
 
 // Room returns the room of a signal. It returns false if a field in the room's address is not an id.
 func (s *Signal) Room(m proto.Message, actor string) (room string, ok bool) {

@@ -20,12 +20,13 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
 const (
-	maxBody    = 16 << 20
+	maxBody    = 16 << 20 // bytes of a request
 	stopWithin = 5 * time.Second
 	callWithin = 30 * time.Second // deadline of calls whose caller sets none
 )
@@ -159,8 +160,8 @@ func answer(w http.ResponseWriter, status int, code connect.Code, r *refusal.Err
 }
 
 // Interceptors returns the common interceptors of all Connect handlers of the mesh. They continue the caller's trace,
-// read the actor, set a deadline, refuse texts that cannot be stored, recover from panics, and convert errors with
-// Error.
+// read the actor, set a deadline, refuse texts that cannot be stored and fields outside of their declared shapes,
+// recover from panics, and convert errors with Error.
 func Interceptors(log *slog.Logger, tracer trace.Tracer) connect.HandlerOption {
 	return connect.WithHandlerOptions(connect.WithReadMaxBytes(maxBody),
 		// Services are close to each other: compressing a response would cost more than sending it.
@@ -207,6 +208,9 @@ func callRecovering(ctx context.Context, r connect.AnyRequest, next connect.Unar
 	}()
 	if m, is := r.Any().(proto.Message); is {
 		if err := checkTexts(m.ProtoReflect(), ""); err != nil {
+			return nil, err
+		}
+		if err := catalog.CheckShape(m); err != nil {
 			return nil, err
 		}
 	}

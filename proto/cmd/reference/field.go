@@ -33,6 +33,8 @@ type field struct {
 	id       bool
 	maxChars int // 0 if there is no limit
 	maxItems int // 0 if there is no limit
+	// The smallest and the largest value of a number; nil if only its type limits it.
+	min, max *int64
 }
 
 // required are the fields of frames that are always present. Unlike for commands and queries, no option declares this,
@@ -57,6 +59,9 @@ func (d *declarations) fields(m protoreflect.MessageDescriptor, dir direction) (
 		shape := proto.GetExtension(f.Options(), routingv1.E_Shape).(*routingv1.Shape)
 		v := field{desc: f, name: string(f.Name()), comment: d.comments[f.FullName()], maxChars: int(shape.GetMaxChars()),
 			maxItems: int(shape.GetMaxItems()), id: shape.GetId(), required: slices.Contains(required[dir], f.FullName())}
+		if shape != nil {
+			v.min, v.max = shape.Min, shape.Max
+		}
 		if dir == sent {
 			address := slices.Contains(addressFields(m), v.name)
 			v.required = v.required || shape.GetRequired() || address
@@ -148,12 +153,18 @@ func (f field) bounds() string {
 		parts = append(parts, "an [id](#ids)")
 	case f.maxChars > 0:
 		parts = append(parts, "at most "+count(f.maxChars)+" characters")
+	case f.min != nil && f.max != nil:
+		parts = append(parts, "from "+count(*f.min)+" to "+count(*f.max))
+	case f.min != nil:
+		parts = append(parts, count(*f.min)+" or more")
+	case f.max != nil:
+		parts = append(parts, "at most "+count(*f.max))
 	}
 	return strings.Join(parts, ", ")
 }
 
 // count writes a number with commas: 8,000.
-func count(n int) string {
+func count[N int | int64](n N) string {
 	if n < 1000 {
 		return fmt.Sprint(n)
 	}

@@ -101,6 +101,12 @@ func (s *schemas) field(f field, dir direction) object {
 		}
 	default:
 		schema = s.single(f, dir)
+		if f.min != nil {
+			schema["minimum"] = *f.min
+		}
+		if f.max != nil {
+			schema["maximum"] = *f.max
+		}
 	}
 	if _, isRef := schema["$ref"]; !isRef && f.comment != "" { // draft 7 ignores a description beside a reference
 		schema["description"] = f.comment

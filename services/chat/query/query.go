@@ -82,12 +82,7 @@ func (s *Server) History(ctx context.Context, r *connect.Request[chatv1.HistoryR
 	if err != nil {
 		return nil, err
 	}
-	switch {
-	case r.Msg.GetBefore() < 0:
-		return nil, refusal.NewField("before", "has to be a version, 0 or more")
-	case r.Msg.GetAfter() < 0:
-		return nil, refusal.NewField("after", "has to be a version, 0 or more")
-	case r.Msg.Before != nil && r.Msg.After != nil:
+	if r.Msg.Before != nil && r.Msg.After != nil {
 		return nil, refusal.NewField("before", "is sent together with after; send only one of them")
 	}
 	wanted := store.Page{After: catalog.Version(r.Msg.GetAfter()), Before: math.MaxInt64, Up: r.Msg.After != nil, Limit: limit}

@@ -203,7 +203,7 @@ func TestHistory_Pages(t *testing.T) {
 		}
 	}
 	for name, r := range map[string]*chatv1.HistoryRequest{
-		"after the newest": {After: new(int64(251))}, "after every version": {After: new(int64(math.MaxInt64))},
+		"after the newest, with the largest limit": {After: new(int64(251)), Limit: new(int32(200))}, "after every version": {After: new(int64(math.MaxInt64))},
 		"before the start": {Before: new(int64(0))},
 	} {
 		r.ConversationId = "c"

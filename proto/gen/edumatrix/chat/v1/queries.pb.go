@@ -25,7 +25,7 @@ const (
 
 type ConversationsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The maximum number of conversations, 1 to 200; absent: 50.
+	// The maximum number of conversations; absent: 50.
 	Limit *int32 `protobuf:"varint,1,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
 	// The field next of the previous response; empty: the first page.
 	After         string `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"`
@@ -235,7 +235,7 @@ type HistoryRequest struct {
 	// Return the oldest messages of those that were sent after this version; 0: the oldest messages of all. It must be
 	// absent if the field before is present.
 	After *int64 `protobuf:"varint,3,opt,name=after,proto3,oneof" json:"after,omitempty"`
-	// The maximum number of messages, 1 to 200; absent: 50. A page has fewer messages, but at least one, if their texts
+	// The maximum number of messages; absent: 50. A page has fewer messages, but at least one, if their texts
 	// are larger than 512 KiB together.
 	Limit         *int32 `protobuf:"varint,4,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -459,7 +459,7 @@ func (x *HistoryResponse) GetVersion() int64 {
 type MembersRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
-	// The maximum number of members, 1 to 200; absent: 50.
+	// The maximum number of members; absent: 50.
 	Limit *int32 `protobuf:"varint,2,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
 	// The field next of the previous response; empty: the first page.
 	After         string `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
@@ -593,9 +593,9 @@ var File_edumatrix_chat_v1_queries_proto protoreflect.FileDescriptor
 
 const file_edumatrix_chat_v1_queries_proto_rawDesc = "" +
 	"\n" +
-	"\x1fedumatrix/chat/v1/queries.proto\x12\x11edumatrix.chat.v1\x1a\x1eedumatrix/chat/v1/events.proto\x1a\"edumatrix/routing/v1/routing.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"Q\n" +
-	"\x14ConversationsRequest\x12\x19\n" +
-	"\x05limit\x18\x01 \x01(\x05H\x00R\x05limit\x88\x01\x01\x12\x14\n" +
+	"\x1fedumatrix/chat/v1/queries.proto\x12\x11edumatrix.chat.v1\x1a\x1eedumatrix/chat/v1/events.proto\x1a\"edumatrix/routing/v1/routing.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\\\n" +
+	"\x14ConversationsRequest\x12$\n" +
+	"\x05limit\x18\x01 \x01(\x05B\t\xb2\xbb\x18\x05(\x010\xc8\x01H\x00R\x05limit\x88\x01\x01\x12\x14\n" +
 	"\x05after\x18\x02 \x01(\tR\x05afterB\b\n" +
 	"\x06_limit\"\x8d\x02\n" +
 	"\fConversation\x12'\n" +
@@ -609,12 +609,12 @@ const file_edumatrix_chat_v1_queries_proto_rawDesc = "" +
 	"\fmember_count\x18\a \x01(\x05R\vmemberCount\"r\n" +
 	"\x15ConversationsResponse\x12E\n" +
 	"\rconversations\x18\x01 \x03(\v2\x1f.edumatrix.chat.v1.ConversationR\rconversations\x12\x12\n" +
-	"\x04next\x18\x02 \x01(\tR\x04next\"\xb5\x01\n" +
+	"\x04next\x18\x02 \x01(\tR\x04next\"\xd0\x01\n" +
 	"\x0eHistoryRequest\x121\n" +
-	"\x0fconversation_id\x18\x01 \x01(\tB\b\xb2\xbb\x18\x04\b\x01\x10\x01R\x0econversationId\x12\x1b\n" +
-	"\x06before\x18\x02 \x01(\x03H\x00R\x06before\x88\x01\x01\x12\x19\n" +
-	"\x05after\x18\x03 \x01(\x03H\x01R\x05after\x88\x01\x01\x12\x19\n" +
-	"\x05limit\x18\x04 \x01(\x05H\x02R\x05limit\x88\x01\x01B\t\n" +
+	"\x0fconversation_id\x18\x01 \x01(\tB\b\xb2\xbb\x18\x04\b\x01\x10\x01R\x0econversationId\x12#\n" +
+	"\x06before\x18\x02 \x01(\x03B\x06\xb2\xbb\x18\x02(\x00H\x00R\x06before\x88\x01\x01\x12!\n" +
+	"\x05after\x18\x03 \x01(\x03B\x06\xb2\xbb\x18\x02(\x00H\x01R\x05after\x88\x01\x01\x12$\n" +
+	"\x05limit\x18\x04 \x01(\x05B\t\xb2\xbb\x18\x05(\x010\xc8\x01H\x02R\x05limit\x88\x01\x01B\t\n" +
 	"\a_beforeB\b\n" +
 	"\x06_afterB\b\n" +
 	"\x06_limit\"\xf6\x01\n" +
@@ -630,10 +630,10 @@ const file_edumatrix_chat_v1_queries_proto_rawDesc = "" +
 	"\x0fHistoryResponse\x126\n" +
 	"\bmessages\x18\x01 \x03(\v2\x1a.edumatrix.chat.v1.MessageR\bmessages\x12\x12\n" +
 	"\x04more\x18\x02 \x01(\bR\x04more\x12\x18\n" +
-	"\aversion\x18\x03 \x01(\x03R\aversion\"~\n" +
+	"\aversion\x18\x03 \x01(\x03R\aversion\"\x89\x01\n" +
 	"\x0eMembersRequest\x121\n" +
-	"\x0fconversation_id\x18\x01 \x01(\tB\b\xb2\xbb\x18\x04\b\x01\x10\x01R\x0econversationId\x12\x19\n" +
-	"\x05limit\x18\x02 \x01(\x05H\x00R\x05limit\x88\x01\x01\x12\x14\n" +
+	"\x0fconversation_id\x18\x01 \x01(\tB\b\xb2\xbb\x18\x04\b\x01\x10\x01R\x0econversationId\x12$\n" +
+	"\x05limit\x18\x02 \x01(\x05B\t\xb2\xbb\x18\x05(\x010\xc8\x01H\x00R\x05limit\x88\x01\x01\x12\x14\n" +
 	"\x05after\x18\x03 \x01(\tR\x05afterB\b\n" +
 	"\x06_limit\"}\n" +
 	"\x0fMembersResponse\x12\x19\n" +

@@ -712,7 +712,11 @@ type Shape struct {
 	// The maximum number of characters; 0: only the size of the frame limits them.
 	MaxChars uint32 `protobuf:"varint,3,opt,name=max_chars,json=maxChars,proto3" json:"max_chars,omitempty"`
 	// The maximum number of values of a repeated field; 0: only the size of the frame limits them.
-	MaxItems      uint32 `protobuf:"varint,4,opt,name=max_items,json=maxItems,proto3" json:"max_items,omitempty"`
+	MaxItems uint32 `protobuf:"varint,4,opt,name=max_items,json=maxItems,proto3" json:"max_items,omitempty"`
+	// The smallest and the largest value of a whole number; absent: the type of the field limits it. A field that is
+	// absent from a message is not checked.
+	Min           *int64 `protobuf:"varint,5,opt,name=min,proto3,oneof" json:"min,omitempty"`
+	Max           *int64 `protobuf:"varint,6,opt,name=max,proto3,oneof" json:"max,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -771,6 +775,20 @@ func (x *Shape) GetMaxChars() uint32 {
 func (x *Shape) GetMaxItems() uint32 {
 	if x != nil {
 		return x.MaxItems
+	}
+	return 0
+}
+
+func (x *Shape) GetMin() int64 {
+	if x != nil && x.Min != nil {
+		return *x.Min
+	}
+	return 0
+}
+
+func (x *Shape) GetMax() int64 {
+	if x != nil && x.Max != nil {
+		return *x.Max
 	}
 	return 0
 }
@@ -1083,12 +1101,16 @@ const file_edumatrix_routing_v1_routing_proto_rawDesc = "" +
 	"\x05bytes\x18\x03 \x01(\rR\x05bytes\x12\x12\n" +
 	"\x04rate\x18\x04 \x01(\rR\x04rate\"\x1e\n" +
 	"\bRoomKind\x12\x12\n" +
-	"\x04kind\x18\x01 \x01(\tR\x04kind\"m\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\"\xab\x01\n" +
 	"\x05Shape\x12\x1a\n" +
 	"\brequired\x18\x01 \x01(\bR\brequired\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\bR\x02id\x12\x1b\n" +
 	"\tmax_chars\x18\x03 \x01(\rR\bmaxChars\x12\x1b\n" +
-	"\tmax_items\x18\x04 \x01(\rR\bmaxItems\"7\n" +
+	"\tmax_items\x18\x04 \x01(\rR\bmaxItems\x12\x15\n" +
+	"\x03min\x18\x05 \x01(\x03H\x00R\x03min\x88\x01\x01\x12\x15\n" +
+	"\x03max\x18\x06 \x01(\x03H\x01R\x03max\x88\x01\x01B\x06\n" +
+	"\x04_minB\x06\n" +
+	"\x04_max\"7\n" +
 	"\aRefusal\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
 	"\ameaning\x18\x02 \x01(\tR\ameaning\"h\n" +
@@ -1184,6 +1206,7 @@ func file_edumatrix_routing_v1_routing_proto_init() {
 	if File_edumatrix_routing_v1_routing_proto != nil {
 		return
 	}
+	file_edumatrix_routing_v1_routing_proto_msgTypes[8].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
