@@ -15,8 +15,8 @@ import (
 
 // Lease is the exclusive right of one instance to do something, such as to relay a log. It is an advisory lock of a
 // database session. An instance that dies loses the lease with its connection. If an instance freezes or is cut off,
-// the server gets no messages from it. After LeaseOptions.Silence, the server ends the database session, and the lease
-// is lost. Later writes of the instance fail, because they use the same connection.
+// the server gets no messages from it. After LeaseOptions.Silence, or after 5 s within a transaction, the server ends
+// the database session, and the lease is lost. Later writes of the instance fail, because they use the same connection.
 type Lease struct {
 	mu   sync.Mutex
 	conn *pgx.Conn
@@ -30,11 +30,12 @@ type LeaseOptions struct {
 	Key     int64  // key of the lock
 	Purpose string // used in errors: "the relay"
 	Schema  string // search_path of the lease's database session
-	// Silence is the time without a message after which the server ends the database session; 0: 2.5 s.
+	// Silence is the time without a message after which the server ends a database session that is not in a
+	// transaction; 0: 2.5 s.
 	Silence time.Duration
 	// Renewal is the interval between the messages that renew the lease; 0: 600 ms.
 	Renewal time.Duration
-	// Every is the approximate interval between attempts to get the lock.
+	// Every is the average time between two attempts to get the lock (see Await). It is required.
 	Every time.Duration
 	// Standby is called once the server has answered, before the first attempt. Nil: not called.
 	Standby func()

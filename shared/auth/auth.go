@@ -231,7 +231,7 @@ func (v *Verifier) key(ctx context.Context) jwt.Keyfunc {
 	}
 }
 
-// user reads the claims of a valid token. A malformed claim that is not needed to identify the user is ignored.
+// user reads the claims of a valid token. A malformed claim other than sub and exp is ignored.
 func (v *Verifier) user(c claims) (User, error) {
 	id, ok := c["sub"].(string)
 	if _, number := c["sub"].(json.Number); number {
@@ -300,7 +300,8 @@ func seconds(claim any) float64 {
 	return f
 }
 
-// clean removes control characters, which cannot be stored or shown, and cuts the text off after limit characters.
+// clean removes control characters, which cannot be shown (and U+0000 cannot be stored), and cuts the text off after
+// limit characters.
 func clean(s string, limit int) string {
 	s = strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {

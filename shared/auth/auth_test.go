@@ -127,8 +127,8 @@ func raw(t testing.TB, header, claims string) string {
 	return signing + "." + base64.RawURLEncoding.EncodeToString(signature)
 }
 
-// A token is legal JSON in an unusual form. A number in a claim that Verify does not use may have any size. If a claim
-// occurs twice, the last one counts (RFC 7519, section 4).
+// The claims of a token are legal JSON in an unusual form. A number in a claim that Verify does not use may have any
+// size. If a claim occurs twice, the last one counts (RFC 7519, section 4).
 func TestVerify_AcceptsAnyLegalJSON(t *testing.T) {
 	t.Parallel()
 	v, err := auth.NewVerifier(t.Context(), auth.Options{Secret: secret, RoleClaim: "role"})

@@ -22,7 +22,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// fetchIntervals is how often keys are fetched.
+// fetchIntervals configures how often keys are fetched.
 type fetchIntervals struct {
 	usual    time.Duration // after a successful fetch
 	retry    time.Duration // after a fetch that failed; doubled up to slowest
@@ -212,7 +212,7 @@ func (k *keySet) fetch(ctx context.Context) error {
 	return nil
 }
 
-// publicKey is a key with which tokens may be signed.
+// publicKey is a key that verifies the signatures of tokens.
 type publicKey struct {
 	id     string
 	method jwkset.ALG // the key's method; empty: all methods that suit it
@@ -244,7 +244,7 @@ func readKey(raw json.RawMessage) (publicKey, error) {
 	return publicKey{id: m.KID, method: m.ALG, key: key.Key()}, nil
 }
 
-// suits reports whether tokens may be signed with the key k by the given method.
+// suits reports whether the key k can verify signatures by the given method.
 func (k publicKey) suits(method jwt.SigningMethod) bool {
 	if k.method != "" && k.method.String() != method.Alg() {
 		return false
@@ -269,8 +269,8 @@ var (
 	errKeyMethod = errors.New("the key that the token's kid names is not for the method (alg) that the token names")
 )
 
-// key returns the keys with which a token may be signed. A token with an unknown key is refused only after a
-// successful fetch that began after the token arrived; without such a fetch in time, the error is errNoKeys.
+// key returns the keys that may verify a token's signature. If none of the stored keys suits the token, key first waits
+// for newly fetched keys (see renew); if they cannot be fetched in time, the error is errNoKeys.
 func (k *keySet) key(ctx context.Context, token *jwt.Token) (any, error) {
 	id, named := token.Header["kid"].(string)
 	if !named && token.Header["kid"] != nil {
@@ -291,9 +291,9 @@ func (k *keySet) key(ctx context.Context, token *jwt.Token) (any, error) {
 	return found, nil
 }
 
-// find returns the keys with which a token may be signed by a method. If the token has a kid, only keys with that kid
-// are returned; there may be several (RFC 7517, 4.5). The result other reports whether the kid also names keys for
-// other methods.
+// find returns the keys that verify signatures by a method. If the token has a kid, only keys with that kid are
+// returned; there may be several (RFC 7517, 4.5). The result other reports whether the kid also names keys for other
+// methods.
 func (k *keySet) find(method jwt.SigningMethod, id string, named bool) (found jwt.VerificationKeySet, other bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -310,7 +310,8 @@ func (k *keySet) find(method jwt.SigningMethod, id string, named bool) (found jw
 }
 
 // renew waits until a fetch that began after the call of renew has succeeded, or until the function enough returns true
-// after an earlier fetch.
+// after an earlier fetch. While no fetch has ended yet, it waits for the first one, although that has begun already. If
+// the fetch fails or does not end in time, the error is errNoKeys.
 func (k *keySet) renew(ctx context.Context, enough func() bool) error {
 	awaited := k.want()
 	patience := time.NewTimer(k.pace.patience)

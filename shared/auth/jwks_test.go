@@ -325,7 +325,7 @@ func TestVerify_MethodsOfPublicKeysOnly(t *testing.T) {
 	refused(t, v, sign(t, jwt.SigningMethodEdDSA, "ed", edKey(t)), "signature")
 }
 
-// jwk returns a key in the JSON form of a key set (JWK), with additional members of the JSON object.
+// jwk returns a key in its JSON form (JWK), with additional members of the JSON object.
 func jwk(t *testing.T, key any, members map[string]any) map[string]any {
 	t.Helper()
 	made, err := jwkset.NewJWKFromKey(key, jwkset.JWKOptions{Marshal: jwkset.JWKMarshalOptions{Private: true}})

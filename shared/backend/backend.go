@@ -11,14 +11,14 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Stores are the open stores of a process. The field of a store that the process does not need is nil.
+// Stores are the open stores of a process. The field of a store that the process does not need has the zero value.
 type Stores struct {
 	Postgres *pgxpool.Pool
 	Redis    *redis.Client
-	Kafka    Kafka // each producer and consumer has connections of its own
+	Kafka    Kafka // only the settings; each producer and consumer opens its own connections
 }
 
-// Close closes the stores in reverse order.
+// Close closes Redis and then Postgres. Kafka has nothing to close.
 func (s *Stores) Close() error {
 	var err error
 	if s.Redis != nil {

@@ -18,7 +18,7 @@ const (
 	// FetchWait is how long a broker holds a fetch without records. New records end the wait at once, so FetchWait
 	// adds no latency.
 	FetchWait = 5 * time.Second
-	// produceWait is how long a broker waits for its replicas.
+	// produceWait is how long a broker waits for other brokers to store their replicas of a record.
 	produceWait = 5 * time.Second
 )
 
@@ -29,7 +29,7 @@ func (k Kafka) Options() []kgo.Opt {
 		kgo.SeedBrokers(k.Brokers...),
 		kgo.ClientID(k.ClientID),
 		kgo.DialTimeout(connectTimeout),
-		// The overhead is added to the time that the request itself allows the broker.
+		// The overhead is added to the time that a request allows the broker, such as FetchWait.
 		kgo.RequestTimeoutOverhead(requestTimeout - FetchWait),
 		kgo.RequestRetries(maxRetries),
 		kgo.RetryBackoffFn(retryPause),
@@ -56,12 +56,14 @@ func (k Kafka) Options() []kgo.Opt {
 		kgo.FetchMaxWait(FetchWait),
 		kgo.FetchMaxBytes(16 << 20),
 		kgo.FetchMaxPartitionBytes(512 << 10),
-		// If a topic no longer has an offset, reading continues with its oldest record, never with its newest.
+		// If a partition no longer has the offset that a consumer requests, the consumer continues with the oldest
+		// record, never with the newest.
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 	}
 }
 
-// retryPause returns the delay before the nth retry in a row: 100 ms, then up to 250 ms, with a jitter of a quarter.
+// retryPause returns the delay before the nth retry in a row: 100 ms, then 200 ms, and 250 ms from then on, with a
+// random jitter of a quarter.
 func retryPause(n int) time.Duration {
 	return retry.Delay(n, firstRetry, maxRetry)
 }

@@ -81,7 +81,7 @@ func retire(after int) func(*pgx.Conn) bool {
 	}
 }
 
-// withoutSchema checks the URL and removes the parameters that the server does not have.
+// withoutSchema checks the URL and returns it without the parameters that IsForeignParameter reports.
 func (p Postgres) withoutSchema() (string, error) {
 	u, err := url.Parse(p.URL)
 	if err != nil || (u.Host == "" && u.Query().Get("host") == "") || (u.Scheme != "postgres" && u.Scheme != "postgresql") {
@@ -104,8 +104,8 @@ func (p Postgres) withoutSchema() (string, error) {
 	return u.String(), nil
 }
 
-// IsForeignParameter reports whether a parameter of DATABASE_URL is meant for other clients of the same installation,
-// such as Prisma, and not for the server.
+// IsForeignParameter reports whether the mesh ignores a parameter of DATABASE_URL. It ignores the parameters of other
+// clients of the same installation, such as Prisma, and the parameters of pgx whose values the mesh chooses itself.
 func IsForeignParameter(name string) bool {
 	switch name {
 	case "schema", "connection_limit", "pool_timeout", "socket_timeout", "pgbouncer", "statement_cache_size", "sslaccept",
@@ -140,7 +140,8 @@ func cutAuthority(address string) (authority, rest string) {
 	return rest, ""
 }
 
-// libpqVariables are the variables with which PostgreSQL's own clients, and pgx, override a URL.
+// libpqVariables are the environment variables from which PostgreSQL's own clients, and pgx, take the parameters that a
+// URL does not contain.
 var libpqVariables = []string{"PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD", "PGPASSFILE", "PGAPPNAME",
 	"PGCONNECT_TIMEOUT", "PGSSLMODE", "PGSSLKEY", "PGSSLCERT", "PGSSLSNI", "PGSSLROOTCERT", "PGSSLPASSWORD",
 	"PGSSLNEGOTIATION", "PGTARGETSESSIONATTRS", "PGSERVICE", "PGSERVICEFILE", "PGTZ", "PGOPTIONS", "PGMINPROTOCOLVERSION",

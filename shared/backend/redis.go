@@ -76,8 +76,8 @@ func (r Redis) options() (*redis.Options, error) {
 	return options, nil
 }
 
-// dial resolves names to IPv4 addresses only, because a server in a container often listens on only one of the two
-// addresses of "localhost". It dials an IPv6 address as given.
+// dial returns a function that resolves names to IPv4 addresses only, because a server in a container often does not
+// listen on the IPv6 address of "localhost". The function dials an IPv6 address as given.
 func dial(secure *tls.Config, timeout time.Duration) func(context.Context, string, string) (net.Conn, error) {
 	dialer := &net.Dialer{Timeout: timeout, KeepAlive: 5 * time.Minute}
 	return func(ctx context.Context, _, addr string) (net.Conn, error) {

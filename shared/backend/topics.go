@@ -24,10 +24,10 @@ const KeptRetention = "edumatrix.retention.ms"
 
 const inSyncReplicas = "min.insync.replicas"
 
-// EnsureTopics creates missing topics, and waits until every broker knows them with a leader for each partition. It
-// does not change existing topics. It reports the topics that have another number of partitions or another retention
-// than declared, fewer replicas than the brokers allow, or a lower min.insync.replicas than the mesh sets on new
-// topics; the operator decides. The mesh adapts to the topics that the broker has.
+// EnsureTopics creates missing topics, and waits until the metadata of every broker contains them with a leader for
+// each partition. It does not change existing topics. It returns how existing topics differ: another number of
+// partitions or another retention than declared, or fewer replicas or a lower min.insync.replicas than the mesh sets on
+// new topics. The operator decides whether to change such a topic; the mesh works with it as it is.
 func (k Kafka) EnsureTopics(ctx context.Context, topics []catalog.Topic) (differences []string, err error) {
 	client, admin, err := k.admin()
 	if err != nil {
@@ -198,8 +198,9 @@ func deref(text *string) string {
 	return *text
 }
 
-// awaitTopics waits until every broker knows the topics with a leader for each partition. The controller confirms a
-// topic before the brokers know it; until then, clients get the error that the topic does not exist.
+// awaitTopics waits until the metadata of every broker contains the topics with a leader for each partition. The
+// controller confirms a topic before the brokers get its metadata; until they do, clients get the error that the topic
+// does not exist.
 func (k Kafka) awaitTopics(ctx context.Context, client *kgo.Client, topics []catalog.Topic) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -216,7 +217,7 @@ func (k Kafka) awaitTopics(ctx context.Context, client *kgo.Client, topics []cat
 	}
 }
 
-// haveTopics checks each broker.
+// haveTopics returns an error unless the metadata of every broker contains the topics with a leader for each partition.
 func (k Kafka) haveTopics(ctx context.Context, client *kgo.Client, topics []catalog.Topic) error {
 	request := kmsg.NewPtrMetadataRequest()
 	for _, t := range topics {

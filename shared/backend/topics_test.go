@@ -40,8 +40,8 @@ func TestDifferences_ReportMissingReplicas(t *testing.T) {
 	}
 }
 
-// One of three brokers learns of new topics later than the others. EnsureTopics must not return before all three know
-// the topics.
+// One of three brokers gets the metadata of new topics later than the others. EnsureTopics must not return before all
+// three have the metadata.
 func TestEnsureTopics_WaitsUntilEveryBrokerKnowsThem(t *testing.T) {
 	t.Parallel()
 	c, err := kfake.NewCluster(kfake.NumBrokers(3))

@@ -81,7 +81,7 @@ type finding struct {
 	warn   bool
 }
 
-// check is one check of a store. The first check of a store opens the connection for the other checks.
+// check is one check of a store. The first check of a store connects to it; the other checks run only if that succeeds.
 type check struct {
 	name string
 	run  func(context.Context) (finding, error)

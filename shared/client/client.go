@@ -16,7 +16,7 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// Options of a connection. URL and Token are required.
+// Options configure a connection. URL and Token are required.
 type Options struct {
 	// URL is the URL of the gateway's socket, such as "ws://localhost:3001/ws".
 	URL string
@@ -36,21 +36,24 @@ type Options struct {
 	SessionID string
 	// Device is the name of this client among the sessions of its user.
 	Device string
-	// OnResumeToken is called with each resume token, after the events up to it, on the same goroutine as OnEvent. It
-	// is called with an empty token when the user has ended the session: the program must delete its stored token.
+	// OnResumeToken is called with each resume token, after the events that the token covers, on the same goroutine as
+	// OnEvent. It is called with an empty token when the user has ended the session: the program must delete its stored
+	// token.
 	OnResumeToken func(string)
-	// OnEvent is called with each event, in order, on the goroutine that reads. It must not wait for a call of this
-	// client.
+	// OnEvent is called with each event, in order, on the goroutine that reads. It must not call a method of this
+	// client that waits for a reply, because the same goroutine reads the reply.
 	OnEvent func(Event)
 	// OnSignal is called with each signal, on the same goroutine as OnEvent.
 	OnSignal func(Signal)
-	// OnOutcome is called with the outcomes of commands that were answered with "queued".
+	// OnOutcome is called with the outcomes of commands that were answered with "queued", on the same goroutine as
+	// OnEvent.
 	OnOutcome func(Outcome)
 	// OnNotRecovered is called with each room whose missed events are not sent, on the same goroutine as OnEvent.
 	OnNotRecovered func(room string)
 	// OnUnsubscribed is called when the gateway ends the subscription to a room, on the same goroutine as OnEvent.
 	OnUnsubscribed func(room string, why Error)
-	// OnTokenExpiring is called with the time left before the token expires; Authenticate renews the token.
+	// OnTokenExpiring is called with the time left before the token expires, on the same goroutine as OnEvent.
+	// Authenticate, called on another goroutine, renews the token.
 	OnTokenExpiring func(left time.Duration)
 	// Header is sent with the handshake. It may contain Origin, for example.
 	Header http.Header
@@ -156,8 +159,8 @@ type call struct {
 	reply chan Reply
 }
 
-// Dial connects, and returns when all the user's rooms are open. With a resume token, the missed events are delivered
-// before Dial returns. The error wraps an *Error if the gateway has refused the connection.
+// Dial connects, and returns when the connection is in every room of its user. With a resume token, the missed events
+// are delivered before Dial returns. The error wraps an *Error if the gateway has refused the connection.
 func Dial(ctx context.Context, o Options) (*Client, error) {
 	c, err := dial(ctx, o, nil)
 	if err != nil {
@@ -256,7 +259,7 @@ type Subscribed struct {
 	} `json:"refused"`
 }
 
-// Signal sends a signal to the other members of its room that are connected. If the signal is refused, the error is an
+// Signal sends a signal to all other connections of the members of its room. If the signal is refused, the error is an
 // *Error.
 func (c *Client) Signal(ctx context.Context, name string, data any) error {
 	_, err := c.Request(ctx, map[string]any{"type": name, "data": data})
@@ -363,7 +366,7 @@ func (c *Client) Abort() {
 func (c *Client) Done() <-chan struct{} { return c.done }
 
 // Err returns the reason why the connection has ended, or nil. It wraps ErrClosed, the *websocket.CloseError if there
-// was a close frame, and the *Error of the closing frame.
+// was a WebSocket close frame, and the *Error of the gateway's frame "closing" if there was one.
 func (c *Client) Err() error {
 	select {
 	case <-c.done:
@@ -382,7 +385,7 @@ func (c *Client) read() {
 		silence = time.Minute
 	}
 	var extended time.Time
-	extendDeadline := func() { // at most once a second, because setting a deadline costs more than reading a small frame
+	extendDeadline := func() { // not for every frame: setting a deadline costs more than reading a small frame
 		if now := time.Now(); now.Sub(extended) > min(time.Second, silence/8) {
 			extended = now
 			_ = c.conn.SetReadDeadline(now.Add(silence))

@@ -10,8 +10,8 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// A server sends a reply and closes the connection at once. Request must return the reply and not the closing, however
-// late it looks for the reply.
+// A server sends a reply and closes the connection at once. Request must return the reply and not the error of the
+// ended connection, even if the connection has ended before Request looks for the reply.
 func TestRequest_ReturnsAReplyThatTheEndFollows(t *testing.T) {
 	t.Parallel()
 	var upgrader websocket.Upgrader

@@ -35,8 +35,9 @@ type Connected struct {
 const sessionEnded = 4501
 
 // Reconnects reports whether a client should connect again after an error of Client.Err, as docs/protocol.md
-// describes. It returns false if the gateway closed the connection with a code from 4500 to 4999 or because a message
-// was too large, or if the client closed the connection.
+// describes. It returns false after the close codes 4500 to 4999, 1009 (a message was too large) and 1000 (normal
+// closure), and true after any other error. After Client.Close, Err contains the code 1000 only if the gateway's close
+// frame was read before the socket was closed, so Reconnects usually returns true.
 func Reconnects(err error) bool {
 	var closed *websocket.CloseError
 	if !errors.As(err, &closed) {
@@ -103,8 +104,8 @@ func (c *Client) newestVersions() map[string]int64 {
 	return all
 }
 
-// connect sends the first frame, and returns when all the user's rooms are open. Missed events are delivered before
-// connect returns.
+// connect sends the first frame, and returns when the connection is in every room of its user. Missed events are
+// delivered before connect returns.
 func (c *Client) connect(ctx context.Context) error {
 	data := map[string]any{}
 	for name, text := range map[string]string{"resume_token": c.options.ResumeToken, "session_id": c.options.SessionID,

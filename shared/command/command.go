@@ -29,7 +29,7 @@ type Topics struct {
 
 // Read decodes a command. Gateways refuse a command that does not match its declaration, but other programs and
 // gateways of another release may send such a command. So the error may be a refusal (see refusal.Of); then Read also
-// returns the envelope. After any other error, decoding the same bytes again would fail too.
+// returns the embedded envelope.Command. After any other error, decoding the same bytes again would fail too.
 func (t Topics) Read(m *message.Message) (Command, error) {
 	sent, err := envelope.ReadCommand(m)
 	if err != nil {

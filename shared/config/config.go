@@ -120,7 +120,7 @@ func Load(service string, getenv func(string) string) (Config, error) {
 }
 
 func (r *reader) postgres(c *Config) {
-	const maxName = 63 // bytes; PostgreSQL truncates a longer name, and would then not find the user or database
+	const maxName = 63 // bytes; PostgreSQL truncates a longer name, which then names another user or database
 	c.PostgresUser = r.name("POSTGRES_USER", "edu_matrix_user", maxName)
 	c.PostgresDB = r.name("POSTGRES_DB", "edu_matrix_db", maxName)
 	c.PostgresPassword = r.text("POSTGRES_PASSWORD", "")

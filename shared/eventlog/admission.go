@@ -18,7 +18,7 @@ type commandKey struct{ actor, id string }
 // checked against: first as it was read under the log's lock, then with the changes of each admitted write.
 type admission struct {
 	owner    string
-	at       time.Time // log's clock; events are recorded with this time
+	at       time.Time // time of the events: the log's clock, or the latest DecidedAt of the writes if that is later
 	position catalog.Position
 	versions map[string]catalog.Version // newest version by stream; absent: the stream has no events
 
@@ -27,7 +27,7 @@ type admission struct {
 	inbox       *inbox.Admission
 	rows        rows
 
-	members map[membershipKey]bool // true: the membership is open; absent: it is not open
+	members map[membershipKey]bool // true: the membership is open; false or absent: it is not open
 	timers  map[timerKey]*timerRow // timers that are set; nil or absent: there is no timer
 
 	maxRooms map[string]int   // by kind: the maximum number of rooms of a user

@@ -150,7 +150,7 @@ func (c cutting) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// The connection is lost while the server commits, so that the instance cannot know the result. When the instance
+// The connection is lost while the server commits, so that the instance does not receive the result. When the instance
 // commits the same writes again, the errors must show that the writes were committed the first time.
 func TestCommit_AnUnknownCommitIsResolvedByIDs(t *testing.T) {
 	t.Parallel()
@@ -177,8 +177,8 @@ func TestCommit_AnUnknownCommitIsResolvedByIDs(t *testing.T) {
 			cut.Store(true)
 		}
 	}
-	// The log's other goroutines do not run, so that the connection cannot break while one of them waits for a
-	// response.
+	// All connections share the variable cut. Of the log's goroutines, only commitAll runs, so that the connection for
+	// commits is the one that breaks.
 	during(t, func(ctx context.Context) error { l.commitAll(ctx); return nil })
 	if _, err := l.Inbox().BeginConsumer(t.Context(), inbox.Consumer{Source: "feed", Topic: "feed-events", Partitions: 3}); err != nil {
 		t.Fatal(err)

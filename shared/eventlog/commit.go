@@ -19,8 +19,9 @@ import (
 //   - *TimerError: the timers of some of the commands are gone or not due; leave these commands out.
 //   - *WriteError: the write itself is at fault and fails whenever it is tried.
 //   - an error that wraps retry.ErrUnavailable (the database is unavailable), or the cause of ctx (ctx ended first).
-//     The write may or may not have been committed, so commit it again. If it was committed, Commit recognises its ids
-//     and returns a RepeatedError, an inbox.StaleCheckpointError or an inbox.ParkedChangedError.
+//     The write may or may not have been committed, so commit it again. If it was committed, Commit recognises its
+//     command ids, Advance or Resolution, and returns a RepeatedError, an inbox.StaleCheckpointError or an
+//     inbox.ParkedChangedError. A Write that has none of them would be appended twice.
 //
 // With every error but the last in this list, this call has committed nothing.
 func (l *Log) Commit(ctx context.Context, w Write) (Committed, error) {
@@ -44,8 +45,8 @@ func (l *Log) CommitDeciding(ctx context.Context, s Selection,
 	})
 }
 
-// CommitDecidingAll is CommitDeciding for several different streams. The function decide sets the stream and the loaded
-// version of each command in the Write.
+// CommitDecidingAll is CommitDeciding for several different streams. It does not change the Write: the function decide
+// sets DecidedAt and, for each command, the Stream and the loaded version as Expected.
 func (l *Log) CommitDecidingAll(ctx context.Context, all []Selection,
 	decide func(context.Context, []Loaded) (Write, error)) (Committed, error) {
 	return l.wait(ctx, &pendingWrite{ctx: ctx, selections: all, decide: decide, outcome: make(chan writeOutcome, 1)})

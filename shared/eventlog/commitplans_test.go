@@ -84,7 +84,7 @@ SELECT 'conversation:' || n, 'k', 1, now() + interval '1 day', 'c', '', 'x' || n
 		}
 		return all
 	}
-	numbers := make([]int64, members) // used as positions and versions; above all that the log contains
+	numbers := make([]int64, members) // used as positions and versions; higher than any in the log
 	for n := range numbers {
 		numbers[n] = int64(1_000_000 + n)
 	}
@@ -196,8 +196,8 @@ func TestPlans_LoadingTheNewestReadsOneEvent(t *testing.T) {
 	}
 }
 
-// in makes a user a member of the conversations that fill wrote, with the numbers n for which from <= n < until. The
-// memberships begin at position 1.
+// in makes a user a member of the conversations with the numbers n for which from <= n < until. The memberships begin
+// at position 1.
 func in(t *testing.T, l *Log, user string, from, until int) {
 	t.Helper()
 	_, err := l.o.Pool.Exec(t.Context(), `INSERT INTO chat.memberships (room, member, opened_version, opened_position)

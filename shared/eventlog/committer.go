@@ -40,9 +40,9 @@ func (l *Log) commitAll(ctx context.Context) {
 	}
 }
 
-// commit commits writes in one transaction and finishes all of them. If the transaction fails because of their data, or
-// because it holds the log's lock for longer than MaxHold, commit halves the transaction until the write at fault is
-// alone.
+// commit commits writes in one transaction. It finishes each write, or queues it for a transaction of its own if it is
+// found to be in quarantine. If the transaction fails because of the data of a write, or because it holds the log's
+// lock for longer than MaxHold, commit halves the transaction until the write at fault is alone.
 func (l *Log) commit(ctx context.Context, writes []*pendingWrite) {
 	(&bisection{log: l}).commit(ctx, writes)
 }

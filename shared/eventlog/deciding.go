@@ -21,8 +21,8 @@ const ClockSQL = `(extract(epoch FROM greatest(clock_timestamp(), (SELECT time F
 const (
 	sqlClock = `SELECT ` + ClockSQL
 
-	// sqlLoadNewest reads the newest event of a stream, for streams in which each event contains the whole value. It
-	// also reads all events about the subjects.
+	// sqlLoadNewest reads the newest event of a stream if its version is above $2, all events about the subjects, and
+	// the stream's version. It is for streams in which each event contains the whole value.
 	sqlLoadNewest = `(SELECT true AS wanted, ` + impersonal + ` FROM owner.events WHERE stream = $1 AND version > $2
   ORDER BY version DESC LIMIT 1)
 UNION

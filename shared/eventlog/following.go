@@ -37,7 +37,7 @@ func (l *Log) SetWaiting(waiter, dependency string, err error) {
 	l.waiting.set(waiter, dependency, err)
 }
 
-// Seen returns the newest position that this instance knows to be committed, and a channel that is closed when this
+// Seen returns the newest committed position that this instance has seen, and a channel that is closed when this
 // position rises.
 func (l *Log) Seen() (position catalog.Position, moved <-chan struct{}) { return l.head.Now() }
 
@@ -71,8 +71,9 @@ func Events(all []Logged) []envelope.Event {
 	return events
 }
 
-// Applied returns the positions up to which projections are applied, by name, as far as this instance knows. The log
-// forgets these positions whenever the database may have lost transactions of projections.
+// Applied returns the newest positions of projections that this instance has read or saved, by name. A projection is
+// applied up to its position. The log forgets these positions whenever the database may have lost transactions of
+// projections.
 func (l *Log) Applied() *progress.Set { return &l.applied }
 
 // LockKey returns the key of the log's advisory lock for a purpose, such as "rebuild".

@@ -73,8 +73,8 @@ func (h *history) now() knownHead {
 // exceeds the number of events that can have been committed without being seen.
 const incarnationMargin = 1_000_000
 
-// Incarnation returns the incarnation of the log, as far as this instance knows. Keep positions, and what was derived
-// from them, together with the incarnation under which they were read.
+// Incarnation returns the newest incarnation of the log that this instance has seen. Keep positions, and what was
+// derived from them, together with the incarnation under which they were read.
 func (l *Log) Incarnation() string { return l.history.now().id }
 
 // Newest reads the head of the log: the position of its newest event. In an incarnation without events, the head is the
@@ -150,10 +150,10 @@ func (l *Log) reincarnate(ctx context.Context, conn *pgx.Conn, number int32, see
 	return Point{head, at.id}, nil
 }
 
-// RecogniseLoss compares the log with the parameter published: the newest events and position records that were
-// published. It uses a database connection of the caller. If a published position is above the log's head, or the log
-// does not contain a published event of its current incarnation, the database has lost commits. RecogniseLoss then
-// begins a new incarnation.
+// RecogniseLoss compares the log with the parameter published: the newest events and position records (see
+// envelope.Event.IsPosition) that were published. It uses a database connection of the caller. If a published position
+// is above the log's head, or the log does not contain a published event of its current incarnation, the database has
+// lost commits. RecogniseLoss then begins a new incarnation.
 func (l *Log) RecogniseLoss(ctx context.Context, conn *pgx.Conn, published []envelope.Event) error {
 	at, head, err := l.readHead(ctx, conn)
 	if err != nil {

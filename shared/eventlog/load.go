@@ -17,8 +17,8 @@ type Selection struct {
 	Stream   string
 	After    catalog.Version
 	Subjects []string
-	// Newest selects the newest event and the events about the Subjects, and no others. It is for streams in which each
-	// event contains the whole value.
+	// Newest selects the newest event, if it is above After, and the events about the Subjects, and no others. It is
+	// for streams in which each event contains the whole value.
 	Newest bool
 }
 

@@ -42,8 +42,8 @@ type Options struct {
 	// They run after the log's own migrations, under the same lock. Their search_path is the owner's schema. Nil: there
 	// are none.
 	Migrations fs.FS
-	// Waiting is called when work cannot continue because Postgres (or, for a Relay, Kafka) is unavailable, and with a
-	// nil error when it continues. Nil: not called.
+	// Waiting is called when the Log, its Relay or a projection cannot continue because a dependency ("postgres" or,
+	// for the Relay, "kafka") is unavailable, and with a nil error when all of them continue. Nil: not called.
 	Waiting func(dependency string, err error)
 	// LockWait is how long a commit, or another operation, waits for the log's lock before it fails; 0: 10 s.
 	LockWait time.Duration
@@ -60,7 +60,7 @@ type Log struct {
 	head    *progress.Progress // the newest position that is known to be committed
 	history history
 	waiting waiting
-	applied progress.Set // positions up to which projections are applied, as far as this instance knows
+	applied progress.Set // newest positions of projections that this instance has read or saved, by name
 	times   timeouts
 	clock   estimate
 	checked func() // for tests: called under the lock, before anything is written
@@ -76,7 +76,7 @@ type Log struct {
 // session that keeps the lock for longer.
 const MaxHold = 2 * time.Second
 
-// timeouts bound how long a holder of the log's lock can delay other holders.
+// timeouts bound how long an instance waits for the log's lock, and how long it holds the lock.
 type timeouts struct {
 	lock time.Duration // maximum wait for the lock
 	hold time.Duration // maximum time of holding the lock, and of being idle meanwhile

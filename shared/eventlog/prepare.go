@@ -68,7 +68,8 @@ type draft struct {
 	message  proto.Message
 }
 
-// maxEvent is the maximum size of an event on its topic, in bytes. Brokers accept records of up to a million bytes.
+// maxEvent is the maximum size of an event on its topic, in bytes, as size estimates it. Brokers accept up to 1 MiB by
+// default; the difference is for the fields that size does not count.
 const maxEvent = 900_000
 
 // size estimates the size of an event's record, in bytes.

@@ -8,7 +8,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// A transaction gets no further write once it has this number of writes, of events, or of bytes of events.
+// A transaction gets no further write once it has this number of writes, of events, or of bytes of events. The events
+// of writes that decide under the lock are not counted, because they do not exist yet.
 const (
 	maxWrites = 512
 	maxEvents = 4096

@@ -31,8 +31,8 @@ type Query struct {
 	Partition, Partitions int32
 }
 
-// maxSpan is the maximum number of positions that a page covers if it is filtered by topic or partition. No index helps
-// with such a filter, so reading a page of a sparse topic has to be bounded.
+// maxSpan is the maximum number of positions that a page covers if it is filtered by topic or partition, and not by
+// stream. No index helps with such a filter, so reading a page of a sparse topic has to be bounded.
 const maxSpan = 20_000
 
 // Page is a part of the log, ascending by position. Bodies are complete, except for fields that are redacted or
@@ -63,7 +63,7 @@ func (l *Log) Read(ctx context.Context, q Query) (Page, error) {
 		limit = 500
 	}
 	limit = min(limit, 1000)
-	// Events up to the head do not change, so a statement that sees a later state of the log may read them.
+	// No event is added below the head, so a statement that sees a later state of the log reads the same events.
 	until := head
 	if q.Until > 0 {
 		until = min(until, q.Until)

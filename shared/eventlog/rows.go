@@ -87,7 +87,7 @@ func (r *rows) event(a *admission, e *entry, d draft, answers bool) {
 
 func (r *rows) empty() bool { return len(r.positions)+len(r.outcomes)+len(r.timers) == 0 }
 
-// queue adds the statements that write all rows to a batch. Each statement comes after the statements that write the
+// queue adds to a batch the statements that write all rows. Each statement comes after the statements that write the
 // rows on which it depends.
 func (r *rows) queue(b *pgx.Batch, sql *statements, at time.Time) {
 	if len(r.positions) > 0 {

@@ -27,7 +27,7 @@ const maxReconnectDelay = time.Second
 // get returns the connection, after connecting again if it was lost.
 func (s *session) get(ctx context.Context) (*pgx.Conn, error) {
 	if s.conn != nil && !s.conn.IsClosed() && time.Since(s.used) > time.Second {
-		// The server may have closed an idle connection. The ping detects this here instead of failing a commit.
+		// The server may have closed an idle connection. The ping detects this before a commit fails.
 		bounded, cancel := context.WithTimeout(ctx, 3*time.Second)
 		err := s.conn.Ping(bounded)
 		cancel()

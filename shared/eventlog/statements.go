@@ -12,8 +12,8 @@ const (
 	// events.
 	sqlHead = `SELECT greatest(i.floor, (SELECT max(position) FROM owner.events)), i.number, i.id, i.floor
 FROM owner.incarnations i ORDER BY i.number DESC LIMIT 1`
-	// sqlReincarnate begins a new incarnation above a position that the log has lost, unless another instance has begun
-	// one.
+	// sqlReincarnate begins the incarnation after number $1, unless another instance has begun one already. Its floor
+	// is $3 above the old floor, the head or position $2, whichever is highest.
 	sqlReincarnate = `INSERT INTO owner.incarnations (number, id, head, floor, since)
 SELECT i.number + 1, left(replace(gen_random_uuid()::text, '-', ''), 12), h.head, greatest(i.floor, h.head, $2) + $3, now()
 FROM (SELECT * FROM owner.incarnations ORDER BY number DESC LIMIT 1) i,
@@ -38,8 +38,9 @@ SELECT set_config('transaction_timeout', $2, true), set_config('lock_timeout', $
 	// sqlSame reports whether an event of a topic is in the log at its position.
 	sqlSame = `SELECT EXISTS (SELECT FROM owner.events WHERE position = $1 AND id = $2 AND cause = $3)`
 
-	// sqlCheck reads everything that the writes of a commit are checked against. The first column is the kind of the
-	// row.
+	// sqlCheck reads everything that the writes of a commit are checked against, except the tables of package inbox.
+	// The first column is the kind of the row: 1 an outcome, 2 the version of a stream, 4 the head of the log, 5 a
+	// membership, 6 a timer, 7 the log's clock, 8 a number of rooms.
 	sqlCheck = `SELECT 1 AS what, o.actor, o.command_id, o.type, o.stream, o.kind, o.version, o.position, o.code, o.text,
   o.field, o.digest
 FROM unnest($1::text[], $2::text[]) AS k (actor, command_id),
@@ -98,8 +99,9 @@ WHERE e.stream = n.stream AND e.subject = n.subject AND e.version < n.version AN
 
 	sqlOutcome = `SELECT type, stream, kind, version, position, code, text, field FROM owner.outcomes
 WHERE actor = $1 AND command_id = $2`
-	// $2 is the time of the newest outcome that the previous run of this statement removed. The index entries of
-	// removed rows remain until the next vacuum; this condition skips them.
+	// sqlPruneOutcomes removes up to 5,000 outcomes from before $1, the oldest first. $2 is the time of the newest
+	// outcome that its previous run removed. The index entries of removed rows remain until the next vacuum; the
+	// condition on $2 skips them.
 	sqlPruneOutcomes = `WITH gone AS (DELETE FROM owner.outcomes WHERE ctid = ANY (ARRAY(
   SELECT ctid FROM owner.outcomes WHERE at < $1 AND at >= $2 ORDER BY at LIMIT 5000)) RETURNING at)
 SELECT count(*), coalesce(max(at), $2) FROM gone`

@@ -21,7 +21,8 @@ type Write struct {
 	// AnyVersion.
 	Stream   string
 	Expected catalog.Version
-	// Commands are in the order in which they were decided. A pair of Actor and CommandID must not occur twice.
+	// Commands are in the order in which they were decided. A pair of Actor and CommandID must not occur twice, unless
+	// CommandID is empty.
 	Commands []Decided
 	// DecidedAt is the time at which the commands were decided; their events are not recorded with an earlier time.
 	// Zero: events are recorded with the log's clock.
@@ -55,10 +56,11 @@ type Decided struct {
 	// Timer is the timer that sent the command; nil: none did. The Write removes the timer. If the timer is not due, or
 	// was replaced or cancelled, the Write fails with a *TimerError.
 	Timer *TimerKey
-	// Also are events for other streams of the log to which the command leads. Their positions are below those of the
+	// Also are events that the command leads to in other streams of the log. Their positions are below those of the
 	// command's own events.
 	Also []Also
-	// Events are appended to the command's stream. A committed command has events, every other outcome has none.
+	// Events are appended to the command's stream. A committed command has events; a command with any other outcome has
+	// none.
 	Events []proto.Message
 	// Kind is the kind of the outcome. Empty: Committed if there are events, and Unchanged if not.
 	Kind envelope.Kind
@@ -97,7 +99,7 @@ type Append struct {
 type Committed struct {
 	// Outcomes are the outcomes of the Write's commands, in the order of the commands.
 	Outcomes []envelope.Outcome
-	// Version is the version of the Write's stream after the commit.
+	// Version is the version of the Write's stream after the Write. Later writes in the same transaction may raise it.
 	Version catalog.Version
 	// Position is that of the Write's last event, or the log's head if the Write has no events.
 	Position catalog.Position

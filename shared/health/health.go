@@ -26,7 +26,7 @@ const (
 	maxResultAge = 2 * time.Second
 )
 
-// keys of /health, in the order that existing installations expect.
+// keys are the keys of "services" in /health, in the order that existing installations expect.
 var keys = []string{"redis", "kafka", "postgres", "socketio"}
 
 // Check reports whether redis, kafka, postgres or socketio works.

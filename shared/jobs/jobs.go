@@ -42,7 +42,7 @@ type Job struct {
 	// Key identifies the job among the jobs of its kind. Another job with the same key is not inserted while the first
 	// job waits or runs, or if the first job was completed within the last 24 hours. Empty: every job is inserted.
 	Key string
-	// After is the time before which the job does not run; zero: it may run at once. Jobs that are inserted ahead of
+	// After is the time before which the job does not run; zero: it may run at once. A job that is inserted before this
 	// time may run up to about six seconds late.
 	After time.Time
 }
@@ -63,7 +63,7 @@ type Options struct {
 }
 
 const (
-	// maxRunning is the number of jobs that an instance runs at once.
+	// maxRunning is the maximum number of jobs that an instance runs at once.
 	maxRunning = 16
 	// poll is how often an instance looks for jobs. The queue does not use NOTIFY, because the transaction that commits
 	// the events would then hold a lock of the whole database cluster until the transaction is on disk.
@@ -78,7 +78,7 @@ type Queue struct {
 	client *river.Client[pgx.Tx]
 }
 
-// pollOnlyDriver is the driver without its support for notifications.
+// pollOnlyDriver is River's driver for pgx without its support for notifications.
 type pollOnlyDriver struct{ *riverpgxv5.Driver }
 
 func (pollOnlyDriver) SupportsListener() bool     { return false }
@@ -124,7 +124,7 @@ func Open(ctx context.Context, o Options) (*Queue, error) {
 		FetchOnlyKnownKinds:         true,
 		CompletedJobRetentionPeriod: 24 * time.Hour, DiscardedJobRetentionPeriod: failedKept,
 		CancelledJobRetentionPeriod: failedKept,
-		// Each attempt is logged by this package, without secrets.
+		// River logs failed attempts at the level info, which problems drops. worker.Work logs them without secrets.
 		Logger: slog.New(problems{o.Log.Handler()}),
 	})
 	if err != nil {
@@ -184,7 +184,7 @@ func (q *Queue) Insert(ctx context.Context, tx pgx.Tx, all ...Job) error {
 	return nil
 }
 
-// stored contains the arguments of a job as they are stored. River's uniqueness depends on the key only.
+// stored contains the arguments of a job as they are stored. River's uniqueness depends on the kind and the key only.
 type stored struct {
 	Key  string          `json:"key,omitempty" river:"unique"`
 	Args json.RawMessage `json:"args"`

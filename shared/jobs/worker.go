@@ -19,7 +19,8 @@ import (
 // Work is the implementation of a kind of jobs.
 type Work[T Args] struct {
 	// Do runs one attempt of a job. If Do returns an error, the job is tried again after about 1, 16, 81, 256 …
-	// seconds; an error that Final has marked ends the job. The context ends after Timeout, and when the process stops.
+	// seconds; an error that Final has marked ends the job. The context ends after Timeout, and Options.Grace after Run
+	// was stopped.
 	Do func(ctx context.Context, job Attempt[T]) error
 	// Timeout bounds an attempt; 0: 30 s.
 	Timeout time.Duration
@@ -47,7 +48,7 @@ type kind struct {
 // Empty reports whether there are no workers.
 func (w *Workers) Empty() bool { return w == nil || len(w.kinds) == 0 }
 
-// Add registers the implementation of a kind. It panics if the kind has one already.
+// Add registers the implementation of a kind. It panics if the kind has one already, or if work.Do is nil.
 func Add[T Args](w *Workers, work Work[T]) {
 	var args T
 	name := args.Kind()
@@ -141,9 +142,9 @@ var (
 	credentials = regexp.MustCompile(`(?i)\b(bearer|basic|vapid)\s+[^\s"']+`)
 )
 
-// clean removes secrets that the errors of clients often contain. Of addresses it keeps only scheme and host, because
-// the path of a push endpoint or a signed link is a secret. It removes the credentials of an Authorization header. It
-// also removes the zero character, which Postgres cannot store.
+// clean removes secrets that the errors of HTTP clients often contain. Of addresses it keeps only scheme and host,
+// because the path of a push endpoint or a signed link is a secret. It removes the credentials of an Authorization
+// header. It also removes the zero character, which Postgres cannot store, and cuts the text off after maxText bytes.
 func clean(text string) string {
 	text = addresses.ReplaceAllStringFunc(text, func(address string) string {
 		u, err := url.Parse(address)

@@ -19,7 +19,7 @@ func (l *Latencies) Add(more Latencies) {
 }
 
 // ReportBeside prints the latencies of ordinary users without (quiet) and with (beside) a hostile user, and reports
-// them as metrics.
+// their ratios as metrics.
 func ReportBeside(b *testing.B, quiet, beside Latencies) {
 	b.Helper()
 	for _, of := range []struct {

@@ -1,13 +1,12 @@
 // Package meshtest provides servers for tests: real servers (Apache Kafka, Redis, PostgreSQL, Jaeger) and the
-// embedded servers that the single process uses. Tests that need real servers have the build tag integration.
+// embedded servers that `make run` uses. Tests that need real servers have the build tag integration.
 //
 // Kafka and PostgreSQL are shared: `make test` starts one of each for the whole run. A test process that was started
 // without `make test` starts its own servers at the first call. Every call returns a topic prefix, a database or a
 // Redis for one test only, so that tests run in parallel. Shared servers must not be stopped: a test that stops a store
 // starts its own with NewKafkaServer, NewRedisServer or NewPostgresServer.
 //
-// KAFKA_BROKERS, REDIS_URL and DATABASE_URL name servers to use instead. A server that cannot be started fails the
-// test.
+// KAFKA_BROKERS, REDIS_URL and DATABASE_URL name servers to use instead. If a server cannot be started, the test fails.
 package meshtest
 
 import (
@@ -30,7 +29,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest/internal/server"
 )
 
-// cleanupTime is how long the cleanup after a test may take.
+// cleanupTime is how long it may take to create a test's database, and to delete or empty it after the test.
 const cleanupTime = 30 * time.Second
 
 // FreePort returns a free port of loopback.
@@ -70,7 +69,7 @@ func KafkaAdmin(t testing.TB, k backend.Kafka) *kadm.Client {
 	return kadm.NewClient(client)
 }
 
-// GrowTopic adds partitions to a topic until it has the given number, and waits until the broker knows them.
+// GrowTopic adds partitions to a topic until it has the given number, and waits until the broker serves them.
 func GrowTopic(t testing.TB, k backend.Kafka, topic string, partitions int) {
 	t.Helper()
 	admin, name := KafkaAdmin(t, k), k.Topic(topic)

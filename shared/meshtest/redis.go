@@ -18,7 +18,7 @@ const (
 )
 
 // redisDatabase leases one of the databases of a shared server, and waits until one is free. The database is emptied
-// before and after the test.
+// after the test, which also ends the lease.
 func redisDatabase(t testing.TB, address string) backend.Redis {
 	t.Helper()
 	u, err := url.Parse(address)

@@ -75,7 +75,7 @@ func removeAfter(t testing.TB, r removable) {
 	})
 }
 
-// log logs slow operations to a test.
+// log returns a logger for slow operations, which writes to the test's output.
 func log(t testing.TB) *slog.Logger { return slog.New(slog.NewTextHandler(t.Output(), nil)) }
 
 // KafkaServer is a real broker that belongs to one test.
@@ -88,7 +88,7 @@ type KafkaServer struct {
 func NewKafkaServer(t testing.TB) *KafkaServer { return NewKafkaServerBehind(t, 0) }
 
 // NewKafkaServerBehind starts a broker that directs its clients to another port of loopback, where a proxy of the
-// test listens. Settings and Addr return the broker's own address.
+// test listens (0: there is no proxy). Settings and Addr return the broker's own address.
 func NewKafkaServerBehind(t testing.TB, proxy int) *KafkaServer {
 	t.Helper()
 	k, err := server.StartKafka(t.Context(), log(t), proxy)
@@ -176,8 +176,8 @@ func (p *PostgresServer) Database(t testing.TB) string {
 // Addr returns the server's host and port.
 func (p *PostgresServer) Addr() string { return fmt.Sprintf("127.0.0.1:%d", p.postgres.Port()) }
 
-// Jaeger returns the addresses of a real server without traces that belongs to one test. The first call builds the
-// server, which takes minutes.
+// Jaeger returns the addresses of a real server without traces that belongs to one test. The first call on a machine
+// builds the server, which takes minutes.
 func Jaeger(t testing.TB) (otlpEndpoint, queryURL string) {
 	t.Helper()
 	j, err := server.StartJaeger(t.Context(), log(t))

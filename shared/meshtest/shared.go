@@ -65,8 +65,8 @@ func (h *holder) start() (address string, err error) {
 	if err != nil {
 		return "", err
 	}
-	// The output goes to a file: testservers briefly outlives this process, and `go test` would wait for its output to
-	// close.
+	// The error output goes to a file: testservers briefly outlives this process, and `go test` would wait until
+	// testservers closes an error output that it inherited.
 	log, err := os.CreateTemp("", "edumatrix-testservers-")
 	if err != nil {
 		return "", err

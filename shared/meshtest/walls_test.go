@@ -98,7 +98,7 @@ func brokenWalls(p listedPackage) (broken []string) {
 }
 
 // linksNoKafka reports whether a package must not link a Kafka client. These packages need only Postgres: the event
-// log, the packages in its folder except the relay and the test kits, and the stores and queries of services.
+// log, the packages in its folder except the relay and the test kits, the stores of services, and chat's queries.
 func linksNoKafka(own string) bool {
 	if beneath, ok := strings.CutPrefix(own+"/", "shared/eventlog/"); ok {
 		return !strings.HasPrefix(beneath, "relay/") && !strings.HasSuffix(beneath, "test/")

@@ -24,7 +24,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
-// startTime is how long a store may take to respond at the start.
+// startTime is how long all stores together may take to respond at the start.
 const startTime = 30 * time.Second
 
 // Env is the environment of one service of the mesh.

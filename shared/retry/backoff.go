@@ -10,8 +10,8 @@ import (
 )
 
 // Backoff computes the delays between consecutive attempts. The first delay is First, and each later one is twice the
-// previous one, up to Max, with a random jitter of a quarter. A Backoff is not safe for concurrent use. The zero value
-// is ready.
+// previous one, up to Max, with a random jitter of plus or minus a quarter. A Backoff is not safe for concurrent use.
+// The zero value is ready.
 type Backoff struct {
 	First time.Duration // 0: 100 ms
 	Max   time.Duration // 0: 5 s

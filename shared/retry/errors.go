@@ -9,8 +9,9 @@ import (
 // of such an error.
 var ErrUnavailable = errors.New("dependency unavailable")
 
-// Unavailable wraps err, which came from a dependency, so that it matches ErrUnavailable. The dependency has the name
-// of its health check, such as "postgres".
+// Unavailable wraps err, which came from a dependency, so that it matches ErrUnavailable. A store has the name of its
+// health check, such as "postgres". Other dependencies have names of their own, such as "event log" or the name of a
+// service.
 func Unavailable(dependency string, err error) error { return &unavailableError{dependency, err} }
 
 type unavailableError struct {

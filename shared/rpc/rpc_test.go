@@ -241,7 +241,7 @@ func TestServer_BoundsTheSizeOfRequests(t *testing.T) {
 	if _, err := f.client.ReadLog(t.Context(), large); connect.CodeOf(err) != connect.CodeResourceExhausted {
 		t.Errorf("uncompressed: %v", connect.CodeOf(err))
 	}
-	// Compressed, 17 MiB of one letter would be only a few KiB, so the server must not accept compressed requests.
+	// Compressed, 17 MiB of one letter would be only 17 KiB, so the server must not accept compressed requests.
 	compressing := meshv1connect.NewOwnerServiceClient(rpc.NewClient("the right one", tel.Tracer()), f.url,
 		connect.WithSendGzip())
 	if _, err := compressing.ReadLog(t.Context(), large); connect.CodeOf(err) != connect.CodeUnimplemented {

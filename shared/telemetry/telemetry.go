@@ -19,7 +19,7 @@ import (
 
 // Options configure the traces of a service.
 type Options struct {
-	// Service is the service.name.
+	// Service is the service.name, unless Settings contains another one.
 	Service string
 	// Version is the service.version; empty: the version of the program, if its build contains one.
 	Version string

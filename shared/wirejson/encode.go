@@ -5,8 +5,8 @@ import (
 	"encoding/json"
 )
 
-// Encode encodes a value that contains only plain fields and valid JSON, such as a frame around data from Marshal.
-// Unlike json.Marshal, Encode does not escape <, > and &, so that a text has the same form in all messages.
+// Encode encodes a value that contains no Protobuf message, such as a text or an error. Unlike json.Marshal, Encode
+// does not escape <, > and &, so that a text has the same form in all messages.
 func Encode(v any) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)

@@ -2,9 +2,9 @@
 // whole numbers are numbers, times are RFC 3339 in UTC, durations are seconds, enums are short lower-case words
 // ("direct" for KIND_DIRECT), and bytes are base64.
 //
-// All scalars and lists are written, including empty ones, so that a client need not check whether a field exists.
-// Messages and times that are not set, enums without a value, and unset fields that are optional or in a oneof are left
-// out.
+// All scalars, lists and maps are written, including empty ones, so that a client need not check whether a field
+// exists. Messages and times that are not set, enums without a value, and unset fields that are optional or in a oneof
+// are left out.
 package wirejson
 
 import (

@@ -33,11 +33,12 @@ func Bool(name string, into *bool) Into { return Into{name: name, bool: into} }
 // Integer accepts a whole number.
 func Integer(name string, into *int64) Into { return Into{name: name, whole: into} }
 
-// Raw accepts any value and stores its encoded form, as a part of the data. Null counts as unset.
+// Raw accepts any value and stores its encoded form, which shares the memory of the data. Null counts as unset.
 func Raw(name string, into *[]byte) Into { return Into{name: name, raw: into} }
 
 // Object decodes one JSON object as strictly as Unmarshal does, into fields that do not belong to a message: no
-// unknown or repeated field, and no field of another type. Null means that a field is not set.
+// unknown or repeated field, and no field of another type. Null means that a field is not set. Unlike Unmarshal, Object
+// accepts a text with U+0000.
 //
 // Its errors are refusals, like those of Unmarshal. If the code is "invalid_field", all other fields were decoded
 // nevertheless, so that the caller can answer with the id of the request.

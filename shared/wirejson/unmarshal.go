@@ -15,7 +15,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// maxNesting is the maximum nesting of values.
+// maxNesting is the maximum nesting of decoded values; the function skip accepts twice as many levels.
 const maxNesting = 32
 
 // Unmarshal decodes one JSON object into an empty message, and accepts only what the message declares: no unknown or

@@ -96,7 +96,7 @@ func (a account) own(path string) error {
 }
 
 // apply makes a program run as the account, in a process group of its own. So a Ctrl-C at the terminal does not signal
-// the server, which this process still needs while it stops.
+// the server, which this process still needs during its own shutdown.
 func (a account) apply(cmd *exec.Cmd) {
 	cmd.SysProcAttr = endsWithUs()
 	cmd.SysProcAttr.Setpgid = true

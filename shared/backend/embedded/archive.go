@@ -28,8 +28,8 @@ const (
 
 // archiveSums are the SHA-256 sums of the archives, as the library embedded-postgres stores them. The keys are the
 // library's names for platforms. The sums were taken from the published artifacts when the version was chosen. They are
-// needed because the library compares an archive only with a sum from the server that the archive came from. (The
-// archive for macOS contains programs for both of its processors.)
+// needed because the library compares an archive only with a sum from the server that the archive came from. (The two
+// archives for macOS are identical and contain programs for both of its processors.)
 var archiveSums = map[string]string{
 	"linux-amd64":        "f044ba1009e9c7ed62a5a9a6f923ca6327fe4e80d8f6bf4f8887dbc59ac14bed",
 	"linux-amd64-alpine": "d4c71a0ed4756905b071aefc0bd0d0458a53a25edc643d473917cff1f49d1aa3",
@@ -255,7 +255,7 @@ func unpackEntry(root *os.Root, entry *tar.Header, content io.Reader) error {
 	}
 }
 
-// openToAll makes files readable and executable for all users, despite a strict umask.
+// openToAll makes all files readable, and programs executable, for all users, despite a strict umask.
 func openToAll(dir string) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.Type()&fs.ModeSymlink != 0 {

@@ -107,7 +107,7 @@ func inspectBinaries(ctx context.Context, dir string) (binaries, error) {
 	return b, err
 }
 
-// installedBinaries returns the programs that package managers have installed, the newest first.
+// installedBinaries returns the programs that are installed on this machine, the newest version first.
 func installedBinaries(ctx context.Context) []binaries {
 	var dirs []string
 	if found, err := exec.LookPath("postgres"); err == nil {

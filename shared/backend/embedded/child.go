@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// child is a process that ends when this process does.
+// child is a process that, on Linux, ends when this process does, however this process ends.
 type child struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when the child has ended

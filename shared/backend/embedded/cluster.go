@@ -183,6 +183,7 @@ func (c *cluster) ensureDatabase(ctx context.Context, url string) error {
 	return errors.Join(err, conn.Close(ctx))
 }
 
+// wrongPassword matches the SQLSTATEs invalid_password and invalid_authorization_specification.
 func wrongPassword(err error) bool { return slices.Contains([]string{"28P01", "28000"}, code(err)) }
 
 func code(err error) string {

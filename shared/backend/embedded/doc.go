@@ -1,4 +1,5 @@
 // Package embedded starts the stores of an installation that has no servers of its own: a broker of Kafka's protocol
 // and a server of Redis' protocol inside this process, and a real PostgreSQL as its child. All of them listen on
-// loopback only and end with the process. Kafka and PostgreSQL keep their data in folders; Redis keeps none.
+// loopback only. They end with the process, except that PostgreSQL outlives a killed process on systems other than
+// Linux. Kafka and PostgreSQL keep their data in folders; Redis keeps none.
 package embedded

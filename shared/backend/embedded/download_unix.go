@@ -67,5 +67,7 @@ func (a account) download(ctx context.Context, into, source string) error {
 		}
 		return fmt.Errorf("download as %s: %w", a, err)
 	}
-	return os.Chown(into, os.Geteuid(), os.Getegid()) // from here on only this account can change the file, which is checked next
+	// Give the folder back to this process's account, so that PostgreSQL's account can no longer change the archive,
+	// which is checked next.
+	return os.Chown(into, os.Geteuid(), os.Getegid())
 }

@@ -109,7 +109,7 @@ func StartKafka(o KafkaOptions) (_ *Kafka, err error) {
 // Brokers returns the address of the broker.
 func (k *Kafka) Brokers() []string { return k.cluster.ListenAddrs() }
 
-// Stop stops the broker after requests in flight. It may be called again.
+// Stop stops the broker; requests in flight may fail. Stop may be called again.
 func (k *Kafka) Stop() {
 	k.stop.Do(func() {
 		k.end()
@@ -169,7 +169,7 @@ func (k *Kafka) keepUnlimited() {
 	})
 }
 
-// kafkaLog logs the warnings of the broker.
+// kafkaLog logs the broker's warnings and errors.
 type kafkaLog struct{ log *slog.Logger }
 
 func (l kafkaLog) Logf(level kfake.LogLevel, format string, args ...any) {

@@ -10,8 +10,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// lastingListener continues after errors of Accept, such as too many open files, until it is closed. The broker would
-// close its own listener at the first error and remain unreachable.
+// lastingListener continues after errors of Accept, such as too many open files, until it is closed. An ordinary
+// listener would return such an error to the broker, which would close the listener and remain unreachable.
 type lastingListener struct {
 	net.Listener
 	log *slog.Logger
@@ -20,7 +20,7 @@ type lastingListener struct {
 	closed  chan struct{}
 }
 
-// lasting wraps a listener.
+// lasting wraps a function such as net.Listen, so that its listeners are lastingListeners.
 func lasting(log *slog.Logger, listen func(network, address string) (net.Listener, error)) func(string, string) (
 	net.Listener, error) {
 	return func(network, address string) (net.Listener, error) {
@@ -51,7 +51,7 @@ func (l *lastingListener) Accept() (net.Conn, error) {
 	}
 }
 
-// Close ends Accept, even while it waits to try again.
+// Close ends Accept, even while Accept waits to try again.
 func (l *lastingListener) Close() error {
 	l.closing.Do(func() { close(l.closed) })
 	return l.Listener.Close()

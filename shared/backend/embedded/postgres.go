@@ -37,7 +37,7 @@ type PostgresOptions struct {
 	CacheDir string            // contains downloaded programs; default: a folder of the user's cache (root: the machine's)
 	Cache    int64             // bytes of memory for the cache of pages, from 128 MiB (default) to 2 GiB
 	Settings map[string]string // further server settings, such as fsync=off in tests; they take precedence
-	Log      *slog.Logger      // receives steps that take over a second; default: nothing is logged
+	Log      *slog.Logger      // receives long steps, such as a download; default: nothing is logged
 }
 
 // Postgres is a PostgreSQL server that is a child of this process.
@@ -52,8 +52,9 @@ type Postgres struct {
 }
 
 // StartPostgres starts a server on the data of o.Dir, which it creates if missing, and returns once the database
-// accepts connections. ctx bounds the start, not the server's life. The server ends with this process, however the
-// process ends. If a server is left behind nevertheless, the next start stops it first.
+// accepts connections. ctx bounds the start, not the server's life. On Linux, the server ends with this process,
+// however the process ends. On other systems, a killed process leaves its server behind, and the next start stops that
+// server first.
 //
 // StartPostgres unsets libpq's variables in this process, because pgx would apply them to connections to this server as
 // well.
@@ -127,7 +128,8 @@ func (p *Postgres) start(ctx context.Context) (err error) {
 	if !wrongPassword(err) {
 		return err
 	}
-	// The data was created with another user or password. A user that may start the server may also change them.
+	// The data was created with another database user or password. An account that may start the server may change
+	// both.
 	if err := p.server.stop(p.cluster); err != nil {
 		return err
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend/embedded"
 )
 
-// quick turns off settings that protect only against a loss of power.
+// quick turns off settings that protect only against a crash of the machine.
 var quick = map[string]string{"fsync": "off", "full_page_writes": "off"}
 
 // postgresOptions returns options with a data folder inside a temporary folder of the test, which only the account that

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// account is the account of PostgreSQL's programs, which is always the account of this process. The server itself drops
-// an administrator's rights.
+// account is the account of PostgreSQL's programs, which is always the account of this process. The server refuses to
+// run with an administrator's rights.
 type account struct{}
 
 func (account) String() string                   { return "this user" }

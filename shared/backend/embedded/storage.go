@@ -17,7 +17,7 @@ import (
 // storage checks whether the broker can store records. With a full disk the broker refuses every record and serves all
 // other requests as usual, so only a check reveals that the disk is full.
 type storage struct {
-	path string // of a file that only the check uses
+	path string // the file that check writes; it has no other use
 	log  *slog.Logger
 
 	mu  sync.Mutex

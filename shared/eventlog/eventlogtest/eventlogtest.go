@@ -1,5 +1,5 @@
-// Package eventlogtest provides logs for tests of projections, stores and queries. Each log has a database of its own on
-// a real PostgreSQL server (see meshtest), so tests that use it have the build tag integration.
+// Package eventlogtest provides logs for tests of projections, stores and queries. Each log has a database of its own
+// on a real PostgreSQL server (see meshtest), so tests that use this package have the build tag integration.
 package eventlogtest
 
 import (

@@ -18,8 +18,8 @@ type DeadLetter struct {
 	ID        string
 }
 
-// droppedKept is how long the log remembers dropped dead letters. It is longer than the retention of the topics of dead
-// letters.
+// droppedKept is how long dropped dead letters are stored. It is longer than the retention of the topics of dead
+// letters (14 days).
 const droppedKept = 60 * 24 * time.Hour
 
 const (

@@ -4,7 +4,7 @@
 //
 // A log commits changes of checkpoints and parked streams together with the events that follow from the consumed
 // events. It checks the changes with an Admission, under the log's lock. So if two instances consume the same
-// partition, only one of them continues. All other rows are read and written through an Inbox, which eventlog.Log.Inbox
+// partition, only one of them continues. All other reads and writes go through an Inbox, which eventlog.Log.Inbox
 // returns.
 package inbox
 

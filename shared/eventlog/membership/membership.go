@@ -1,6 +1,6 @@
 // Package membership reads from a log the rooms that users are in and were in, and the events that users have missed in
-// them. Commits write memberships, because the log checks some commands against them. This package reads them, and stores
-// the rooms of users with many rooms in lists.
+// these rooms. The commits of package eventlog write the memberships, because the log checks some commands against
+// them. This package reads the memberships, and stores the rooms of users with many rooms in lists.
 package membership
 
 import (
@@ -21,10 +21,10 @@ import (
 const planned = pgx.QueryExecModeCacheDescribe
 
 const (
-	// sqlRooms is a single statement, so it sees a single state of the log. It reads the user's room list, if there is
-	// one, and the memberships that were opened or closed after it. For a user with thousands of rooms, one row for the
-	// user takes a third of the time that one row for each room takes. The statement does not sort the rooms, because
-	// sorting thousands of texts takes the server longer than reading them.
+	// sqlRooms is a single statement, so it sees a single state of the log. It reads each user's room list, if there is
+	// one, and the memberships that were opened or closed above the list's position. For a user with thousands of
+	// rooms, one row for the user takes a third of the time that one row for each room takes. The statement does not
+	// sort the rooms, because sorting thousands of texts takes the server longer than reading them.
 	sqlRooms = `SELECT u.member, l.rooms,
   (SELECT array_agg(o.room) FROM owner.memberships o WHERE o.member = u.member AND o.closed_position IS NULL
     AND o.opened_position > coalesce(l.position, 0)),
@@ -41,8 +41,9 @@ WHERE l.position < excluded.position`
 FROM owner.memberships WHERE room = $1 AND member = $2 ORDER BY opened_position`
 )
 
-// maxChanges is the number of memberships above which Rooms writes a user's room list. Reading 500 memberships takes
-// about half as long as the rest of the statement (make bench-size).
+// maxChanges is the number of memberships that Rooms may read for a user in addition to the user's room list. If Rooms
+// has read more, it writes a new list. Reading 500 memberships takes about half as long as the rest of the statement
+// (make bench-size).
 var maxChanges = 500
 
 // Rooms returns the rooms that each user is in, sorted by name, and the head of the log as of which they were read. A
@@ -104,8 +105,8 @@ func apply(list *string, opened, closed []string) (rooms []string) {
 	return rooms
 }
 
-// writeLists stores the rooms of users as of a position. If that fails, it only logs the error, because the next call of
-// Rooms gives the same answer without the lists.
+// writeLists stores the rooms of users as of a position. If the database fails, writeLists only logs the error, because
+// the results of Rooms are the same without the lists.
 func writeLists(ctx context.Context, l *eventlog.Log, users []string, rooms map[string][]string, asOf catalog.Position) {
 	lists := make([]string, len(users))
 	for i, user := range users {

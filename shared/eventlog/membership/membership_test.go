@@ -78,8 +78,7 @@ func TestIntervals_FromTheOpeningToTheClosingEvent(t *testing.T) {
 	}
 }
 
-// storeLists makes Rooms write a room list if it has read more than changes memberships. The tests that call it do not
-// run in parallel with other tests.
+// storeLists sets maxChanges for one test. The tests that call storeLists do not run in parallel with other tests.
 func storeLists(t *testing.T, changes int) {
 	was := maxChanges
 	maxChanges = changes
@@ -126,7 +125,8 @@ func TestRooms_AreAsOfTheirPosition(t *testing.T) {
 	}
 }
 
-// Users enter and leave rooms at random. Rooms must return what the memberships say, whatever lists it has stored before.
+// Users enter and leave rooms at random. Rooms must return the rooms of the open memberships, whatever lists it has
+// stored before.
 func TestRooms_ListsDoNotChangeTheAnswer(t *testing.T) {
 	storeLists(t, 3)
 	l := fresh(t)

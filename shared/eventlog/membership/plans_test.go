@@ -18,8 +18,8 @@ func explain(t *testing.T, l *eventlog.Log, statement string, args ...any) query
 	return queryplan.Explain(t, l.Options().Pool, l.SQL(statement), args...)
 }
 
-// in makes a user a member of the conversations that fill wrote, with the numbers n for which from <= n < until. The
-// memberships begin at position 1.
+// in makes a user a member of the conversations with the numbers n for which from <= n < until. The conversations have
+// the names that fill uses. The memberships begin at position 1.
 func in(t *testing.T, l *eventlog.Log, user string, from, until int) {
 	t.Helper()
 	_, err := l.Options().Pool.Exec(t.Context(), `INSERT INTO chat.memberships (room, member, opened_version, opened_position)
@@ -111,8 +111,8 @@ SELECT 'conversation:other' || n, 'user' || n / 10, 1, n FROM generate_series(1,
 	require.NoError(t, err)
 }
 
-// Rooms must read the rooms of a user from an index alone, without reading the table and without sorting. Once it has
-// stored the rooms of a user with many, it must read only the list and what has changed since.
+// Rooms must read the rooms of a user from an index alone, without reading the table and without sorting. Once Rooms
+// has stored the list of a user with many rooms, it must read only the list and the memberships that changed later.
 func TestPlans_RoomsReadsAnIndexOrAList(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

@@ -20,7 +20,8 @@ type Resumer struct {
 	User string
 	// After is the position up to which the user has all events.
 	After catalog.Position
-	// EventsAfter is the position above which events are read. It is not below After.
+	// EventsAfter is the position above which events are read. It is greater than After if the gateway has the events
+	// between the two in its event buffer, and equal to After otherwise.
 	EventsAfter catalog.Position
 	// Subscribed are the rooms that the user is subscribed to without being a member; their events are read as well.
 	Subscribed []string
@@ -36,9 +37,10 @@ type Resumed struct {
 
 // Missed contains the events that Resumers have missed.
 type Missed struct {
-	// Resumed has the order of the Resumers. The last Resumers are missing if the events of all would exceed maxMissed.
+	// Resumed contains the results, in the order of the Resumers. The results of the last Resumers are missing if the
+	// events of all Resumers would exceed maxMissed.
 	Resumed []Resumed
-	// Events are the missed events of all Resumers, each once, ascending by position.
+	// Events are the missed events of the Resumers in Resumed, each once, ascending by position.
 	Events []eventlog.Logged
 	// Head is the position of the log as of which everything was read.
 	Head eventlog.Point
@@ -73,8 +75,8 @@ UNION ALL (SELECT 0, '', 0, 0, greatest(i.floor, (SELECT max(position) FROM owne
     WHERE r.room = g.room AND r.position > g.after AND r.position <= g.until LIMIT $4) r
   LIMIT $5) few
 GROUP BY few.index ORDER BY few.index`
-	// sqlMeasureGaps sums the sizes of the events of gaps. Postgres knows the length of a value that is stored outside
-	// its row without reading it.
+	// sqlMeasureGaps sums the sizes of the events of gaps. The function octet_length does not read a value that is
+	// stored outside its row.
 	sqlMeasureGaps = `SELECT g.index, sum(e.bytes)::bigint
 FROM unnest($1::text[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS g (room, after, until, index),
 LATERAL (SELECT r.position FROM owner.event_rooms r
@@ -318,7 +320,7 @@ func (g *gaps) choose(b Bounds, candidates []map[string]bool) (near []map[string
 		}
 		rooms, counted := g.roomsOf(i)
 		if !counted && i > 0 {
-			break // the events of the previous resumers already fill one result
+			break // the gaps that were counted already have more events than one result can contain
 		}
 		chosen := map[string]bool{}
 		var own, more size
@@ -401,7 +403,7 @@ func (g *gaps) read(resumer int, rooms map[string]bool) {
 	}
 }
 
-// compact joins gaps that overlap.
+// compact joins gaps of a room that overlap or adjoin each other.
 func compact(all []interval.Gap) []interval.Gap {
 	slices.SortFunc(all, func(a, b interval.Gap) int {
 		return cmp.Or(cmp.Compare(a.Room, b.Room), cmp.Compare(a.After, b.After))

@@ -21,7 +21,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Options declare what belongs to a projection.
+// Options declare the streams and the tables of a projection.
 type Options struct {
 	// Streams are the kinds of streams whose events the projection reads ("conversation"). All of them are kinds of the
 	// same service.

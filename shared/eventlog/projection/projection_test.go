@@ -30,8 +30,8 @@ var migrations = fstest.MapFS{"00001_rows.sql": file(`
 CREATE TABLE notes (user_id text NOT NULL, number bigint NOT NULL, text text NOT NULL, PRIMARY KEY (user_id, number));
 CREATE TABLE diaries (user_id text PRIMARY KEY, notes bigint NOT NULL);`)}
 
-// diaries declares a projection with two tables: notes has a row for each event, and diaries has the newest row for
-// each user.
+// diaries declares a projection with two tables: notes has a row for each event, and diaries has a row for each user,
+// with the number of the user's newest note.
 func diaries() *projection.Projection {
 	p := projection.Declare("diaries", projection.Options{Streams: []string{"diary"}, Tables: []string{"notes", "diaries"}})
 	note := p.Statement(0, `INSERT INTO notes SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[])`)
@@ -123,7 +123,7 @@ func TestCheckTables_NamesForgottenAndUnknownTables(t *testing.T) {
 		"projection diaries: there is no table dairies; create it in a migration, or correct the name in Tables")
 
 	// A later release adds two tables. The later release must assign the table pins to a projection. The earlier
-	// release, which does not know the tables, must still start.
+	// release, whose migrations do not create the tables, must still start.
 	later := maps.Clone(migrations)
 	later["00002_pins.sql"] = file("CREATE TABLE pins (id text); CREATE TABLE jobs_waiting (id text);")
 	require.EqualError(t, check(reopen(t, pool, later), "notes", "diaries"), "table pins belongs to no projection; add it to the "+

@@ -1,6 +1,6 @@
 // Package rebuild rebuilds the tables that a service derives from its log: those of its projections, and the table of
-// timers. It builds new tables beside the live ones and then swaps the two, while the log is written and read.
-// Afterwards it compares the old rows with the new ones.
+// timers. It builds new tables beside the live ones while the log is written and read, and then swaps the two under the
+// log's lock. Afterwards it compares the old rows with the new ones.
 package rebuild
 
 import (
@@ -25,7 +25,7 @@ import (
 // Options configure a rebuild of projections.
 type Options struct {
 	Projections []projection.Applier
-	// Tables of the projections. Nil: all tables of the owner's migrations.
+	// Tables are the tables of the projections. Nil: all tables of the owner's migrations.
 	Tables []string
 	// Progress is called after each step. Nil: not called.
 	Progress func(Progress)
@@ -59,14 +59,15 @@ func (r Result) Differ() (rows int64) {
 const (
 	maxBatch     = 500              // events that are read at a time
 	swapTries    = 20               // attempts to swap the tables
-	maxUnderLock = 2 * maxBatch     // events that may be applied under the log's lock
+	maxUnderLock = 2 * maxBatch     // once more events are applied under the log's lock, no further batch is begun
 	liveWithin   = 10 * time.Second // maximum wait for the live rows before the swap
 )
 
-// Projections rebuilds projections while they are read and followed. It migrates a shadow schema and applies the log to
-// it. Then, under the log's lock, it applies the remaining events, and replaces the live tables by those of the shadow.
-// After the lock is released, Projections compares the old rows with the new ones, as of the swap. The migrations must
-// name their tables without a schema, and create only tables with their indexes and sequences.
+// Projections rebuilds projections while they are read and followed. It runs the owner's migrations in a new schema,
+// the shadow, and applies the log to the tables there. Then, under the log's lock, it applies the remaining events, and
+// replaces the live tables by those of the shadow. After the lock is released, Projections compares the old rows with
+// the new ones, as of the swap. The migrations must name their tables without a schema, and create only tables with
+// their indexes and sequences.
 //
 // Grants on the old tables are lost. One rebuild of an owner runs at a time.
 func Projections(ctx context.Context, l *eventlog.Log, o Options) (Result, error) {
@@ -115,8 +116,8 @@ func (s *shadow) alone(ctx context.Context, f func(context.Context) (Result, err
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
-		// Release the lock explicitly. The server may notice the closed connection late, and would refuse the next
-		// rebuild until then.
+		// Release the lock explicitly. The server may notice the closed connection late, and the next rebuild would be
+		// refused until then.
 		_, _ = s.keeper.Exec(ctx, "SELECT pg_advisory_unlock_all()")
 		_ = s.keeper.Close(ctx)
 	}()

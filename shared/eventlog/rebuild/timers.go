@@ -39,7 +39,7 @@ const (
 )
 
 // Timers rebuilds the timers from the log and its outcomes, beside the live ones, and compares both. No timer fires
-// meanwhile. Timers reads most of the log without the lock, and holds the lock only for the newest events and the swap.
+// meanwhile. Timers reads most of the log without the log's lock, and holds it only for the newest events and the swap.
 // It calls progress, which may be nil, after each step. It does not run at the same time as Projections.
 func Timers(ctx context.Context, l *eventlog.Log, progress func(Progress)) (rebuilt Result, err error) {
 	if progress == nil {
@@ -138,7 +138,7 @@ func (s *timerShadow) follow(ctx context.Context, bound int) error {
 func (s *timerShadow) applyPage(ctx context.Context, end catalog.Position) (applied int, err error) {
 	position := end
 	err = pgx.BeginFunc(ctx, s.keeper, func(tx pgx.Tx) error {
-		// The settings enable_… make the planner choose plans for large tables, as in commits.
+		// The settings enable_… make the planner choose index lookups, which suit large tables, as in commits.
 		_, err := tx.Exec(ctx, `SELECT set_config('synchronous_commit', 'off', true), set_config('enable_seqscan', 'off', true),
   set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
   set_config('idle_in_transaction_session_timeout', '5s', true)`)

@@ -73,9 +73,9 @@ SET position = position WHERE single`).Scan(&encoded)
 
 // A leader relays 100,000 batches while another instance stands by. After each batch, an update saves the relay's state
 // and leaves an old row version behind. No session may prevent PostgreSQL from removing these versions: otherwise
-// updates would have to read more and more pages. In the last tenth of the batches, an update must read at most twice as
-// many pages as in the first tenth, and 16 more, because a few pages depend on the moment at which PostgreSQL removes
-// versions. The test counts pages because their number hardly depends on the machine.
+// updates would have to read more and more pages. In the last tenth of the batches, an update must usually read at most
+// twice as many pages as in the first tenth, and 16 more, because a few pages depend on the moment at which PostgreSQL
+// removes versions. The test counts pages because their number hardly depends on the machine.
 // BenchmarkRelayDrift measures the time of a batch, which depends on the load of the machine.
 func TestRelay_SaveCostStaysConstantBesideStandbys(t *testing.T) {
 	t.Parallel()
@@ -119,7 +119,7 @@ ALTER TABLE chat.event_rooms SET (autovacuum_enabled = off)`)
 	// If all row versions were kept, the table would have more than 100 bytes for each batch.
 	assert.Less(t, size, int64(10*batches), "bytes of the table")
 	for i, xmin := range oldest[samples/10:] {
-		// xmin is the oldest snapshot at sample i+samples/10, because the loop skips the first tenth of the samples.
+		// xmin is the standby's horizon at sample i+samples/10, because the loop skips the first tenth of the samples.
 		// now[i] is the transaction id at sample i, a tenth of the batches earlier.
 		if xmin != 0 {
 			assert.Greater(t, xmin, now[i], "the standby keeps a snapshot for a tenth of the batches")

@@ -95,7 +95,8 @@ func TestRelay_OnABroker(t *testing.T) {
 	}
 }
 
-// BenchmarkRelay measures how fast a relay publishes b.N events that are already in the log to an embedded broker.
+// BenchmarkRelay measures how fast a relay publishes b.N events to an embedded broker. All events are in the log before
+// the relay starts.
 func BenchmarkRelay(b *testing.B) {
 	l := fresh(b)
 	k := kafka(b, l)

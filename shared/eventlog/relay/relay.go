@@ -39,14 +39,14 @@ type Publisher interface {
 type Options struct {
 	Publisher Publisher
 	// Partitions returns the number of partitions that a topic has on the broker. An error that wraps
-	// retry.ErrUnavailable means that the number is not known at the moment; any other error, or 0, means that the
-	// topic does not exist. Nil: the relay uses the numbers that the catalog declares.
+	// retry.ErrUnavailable or context.DeadlineExceeded means that the number is not known at the moment; any other
+	// error, or 0, means that the topic does not exist or cannot be used. Nil: the relay uses the numbers that the
+	// catalog declares.
 	Partitions func(ctx context.Context, topic string) (int32, error)
 	// LastRecords returns the newest record of each partition of a topic. The relay uses these records to detect that
 	// the database has lost commits. Nil: the relay does not detect this.
 	LastRecords func(ctx context.Context, topic string) ([]*message.Message, error)
-	// PositionEvery is the minimum interval between records with the log's position in a partition that lags; 0: one
-	// second.
+	// PositionEvery is the minimum interval between position records in a partition that lags; 0: one second.
 	PositionEvery time.Duration
 	// SignOfLife is the maximum interval between two records of a partition, even if it does not lag; 0: 30 s.
 	SignOfLife time.Duration
@@ -71,15 +71,15 @@ const (
 
 // Relay publishes a log to its topics, in order and at least once. Of all relays of one log, on all instances, one
 // works at a time. A relay publishes nothing to a partition while older records of that partition are unconfirmed. Each
-// record contains the position of the previous record in its partition, and the relay writes the log's position into
-// partitions that lag behind the log. So a reader that stores one position per partition detects repeated and missing
-// events.
+// record contains the position of the previous record in its partition, and the relay writes position records, which
+// contain only the log's position, into partitions that lag behind the log. So a reader that stores one position per
+// partition detects repeated and missing events.
 //
 // The relay chooses the partition of an event, by the partition count of the topic's current epoch. When a topic has
 // grown, the relay writes a fence into all its partitions before it uses the new count. If the relay cannot publish to
-// a topic, because the topic has vanished, shrunk or is forbidden, the relay pauses the topic with an alarm. Other
-// topics are not delayed. Once publishing works again, readers of the topic detect that events are missing and read
-// them from the log.
+// a topic, because the topic has vanished, shrunk or is forbidden, the relay pauses the topic, logs an error, and
+// reports that it waits for Kafka (eventlog.Options.Waiting). Other topics are not delayed. Once publishing works
+// again, readers of the topic detect that events are missing and read them from the log.
 type Relay struct {
 	log       *eventlog.Log
 	owner     string

@@ -65,8 +65,8 @@ func (t *topic) unusable(of epoch) error {
 	return nil
 }
 
-// countTopics waits until the partition counts of all topics are known. It then reads the counts again at intervals,
-// until ctx ends or the returned function is called.
+// countTopics waits until the partition count of each topic is known, from the relay's state or from the broker. It
+// then reads the broker's counts at intervals, until ctx ends or the returned function is called.
 func (x *leading) countTopics(ctx context.Context) (stop func(), err error) {
 	var delay retry.Backoff
 	for {
@@ -91,7 +91,7 @@ func (x *leading) countTopics(ctx context.Context) (stop func(), err error) {
 		}
 		n, known, _ := t.count.get()
 		if !known || n == 0 || len(s.Last[t.name]) > 0 {
-			n = t.declared // earlier releases used the declared count
+			n = t.declared // the topic does not exist yet, or an earlier release has published by the declared count
 		}
 		s.Topics[t.name] = epoch{Epoch: 1, Count: n, Fenced: true}
 	}
@@ -220,7 +220,7 @@ func (x *leading) pause(ctx context.Context, t *topic, err error) {
 // grow begins a new epoch once all events are published that were committed when the growth was noticed. It reports
 // whether the epoch has begun.
 //
-// An earlier relay that does not know yet that it has lost the lease may still be publishing by the old count. It
+// An earlier relay that has not noticed yet that it has lost the lease may still be publishing by the old count. It
 // publishes only events that it read before it lost the lease. This relay noticed the growth later, so none of these
 // events is above the fence.
 func (x *leading) grow(ctx context.Context, t *topic, n int32) (bool, error) {
@@ -412,7 +412,7 @@ func (x *leading) recogniseLoss(ctx context.Context) error {
 			if x.exists(ctx, name) {
 				return fmt.Errorf("read the newest records of %s: %w", name, err)
 			}
-			continue // the topic does not exist; it will be paused with an alarm
+			continue // the topic does not exist, so it will be paused
 		}
 		for _, m := range records {
 			if e, err := envelope.ReadEvent(m); err == nil {

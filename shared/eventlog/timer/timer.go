@@ -1,5 +1,6 @@
 // Package timer reads the timers of a log that are due. One instance at a time sends their commands. Commits of package
-// eventlog set the timers that events declare, and remove a timer together with the outcome of its command.
+// eventlog set the timers that events declare. The commit that stores the outcome of a timer's command removes the
+// timer.
 package timer
 
 import (
@@ -37,8 +38,8 @@ const (
 	// pollInterval is the minimum interval between two reads of the timers. A new timer that is due before all others
 	// is noticed after this time.
 	pollInterval = 50 * time.Millisecond
-	// maxTurn is how long the server waits for a message of the instance whose turn it is. After that, the server ends
-	// the turn, and another instance can take over.
+	// maxTurn bounds a turn (see Turn). The database session that holds the turn's lock is idle during the turn. After
+	// maxTurn the server ends the session, and another instance can take over.
 	maxTurn = 10 * time.Second
 )
 
@@ -76,7 +77,8 @@ func next(ctx context.Context, l *eventlog.Log) (due, now time.Time, err error) 
 }
 
 // Turn calls f while no other instance sends the commands of timers. If another one does, Turn does nothing and returns
-// false. No statement waits and no transaction is open while f runs.
+// false. If f takes longer than maxTurn, another instance may begin its turn before f returns. Turn keeps no statement
+// waiting and no transaction open while f runs.
 func Turn(ctx context.Context, l *eventlog.Log, f func(context.Context) error) (got bool, err error) {
 	return turn(ctx, l, maxTurn, f)
 }
@@ -95,8 +97,8 @@ func Pause(ctx context.Context, l *eventlog.Log, f func(context.Context) error) 
 	}
 }
 
-// turn is Turn with a bound that the caller chooses: the server ends the turn if the database session that holds the
-// turn's lock has sent no statement for the duration silence. If silence is 0, there is no bound.
+// turn is Turn with a bound that the caller chooses: the server ends the turn once the database session that holds the
+// turn's lock has been idle for the duration silence. If silence is 0, there is no bound.
 func turn(ctx context.Context, l *eventlog.Log, silence time.Duration, f func(context.Context) error) (got bool, err error) {
 	conn, err := l.Options().Pool.Acquire(ctx)
 	if err != nil {
@@ -115,7 +117,7 @@ func turn(ctx context.Context, l *eventlog.Log, silence time.Duration, f func(co
 			_ = conn.Conn().Close(ctx) // ending the database session releases the lock
 		}
 	}()
-	// A process that freezes loses its turn.
+	// The server ends the turn of a process that freezes, and a turn that takes longer than silence.
 	_, err = conn.Exec(ctx, "SELECT set_config('idle_session_timeout', $1, false)",
 		strconv.FormatInt(silence.Milliseconds(), 10)+"ms")
 	if err != nil {

@@ -1,5 +1,6 @@
-// Builds Jaeger's all-in-one as its project publishes it, for the test that reads traces back. Its own go.mod has a replace
-// line, so that go install refuses it by name; that line is repeated here. No Go code belongs in this module.
+// This module pins Jaeger's program all-in-one, for the test that reads traces back. `go install` cannot build a pinned
+// version of the program, because Jaeger's go.mod has a replace line; that line is repeated here. No Go code belongs in
+// this module.
 module github.com/edumatrix/interlinked/shared/meshtest/jaeger
 
 go 1.26.0

@@ -121,8 +121,8 @@ func Named(t testing.TB, database, name string) string {
 	return u.String()
 }
 
-// Horizon returns the oldest transaction whose row versions cannot be vacuumed because of the connections with a name;
-// 0: these connections hold up no vacuum.
+// Horizon returns the id of the oldest transaction whose row versions cannot be vacuumed because of the connections
+// with a name; 0: these connections do not hold up a vacuum.
 func Horizon(t testing.TB, p *pgxpool.Pool, name string) (xmin int64) {
 	t.Helper()
 	require.NoError(t, p.QueryRow(t.Context(), `SELECT coalesce(min(least(backend_xmin::text::bigint,

@@ -104,7 +104,7 @@ type Set struct {
 	byName sync.Map
 
 	mu     sync.Mutex
-	opened int64 // number of connections that had been opened when the positions were read
+	opened int64 // number of connections that had been opened at the last call of Renew
 }
 
 // Of returns the position of a name.

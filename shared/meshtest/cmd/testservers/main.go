@@ -1,10 +1,10 @@
 // Testservers starts the real servers that integration tests share, runs a command that uses them, and stops them when
 // the command ends:
 //
-// testservers -- go test -tags integration ./...
+//	testservers -- go test -tags integration ./...
 //
-// With -install, as root or with a sudo that needs no password, testservers first installs missing packages with the
-// package manager. If it has no command, it then exits. The command finds the servers by the variables MESHTEST_…. If
+// With -install, as root or with a sudo that needs no password, testservers first installs missing packages with
+// apt-get. Without a command, it then exits. The command finds the servers by the variables MESHTEST_…. If
 // KAFKA_BROKERS, REDIS_URL or DATABASE_URL names a server, that server is used and none is started. With -hold,
 // testservers runs no command: it prints the variables, and runs until its input ends. Package meshtest uses -hold for
 // test processes that were not started by testservers.

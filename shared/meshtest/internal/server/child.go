@@ -12,7 +12,7 @@ import (
 // stopTime is how long a server may take to shut down, on a busy machine.
 const stopTime = 60 * time.Second
 
-// child is a process that ends when this process does.
+// child is a process that, on Linux, ends when this process does, however this process ends.
 type child struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when the child has ended

@@ -17,7 +17,8 @@ var engineAnswers = sync.OnceValue(func() bool {
 	return exec.CommandContext(ctx, "docker", "version", "--format", "{{.Server.Version}}").Run() == nil
 })
 
-// contain runs the daemon in a container of an image, and publishes a port under the same number on loopback.
+// contain creates a container of an image, which publishes a port under the same number on loopback, and makes the
+// daemon run in the container.
 func (d *daemon) contain(ctx context.Context, image string, port int, options, args []string) error {
 	d.container = "edumatrix-meshtest-" + strings.ToLower(rand.Text())
 	create := []string{"create", "--name", d.container, "--publish", fmt.Sprintf("127.0.0.1:%d:%d", port, port)}

@@ -107,8 +107,8 @@ func (k *Kafka) onJava(ctx context.Context, log *slog.Logger, port, controller, 
 
 // kafkaSettings returns the settings of a node that is broker and controller in one. The second group shortens a
 // restart: the controller accepts a broker again only when the broker's registration from before the restart has
-// expired. The last group makes many short tests on one broker cheap: topics are deleted at once, and their indexes and
-// the broker's own topics are small.
+// expired. The last group makes many short tests on one broker cheap: the files of deleted topics are removed after a
+// second, and the indexes of topics and the broker's own topics are small.
 func kafkaSettings(advertised, controller int) []string {
 	return []string{
 		"process.roles=broker,controller",
@@ -134,8 +134,8 @@ func kafkaSettings(advertised, controller int) []string {
 	}
 }
 
-// serves returns nil once the brokers and the controller serve requests. A broker responds before it is ready to
-// serve.
+// serves returns nil once the metadata contains a broker and the controller. A broker accepts requests before it has
+// this metadata.
 func serves(k backend.Kafka) error {
 	client, err := kgo.NewClient(append(k.Options(), kgo.RequestRetries(0))...)
 	if err != nil {

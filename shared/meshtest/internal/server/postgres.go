@@ -27,7 +27,8 @@ func StartPostgres(ctx context.Context, log *slog.Logger) (*Postgres, error) {
 	return StartPostgresWith(ctx, 0, nil, log)
 }
 
-// StartPostgresWith starts a server on empty data, with a size of its cache and with settings.
+// StartPostgresWith starts a server on empty data, with a cache of a given size in bytes (0: the default) and with
+// PostgreSQL settings.
 func StartPostgresWith(ctx context.Context, cache int64, settings map[string]string, log *slog.Logger) (*Postgres, error) {
 	dir, err := NewDir("postgres")
 	if err != nil {
@@ -44,7 +45,7 @@ func StartPostgresWith(ctx context.Context, cache int64, settings map[string]str
 	return p, nil
 }
 
-// Start starts the server again on its data and port.
+// Start starts the server on its data and port, for the first time or again.
 func (p *Postgres) Start(ctx context.Context) (err error) {
 	if p.running, err = embedded.StartPostgres(ctx, p.options); err != nil {
 		return err

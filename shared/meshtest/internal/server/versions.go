@@ -8,7 +8,8 @@ import (
 	"strconv"
 )
 
-// The oldest Java that Kafka 4 runs on, and the oldest Redis that has the commands of presence's scripts.
+// The oldest major versions that can be used: Kafka 4 needs Java 17, and the Lua scripts of presence need commands of
+// Redis 7.
 const (
 	oldestJava  = 17
 	oldestRedis = 7
