@@ -87,6 +87,15 @@ func (pw *pendingWrite) finish(c Committed, err error) {
 	pw.outcome <- writeOutcome{c, err}
 }
 
+// finishEnded finishes the write if its context has ended, and reports whether it has done so.
+func (pw *pendingWrite) finishEnded() bool {
+	ended := pw.ctx.Err() != nil
+	if ended {
+		pw.finish(Committed{}, context.Cause(pw.ctx))
+	}
+	return ended
+}
+
 // Outcome returns the stored outcome of a command, and whether there is one.
 func (l *Log) Outcome(ctx context.Context, actor, commandID string) (envelope.Outcome, bool, error) {
 	r := envelope.Outcome{Actor: actor, CommandID: commandID, Source: l.o.Owner}

@@ -129,7 +129,7 @@ func (l *Log) transact(ctx context.Context, writes []*pendingWrite) (err error) 
 	outcomes, err := t.run(ctx)
 	for end := time.Now().Add(l.times.lock); isLockTimeout(err) && time.Now().Before(end); {
 		t.rollback(ctx)
-		t.reset()
+		t.reset(writes)
 		outcomes, err = t.run(ctx)
 	}
 	if errors.Is(err, errLost) {
@@ -139,8 +139,7 @@ func (l *Log) transact(ctx context.Context, writes []*pendingWrite) (err error) 
 		if err != nil {
 			return err
 		}
-		t.writes = writes
-		t.reset()
+		t.reset(writes)
 		outcomes, err = t.run(ctx)
 	}
 	if err != nil {
@@ -164,9 +163,9 @@ func (l *Log) transact(ctx context.Context, writes []*pendingWrite) (err error) 
 	return nil
 }
 
-// reset discards what the transaction has read, after a rollback.
-func (t *transaction) reset() {
-	*t = transaction{log: t.log, conn: t.conn, writes: t.writes, span: t.span, known: t.log.history.now()}
+// reset discards what the transaction has read and decided, after a rollback.
+func (t *transaction) reset(writes []*pendingWrite) {
+	*t = transaction{log: t.log, conn: t.conn, writes: writes, span: t.span, known: t.log.history.now()}
 }
 
 // begin starts the trace span of the transaction. This span belongs to all writes of the transaction, so it begins a

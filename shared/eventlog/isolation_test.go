@@ -9,11 +9,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
@@ -85,7 +87,7 @@ func TestCommit_FindsTheFailingWriteAmongMany(t *testing.T) {
 	}
 }
 
-func TestQueue_AFailedEntryIsRetriedAlone(t *testing.T) {
+func TestQueue_AFailedWriteIsRetriedAlone(t *testing.T) {
 	t.Parallel()
 	q := newQueue()
 	prepared := func(id string) *prepared {
@@ -103,7 +105,44 @@ func TestQueue_AFailedEntryIsRetriedAlone(t *testing.T) {
 	}
 }
 
-func TestCommit_RefusesEventsOfAnotherKindOfStream(t *testing.T) {
+// Two writes wait whose contexts have ended, one of them in quarantine. No transaction gets them.
+func TestQueue_LeavesOutWritesWhoseContextHasEnded(t *testing.T) {
+	t.Parallel()
+	q := newQueue()
+	reason := errors.New("the client is gone")
+	ended, end := context.WithCancelCause(t.Context())
+	end(reason)
+	var writes []*pendingWrite
+	for _, alone := range []bool{false, true} {
+		pw := &pendingWrite{ctx: ended, selections: []Selection{{Stream: "conversation:1"}}, alone: alone,
+			decide: func(context.Context, []Loaded) (Write, error) { panic("it is decided") }, outcome: make(chan writeOutcome, 1)}
+		require.NoError(t, q.put(pw))
+		writes = append(writes, pw)
+	}
+	waiting := &pendingWrite{ctx: t.Context(), prepared: &prepared{}, alone: true}
+	require.NoError(t, q.put(waiting))
+	together, alone := q.take()
+	require.Empty(t, together)
+	require.Same(t, waiting, alone)
+	for _, pw := range writes {
+		require.ErrorIs(t, (<-pw.outcome).err, reason)
+	}
+}
+
+// The write that resolves a parked stream fails. When it is tried again, it must not be in a transaction with others.
+func TestQueue_AFailedResolutionIsRetriedAlone(t *testing.T) {
+	t.Parallel()
+	q := newQueue()
+	resolution := func(position catalog.Position) *prepared {
+		return &prepared{inbox: inbox.Change{Resolution: &inbox.Resolution{Of: inbox.Parked{Source: "feed", Topic: "post-events",
+			Stream: "post:1", Position: position}}}}
+	}
+	q.quarantine(resolution(7))
+	require.True(t, q.isQuarantined(resolution(7)))
+	require.False(t, q.isQuarantined(resolution(8)))
+}
+
+func TestCommit_RejectsInvalidWrites(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
 	for name, w := range map[string]Write{

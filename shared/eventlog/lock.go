@@ -65,7 +65,7 @@ func (l *Log) HoldLock(ctx context.Context, conn *pgx.Conn, f func(context.Conte
 		release, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		_, undone := conn.Exec(release, `SELECT pg_advisory_unlock($1), set_config('idle_session_timeout', '0', false),
-  set_config('transaction_timeout', '0', false)`, l.LockKey("append"))
+  set_config('transaction_timeout', '0', false), set_config('lock_timeout', '0', false)`, l.LockKey("append"))
 		if undone != nil {
 			_ = conn.Close(release) // ending the database session releases the lock
 		}

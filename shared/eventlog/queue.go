@@ -67,8 +67,7 @@ func (q *queue) take() (together []*pendingWrite, alone *pendingWrite) {
 			later = append(later, q.joining[i:]...)
 			break
 		}
-		if pw.ctx.Err() != nil {
-			pw.finish(Committed{}, pw.ctx.Err())
+		if pw.finishEnded() {
 			continue
 		}
 		if pw.decide != nil {
@@ -88,8 +87,10 @@ func (q *queue) take() (together []*pendingWrite, alone *pendingWrite) {
 		together = append(together, pw)
 	}
 	q.joining = later
-	if len(q.alone) > 0 {
-		alone = q.alone[0]
+	for alone == nil && len(q.alone) > 0 {
+		if next := q.alone[0]; !next.finishEnded() {
+			alone = next
+		}
 		q.alone = q.alone[1:]
 	}
 	if len(q.joining)+len(q.alone) > 0 {

@@ -2,6 +2,8 @@ package inbox
 
 import (
 	"github.com/jackc/pgx/v5"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
 type topicKey struct{ source, topic string }
@@ -19,13 +21,22 @@ type checkpointKey struct {
 	from Checkpoint
 }
 
-// Key returns a comparable key that identifies a change when its write is tried again, or nil if the change moves no
-// checkpoint.
+type resolutionKey struct {
+	of       parkedKey
+	position catalog.Position
+	index    int
+}
+
+// Key returns a comparable key that identifies a change when its write is tried again, or nil if there is no change.
 func (c Change) Key() any {
-	if c.Advance == nil {
-		return nil
+	switch {
+	case c.Advance != nil:
+		return checkpointKey{c.Advance.Of, c.Advance.From}
+	case c.Resolution != nil:
+		of := c.Resolution.Of
+		return resolutionKey{parkedKey{of.Source, of.Topic, of.Stream}, of.Position, of.Index}
 	}
-	return checkpointKey{c.Advance.Of, c.Advance.From}
+	return nil
 }
 
 // Admission decides which changes of a transaction are admitted. It holds the checkpoints and the parked streams that
