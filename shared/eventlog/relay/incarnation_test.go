@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -95,6 +96,46 @@ func TestIncarnation_ChangesWhereATopicIsAheadOfTheLog(t *testing.T) {
 	assert.Equal(t, l.Incarnation(), page.Incarnation)
 	require.Len(t, page.Events, 1)
 	assert.Equal(t, "after", page.Events[0].Cause)
+}
+
+// All instances restart on a database that has lost commits, and the broker does not answer at first. The relay must try
+// again, instead of treating the topics as missing.
+func TestIncarnation_ChangesAlsoIfTheBrokerAnswersLate(t *testing.T) {
+	t.Parallel()
+	url := database(t)
+	b := newBroker()
+	var first string
+	t.Run("before", func(t *testing.T) {
+		l := running(t, url)
+		relaying(t, l, b, lastOf(b))
+		for i := range 10 {
+			commit(t, l, said("1", fmt.Sprint(i)))
+		}
+		meshtest.Eventually(t, "all is published", func() bool { return b.events() == 10 })
+		first = l.Incarnation()
+	})
+	lose(t, instance(t, url), 6)
+	l := running(t, url)
+	var failed, asked sync.Map // the topics for which the broker has not answered once
+	relaying(t, l, b, lastOf(b), func(r *Relay) {
+		last := r.o.LastRecords
+		timeout := fmt.Errorf("read from the broker: %w", context.DeadlineExceeded)
+		r.o.LastRecords = func(ctx context.Context, topic string) ([]*message.Message, error) {
+			if _, before := failed.LoadOrStore(topic, true); !before {
+				return nil, timeout
+			}
+			return last(ctx, topic)
+		}
+		r.o.Partitions = func(_ context.Context, topic string) (int32, error) {
+			if _, fails := failed.Load(topic); fails {
+				if _, before := asked.LoadOrStore(topic, true); !before {
+					return 0, timeout
+				}
+			}
+			return 3, nil
+		}
+	})
+	meshtest.Eventually(t, "a new incarnation begins", func() bool { return l.Incarnation() != first })
 }
 
 // Events were lost, and their positions were given to other events before anybody noticed the loss. The relay finds a

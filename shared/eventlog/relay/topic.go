@@ -127,7 +127,7 @@ func (r *Relay) countOnce(ctx context.Context) (err error) {
 			switch {
 			case ctx.Err() != nil:
 				return context.Cause(ctx)
-			case errors.Is(problem, retry.ErrUnavailable), errors.Is(problem, context.DeadlineExceeded):
+			case isUnknown(problem):
 				err = problem
 				continue
 			case problem == nil && n == 0:
@@ -143,13 +143,18 @@ func (r *Relay) countOnce(ctx context.Context) (err error) {
 	return err
 }
 
+// isUnknown reports whether an error of Options.Partitions means that the broker has not answered.
+func isUnknown(err error) bool {
+	return errors.Is(err, retry.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded)
+}
+
 // exists reports whether a topic exists, or may exist because the broker does not answer.
 func (x *leading) exists(ctx context.Context, name string) bool {
 	if x.o.Partitions == nil {
 		return true
 	}
 	n, err := x.o.Partitions(ctx, name)
-	return errors.Is(err, retry.ErrUnavailable) || err == nil && n > 0
+	return isUnknown(err) || err == nil && n > 0
 }
 
 // changing reports whether the state of a topic must change before anything else is published.
