@@ -108,10 +108,10 @@ func ReadRawEvent[H Header](headers []H, body []byte) (Event, error) {
 	e.Position = catalog.Position(r.number(headerPosition, position, 64))
 	e.Before = catalog.Position(r.number(headerBefore, before, 64))
 	e.Time = r.time(headerTime, at)
-	if len(expires) > 0 {
-		e.Expires = r.time(headerExpires, expires)
-	}
 	if !e.IsPosition() {
+		if len(expires) > 0 {
+			e.Expires = r.time(headerExpires, expires)
+		}
 		e.Version = catalog.Version(r.number(headerVersion, version, 64))
 		e.Class = rawClass(class)
 		r.required(headerClass, string(class))
@@ -129,6 +129,7 @@ func ReadRawOutcome[H Header](headers []H) (Outcome, error) {
 	r := rawReader{}
 	var o Outcome
 	var kind, source string
+	var version, position []byte
 	for i := range headers {
 		h := header(headers[i])
 		switch h.Key {
@@ -141,9 +142,9 @@ func ReadRawOutcome[H Header](headers []H) (Outcome, error) {
 		case headerKind:
 			kind = string(h.Value)
 		case headerVersion:
-			o.Version = catalog.Version(r.number(h.Key, h.Value, 64))
+			version = h.Value
 		case headerPosition:
-			o.Position = catalog.Position(r.number(h.Key, h.Value, 64))
+			position = h.Value
 		case headerSubject:
 			o.Stream = string(h.Value)
 		case headerCode:
@@ -164,6 +165,8 @@ func ReadRawOutcome[H Header](headers []H) (Outcome, error) {
 	r.required(headerAbout, o.Type)
 	r.required(headerKind, kind)
 	r.required(headerSource, source)
+	o.Version = catalog.Version(r.number(headerVersion, version, 64))
+	o.Position = catalog.Position(r.number(headerPosition, position, 64))
 	if r.err != nil {
 		return Outcome{}, fmt.Errorf("outcome record: %w", r.err)
 	}
