@@ -481,7 +481,7 @@ func (l *lines) await(t *testing.T, text string) {
 
 // The JWKS URL redirects to another URL. Verify must follow the redirect unless it leads from https to http, because an
 // attacker in the network could insert keys into a response over http.
-func TestVerify_FollowsNoRedirectFromHTTPSToHTTP(t *testing.T) {
+func TestVerify_FollowsRedirectsButNotFromHTTPSToHTTP(t *testing.T) {
 	t.Parallel()
 	s := newSignIn(t)
 	key := edKey(t)
@@ -490,9 +490,18 @@ func TestVerify_FollowsNoRedirectFromHTTPSToHTTP(t *testing.T) {
 	plain, secure := httptest.NewServer(elsewhere), httptest.NewTLSServer(elsewhere)
 	t.Cleanup(plain.Close)
 	t.Cleanup(secure.Close)
+	// The keys are behind five redirects, the maximum.
+	far := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if next := strings.TrimSuffix(r.URL.Path, "/") + "/next"; strings.Count(next, "/next") < 5 {
+			http.Redirect(w, r, next, http.StatusFound)
+			return
+		}
+		elsewhere.ServeHTTP(w, r)
+	}))
+	t.Cleanup(far.Close)
 	loop := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/", http.StatusFound) }))
 	t.Cleanup(loop.Close)
-	for address, wantText := range map[string]string{plain.URL: "", secure.URL: "which is not https",
+	for address, wantText := range map[string]string{plain.URL: "", far.URL: "", secure.URL: "which is not https",
 		loop.URL: "redirects more than 5 times"} {
 		log := &lines{}
 		v, err := newVerifier(t.Context(), Options{JWKSURL: address, Issuer: "https://sign-in.example/", Audience: []string{"mesh"},
