@@ -230,6 +230,28 @@ func TestData_RefusesInProtobufWhatJSONRefuses(t *testing.T) {
 	require.NoError(t, encoded(&chatv1.SendMessage{ConversationId: "g", Body: "hi"}).Read(&chatv1.SendMessage{}))
 }
 
+// A Protobuf client of a later release sends a field that this release does not declare, at the top and in a nested
+// message. As in JSON, only connect may have such fields.
+func TestData_RefusesUndeclaredProtobufFields(t *testing.T) {
+	t.Parallel()
+	undeclared := protowire.AppendVarint(protowire.AppendTag(nil, 900, protowire.VarintType), 1)
+	nested := &gatewayv1.Connected{Refused: []*gatewayv1.RefusedRoom{{Room: "post:1"}}}
+	nested.Refused[0].ProtoReflect().SetUnknown(undeclared)
+	for _, m := range []proto.Message{&chatv1.SendMessage{ConversationId: "g", Body: "hi"}, nested} {
+		encoded, err := proto.Marshal(m)
+		require.NoError(t, err)
+		if m != proto.Message(nested) {
+			encoded = append(encoded, undeclared...)
+		}
+		d := frame.Data{Encoding: frame.Protobuf, Bytes: encoded}
+		r, ok := refusal.Of(d.Read(m.ProtoReflect().New().Interface()))
+		require.True(t, ok)
+		require.Equal(t, refusal.InvalidField, r.Code)
+		require.Contains(t, r.Text, "has no field with the number 900")
+		require.NoError(t, d.ReadKnown(m.ProtoReflect().New().Interface()))
+	}
+}
+
 // FuzzDecode checks that any message decodes to frames or refusals.
 func FuzzDecode(f *testing.F) {
 	for _, seed := range []string{"", "{", "null", "[]", "7", `"x"`, `{"type":"ping"}`, `{"id":"1","type":"subscribe","data":null}`,

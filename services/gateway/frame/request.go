@@ -42,12 +42,12 @@ type Data struct {
 
 // Read decodes the data into an empty message, and refuses fields that the message does not declare. The error is a
 // refusal.
-func (d Data) Read(m proto.Message) error { return d.read(m, wirejson.Unmarshal) }
+func (d Data) Read(m proto.Message) error { return d.read(m, wirejson.Unmarshal, true) }
 
 // ReadKnown is like Read, but ignores undeclared fields.
-func (d Data) ReadKnown(m proto.Message) error { return d.read(m, wirejson.UnmarshalKnown) }
+func (d Data) ReadKnown(m proto.Message) error { return d.read(m, wirejson.UnmarshalKnown, false) }
 
-func (d Data) read(m proto.Message, fromJSON func([]byte, proto.Message) error) error {
+func (d Data) read(m proto.Message, fromJSON func([]byte, proto.Message) error, declaredOnly bool) error {
 	if d.Encoding == JSON {
 		if len(d.Bytes) == 0 {
 			return nil
@@ -57,18 +57,23 @@ func (d Data) read(m proto.Message, fromJSON func([]byte, proto.Message) error) 
 	if err := proto.Unmarshal(d.Bytes, m); err != nil {
 		return refusal.New(refusal.InvalidField, "data is not an encoded %s", m.ProtoReflect().Descriptor().FullName())
 	}
-	return check(m.ProtoReflect())
+	return check(m.ProtoReflect(), declaredOnly)
 }
 
-// check refuses texts with the character U+0000, which cannot be stored. The JSON decoder refuses them too.
-func check(m protoreflect.Message) (err error) {
+// check refuses in Protobuf what the JSON decoder refuses too: texts with the character U+0000, which cannot be stored,
+// and, if declaredOnly is true, fields that the message does not declare.
+func check(m protoreflect.Message, declaredOnly bool) (err error) {
+	if unknown := m.GetUnknown(); declaredOnly && len(unknown) > 0 {
+		number, _, _ := protowire.ConsumeTag(unknown)
+		return refusal.New(refusal.InvalidField, "%s has no field with the number %d", m.Descriptor().FullName(), number)
+	}
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		each := func(v protoreflect.Value) {
 			switch {
 			case f.Kind() == protoreflect.StringKind && strings.ContainsRune(v.String(), 0):
 				err = refusal.NewField(string(f.Name()), "holds the character U+0000, which cannot be stored")
 			case f.Message() != nil && !f.IsMap():
-				err = check(v.Message())
+				err = check(v.Message(), declaredOnly)
 			}
 		}
 		if f.IsList() {
