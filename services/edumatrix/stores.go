@@ -45,7 +45,7 @@ func startStores(ctx context.Context, c *config.Config, dir *dataDir, made secre
 	}
 	if !c.Given["redis"] {
 		password := or(c.Redis.Password, made.RedisPassword)
-		redis, err := embedded.StartRedis(embedded.RedisOptions{Password: password, Log: log})
+		redis, err := embedded.StartRedis(embedded.RedisOptions{Password: password})
 		if err != nil {
 			return nil, err
 		}

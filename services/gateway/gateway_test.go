@@ -63,7 +63,7 @@ func begin(t testing.TB) *mesh {
 	broker, err := embedded.StartKafka(embedded.KafkaOptions{Log: log})
 	require.NoError(t, err)
 	t.Cleanup(broker.Stop)
-	store, err := embedded.StartRedis(embedded.RedisOptions{Log: log})
+	store, err := embedded.StartRedis(embedded.RedisOptions{})
 	require.NoError(t, err)
 	t.Cleanup(store.Stop)
 	m := &mesh{t: t, broker: broker, catalog: c, owners: map[string]*fake.Owner{},

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"fmt"
-	"log/slog"
 	"net/url"
 	"strconv"
 	"sync"
@@ -138,7 +137,7 @@ func TestSignal_WithoutRedisOnlySignalsAreRefused(t *testing.T) {
 	_, err = alice.Command(t.Context(), "chat.send_message", hello)
 	require.NoError(t, err)
 	bob.expect(t, "hello")
-	back, err := embedded.StartRedis(embedded.RedisOptions{Port: port, Log: slog.New(slog.DiscardHandler)})
+	back, err := embedded.StartRedis(embedded.RedisOptions{Port: port})
 	require.NoError(t, err)
 	t.Cleanup(back.Stop)
 	had := len(bob.received())

@@ -109,7 +109,7 @@ func (p Postgres) withoutSchema() (string, error) {
 func IsForeignParameter(name string) bool {
 	switch name {
 	case "schema", "connection_limit", "pool_timeout", "socket_timeout", "pgbouncer", "statement_cache_size", "sslaccept",
-		"sslidentity", "sslpassword", "max_idle_connection_lifetime", "max_connection_lifetime", "single_use_connections":
+		"sslidentity", "max_idle_connection_lifetime", "max_connection_lifetime", "single_use_connections":
 		return true
 	case "default_query_exec_mode", "statement_cache_capacity", "description_cache_capacity":
 		return true // a parameter of pgx, but the mesh chooses how each statement is prepared
@@ -143,7 +143,7 @@ func cutAuthority(address string) (authority, rest string) {
 // libpqVariables are the environment variables from which PostgreSQL's own clients, and pgx, take the parameters that a
 // URL does not contain.
 var libpqVariables = []string{"PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD", "PGPASSFILE", "PGAPPNAME",
-	"PGCONNECT_TIMEOUT", "PGSSLMODE", "PGSSLKEY", "PGSSLCERT", "PGSSLSNI", "PGSSLROOTCERT", "PGSSLPASSWORD",
+	"PGCONNECT_TIMEOUT", "PGSSLMODE", "PGSSLKEY", "PGSSLCERT", "PGSSLCERTMODE", "PGSSLSNI", "PGSSLROOTCERT", "PGSSLPASSWORD",
 	"PGSSLNEGOTIATION", "PGTARGETSESSIONATTRS", "PGSERVICE", "PGSERVICEFILE", "PGTZ", "PGOPTIONS", "PGMINPROTOCOLVERSION",
 	"PGMAXPROTOCOLVERSION", "PGCHANNELBINDING", "PGREQUIREAUTH"}
 

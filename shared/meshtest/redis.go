@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/edumatrix/interlinked/shared/backend"
 )
 
@@ -18,7 +20,7 @@ const (
 )
 
 // redisDatabase leases one of the databases of a shared server, and waits until one is free. The database is emptied
-// after the test, which also ends the lease.
+// before the test, and after it, which also ends the lease.
 func redisDatabase(t testing.TB, address string) backend.Redis {
 	t.Helper()
 	u, err := url.Parse(address)
@@ -54,6 +56,14 @@ func lease(t testing.TB, ctx context.Context, r backend.Redis) bool {
 	if !taken {
 		_ = client.Close() // the client was used only for the lease
 		return false
+	}
+	// A test that did not end in order has left its keys in the database.
+	if _, err := client.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		p.FlushDB(ctx)
+		p.Set(ctx, redisLease, t.Name(), redisLeaseTime)
+		return nil
+	}); err != nil {
+		t.Fatalf("empty a database of Redis at %s: %v", r.Where(), err)
 	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), cleanupTime)

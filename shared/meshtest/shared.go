@@ -61,7 +61,7 @@ func (h *holder) start() (address string, err error) {
 	if h.input, err = cmd.StdinPipe(); err != nil {
 		return "", err
 	}
-	said, err := cmd.StdoutPipe()
+	output, err := cmd.StdoutPipe()
 	if err != nil {
 		return "", err
 	}
@@ -76,12 +76,15 @@ func (h *holder) start() (address string, err error) {
 	if err := cmd.Start(); err != nil {
 		return "", fmt.Errorf("start testservers: %w", err)
 	}
-	for lines := bufio.NewScanner(said); lines.Scan(); {
+	for lines := bufio.NewScanner(output); lines.Scan(); {
 		if name, value, ok := strings.Cut(lines.Text(), "="); ok && name == h.variable {
 			return value, nil
 		}
 	}
 	problem := cmd.Wait()
+	if problem == nil {
+		problem = fmt.Errorf("testservers did not print %s", h.variable)
+	}
 	why, err := os.ReadFile(log.Name())
 	return "", errors.Join(fmt.Errorf("start %s for the tests: %w\n%s", h.store, problem, why), err)
 }

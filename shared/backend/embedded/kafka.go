@@ -21,13 +21,12 @@ import (
 
 // KafkaOptions configure an embedded broker.
 type KafkaOptions struct {
-	Dir  string // folder of topics, records and the offsets of groups; "": the broker keeps them in memory only
-	Port int    // 0: a free one
+	// Dir is the folder of topics, records and the offsets of groups. Records that are acknowledged survive a crash of
+	// this process, but not of the machine. "": the broker keeps everything in memory only.
+	Dir  string
+	Port int // 0: a free one
 	Log  *slog.Logger
 
-	// SyncWrites flushes every batch to disk before the batch is acknowledged. Without SyncWrites, acknowledged records
-	// survive a crash of this process, but not of the machine.
-	SyncWrites bool
 	// DeleteEvery is the interval between searches for expired records; default 30 s.
 	DeleteEvery time.Duration
 }
@@ -77,9 +76,6 @@ func StartKafka(o KafkaOptions) (_ *Kafka, err error) {
 			return nil, fmt.Errorf("%s: %w", o.Dir, err)
 		}
 		options = append(options, kfake.DataDir(filepath.Join(o.Dir, "records")))
-		if o.SyncWrites {
-			options = append(options, kfake.SyncWrites())
-		}
 	}
 	if o.Port != 0 {
 		if err := portIsFree(o.Port); err != nil {

@@ -3,7 +3,6 @@ package embedded
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/url"
 	"strconv"
@@ -22,7 +21,6 @@ const (
 type RedisOptions struct {
 	Port     int    // 0: a free one
 	Password string // "": no password is required
-	Log      *slog.Logger
 }
 
 // Redis is a server of Redis' protocol in this process. Its data is lost when it stops.
