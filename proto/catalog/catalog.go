@@ -393,8 +393,9 @@ func (c *Catalog) Topics(owner string) []Topic {
 // CommandTopic returns the topic of an owner's commands.
 func CommandTopic(owner string) string { return owner + "-commands" }
 
-// ResultTopic returns the topic of the outcomes of an owner's commands. The outcome of a committed command is not on
-// this topic, because the last event of the commit carries it.
+// ResultTopic returns the topic of the outcomes of an owner's commands. The first outcome of a committed command is not
+// on this topic, because the last event of the commit carries it. If the command is repeated, its outcome is published
+// on this topic.
 func ResultTopic(owner string) string { return owner + "-results" }
 
 // DeadLetterTopic returns the topic of the messages that an owner could not process.

@@ -15,8 +15,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// An earlier release stored feed.post_created with a subject. After the migration, loading the stream must return these
-// events too.
+// An earlier release stored feed.post_created with a subject. Commands for posts have no subject now, so only events
+// without a subject are loaded for them. After the migration, these events must be loaded too.
 func TestMigration_PostsThatWereLoggedWithASubjectAreLoaded(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()

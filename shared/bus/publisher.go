@@ -18,8 +18,9 @@ import (
 )
 
 // Publisher is Watermill's Publisher on Kafka. It is safe for concurrent use. Messages with the same key are stored in
-// the order of the calls and, within a call, in the order of its arguments. If a message fails, all later messages of
-// its partition in the same call fail too, so publishing the failed messages again keeps the order.
+// the order of the calls and, within a call, in the order of its arguments. If the broker does not confirm a message,
+// all later messages of its partition in the same call fail too, so publishing the failed messages again keeps the
+// order. A message that is too large for the broker fails alone, and can never be published.
 type Publisher struct {
 	kafka  backend.Kafka
 	client *kgo.Client

@@ -22,8 +22,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// Members join and leave a group while messages are published. The messages of a key must be delivered for the first
-// time in order, and none may be missing. Two messages of a key must never be handled at the same time, neither by one
+// Members join and leave a group while messages are published. The first deliveries of a key's messages must be in
+// order, and no message may be missing. Two messages of a key must never be handled at the same time, neither by one
 // member nor by two.
 func TestSubscriber_KeepsTheOrderOfKeysWhileMembersComeAndGo(t *testing.T) {
 	t.Parallel()

@@ -19,8 +19,9 @@ type RouterOptions struct {
 	Publisher message.Publisher // publishes the dead letters; the router does not close it
 	// DeadLetterTopic receives the messages whose handling fails. Empty: such messages are logged and dropped.
 	DeadLetterTopic string
-	// OnDeadLetter is called before a message goes to the dead letters. It is called again if it fails, or if the message
-	// is delivered again, so it must accept repeats. While its error wraps retry.ErrUnavailable, the router waits.
+	// OnDeadLetter is called before a message goes to the dead letters. It is called again if it fails, or if the
+	// message is delivered again, so it must accept repeats. While its error wraps retry.ErrUnavailable, the router
+	// waits.
 	OnDeadLetter func(ctx context.Context, m *message.Message, cause error) error
 	Retries      int           // of a failing handler; default 3, negative: none
 	Backoff      time.Duration // delay before the first retry; default 100 ms. Later delays double, up to 50 times the first one.
@@ -79,11 +80,11 @@ func NewRouter(o RouterOptions) (*message.Router, error) {
 }
 
 // RunRouter runs a router until stop is closed. Then the router consumes nothing more, and RunRouter returns when the
-// handlers have finished their messages. It returns an error if they have not finished within CloseTimeout. If ctx ends,
-// the handlers do not finish their messages.
+// handlers have finished their messages. It returns an error if they have not finished within CloseTimeout. If ctx
+// ends, the handlers do not finish their messages.
 //
-// Use it instead of the router's methods Run and Close: if Close is called before Run has started all handlers, it waits
-// until CloseTimeout is over for handlers that were never started.
+// Use it instead of the router's methods Run and Close: if Close is called before Run has started all handlers, Close
+// waits for handlers that were never started, until CloseTimeout is over.
 func RunRouter(ctx context.Context, stop <-chan struct{}, router *message.Router) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -99,7 +99,8 @@ type Append struct {
 type Committed struct {
 	// Outcomes are the outcomes of the Write's commands, in the order of the commands.
 	Outcomes []envelope.Outcome
-	// Version is the version of the Write's stream after the Write. Later writes in the same transaction may raise it.
+	// Version is the version of the Write's stream directly after the Write. If later writes of the same transaction
+	// append to the stream, its committed version is higher.
 	Version catalog.Version
 	// Position is that of the Write's last event, or the log's head if the Write has no events.
 	Position catalog.Position

@@ -21,8 +21,9 @@ type Gap struct {
 	After, Until catalog.Position
 }
 
-// Missed returns the gaps of a user who has all events up to the position after and resumes at the position head: those
-// of the user's own room, of the rooms that the user is subscribed to, and of the intervals. Empty gaps are left out.
+// Missed returns the gaps between the positions after and head, for a user who has all events up to after and resumes
+// at head: those of the user's own room, of the rooms that the user is subscribed to, and of the intervals. Empty gaps
+// are left out.
 func Missed(user string, subscribed []string, intervals []Interval, after, head catalog.Position) []Gap {
 	gaps := make([]Gap, 0, 1+len(subscribed)+len(intervals))
 	add := func(g Gap) {

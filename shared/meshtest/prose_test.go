@@ -33,7 +33,7 @@ var habits = []habit{
 		"	mostEvents = 10", "	maxEvents = 10"},
 }
 
-// revisedHabits are looked for in revised folders only.
+// revisedHabits are looked for only in the folders that the variables revised and edge list.
 var revisedHabits = []habit{
 	{regexp.MustCompile(`^\s*// \w+ says `), `write "reports", "returns" or "contains": code does not speak`,
 		"	// Kind says how it ended.", `// Text is what the log says of it.`},

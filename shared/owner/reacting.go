@@ -141,7 +141,8 @@ func (b *reactionBatch) attempt(ctx context.Context, w eventlog.Write) (committe
 	return committed, nil
 }
 
-// forget drops the states of streams that a Write has changed in addition to the decided commands.
+// forget drops the cached states of the streams that a Write has changed besides the commands' own streams: those of
+// its Appends, and those of the events that commands lead to in other streams.
 func (b *reactionBatch) forget(w eventlog.Write) {
 	for _, a := range w.Appends {
 		b.decider.states.take(a.Stream)

@@ -102,7 +102,7 @@ func (s *Service) React(topic string, since consume.Since, react consume.Reactio
 	s.reactions = append(s.reactions, reaction{declared, since, react})
 }
 
-// Serve registers the handler of a Connect service on the inner listener.
+// Serve registers the handler of a Connect service on the inner listener, which only other services call.
 func (s *Service) Serve(path string, handler http.Handler) {
 	s.served = append(s.served, path)
 	s.common.Handle(path, handler)
@@ -254,7 +254,8 @@ func (s *Service) commitDeciding(ctx context.Context, commands []consume.Command
 	return s.decider.commitDeciding(ctx, commands, w)
 }
 
-// intake adds the consumption of commands, of topics of other owners, and of replays.
+// intake adds the consumption of commands, of other owners' topics, and of the service's replay topic (see
+// ReplayTopic).
 func (s *Service) intake(parts *service.Parts, consumers []*consume.Consumer) (err error) {
 	s.decider, err = newDecider(parts.Work, decider{log: s.Log, catalog: s.env.Catalog, aggregates: s.aggregates,
 		tracer: s.env.Telemetry.Tracer(), logger: s.env.Log, waiting: s.common.Health.Waiting, now: time.Now})

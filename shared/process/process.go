@@ -62,8 +62,8 @@ func Main(service string, needs Needs, run func(context.Context, Env) error) int
 	return 0
 }
 
-// NewLog returns the logger of a process. It redirects the output of go-redis, which writes every failed connection to
-// standard error, to the logger's debug level.
+// NewLog returns the logger of a process. The package go-redis writes every failed connection to standard
+// error; NewLog redirects this output to the logger's debug level.
 func NewLog(w io.Writer) *slog.Logger {
 	log := slog.New(slog.NewTextHandler(w, nil))
 	redis.SetLogger(redisLog{log})

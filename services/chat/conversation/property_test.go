@@ -115,8 +115,8 @@ func command(t *rapid.T, h *history) proto.Message {
 
 // Users send a random sequence of commands. No event may break a rule. A decision must not change the state. The
 // decision must be the same on three states: one that is kept from command to command, as in the service; one to
-// which only the events without a subject and those of the command's subject were applied; and one to which the whole
-// stream was applied.
+// which only the events about the command's subject (a message) and those without a subject were applied; and one to
+// which the whole stream was applied.
 func TestDecide_IsTheSameOnEveryWayToTheState(t *testing.T) {
 	t.Parallel()
 	declared, err := catalog.Load()

@@ -101,9 +101,9 @@ type conversationWriter struct{ start, leave, join, advance, send, edit, remove 
 func DeclareConversations() *projection.Projection {
 	p := projection.Declare(ProjectionName, projection.Options{Streams: []string{"conversation"},
 		Tables: []string{"conversations", "conversation_members", "messages", "edits"}})
-	// A batch executes its statements in the order of their declaration: a user who leaves and is added again within one
-	// batch has to leave first. The statement remove is an update without a key, which is safe because all its rows set
-	// the same values.
+	// A batch executes its statements in the order of their declaration: a user who leaves and is added again within
+	// one batch has to leave first. The statement remove is an update without a key, which is safe because all its rows
+	// set the same values.
 	c := conversationWriter{start: p.Statement(everyRow, sqlStart), leave: p.Statement(byMember, sqlLeave),
 		join: p.Statement(byMember, sqlJoin), advance: p.Statement(byConversation, sqlAdvance),
 		send: p.Statement(everyRow, sqlSend), edit: p.Statement(everyRow, sqlEdit), remove: p.Statement(everyRow, sqlDelete)}
@@ -187,9 +187,9 @@ var sqlConversations = fmt.Sprintf(`WITH page AS (
 		ORDER BY m.joined_version, m.joined_index LIMIT %[1]d)
 	FROM page c ORDER BY c.position DESC LIMIT $3`, maxSmall, smallShift, largeShift)
 
-// Conversations returns a page of a user's conversations, those with the newest events first. Only conversations whose
-// newest event has a position less than the parameter below are returned; 0 means no bound. To read the following page,
-// pass the result next as the parameter below. On the last page, next is 0.
+// Conversations returns a page of a user's conversations, those with the newest events first. If the parameter below is
+// not 0, only conversations whose newest event has a lower position are returned. The result next is the value of below
+// for the following page; on the last page, it is 0.
 func (s *Store) Conversations(ctx context.Context, user string, below catalog.Position, limit int) (
 	all []*chatv1.Conversation, next catalog.Position, err error) {
 	if below == 0 {

@@ -187,8 +187,8 @@ func search(start int, try func(rate int) measured) (highest measured) {
 	return highest
 }
 
-// costs adds two kinds of figures: the CPU time per message of all processes together, without the clients, and of each
-// process, including the clients.
+// costs adds the CPU time per message: the sum of all processes except the clients, and one figure for each process and
+// for the clients.
 func (r *benchmark) costs(b *testing.B, stores string, v variant, at string, m measured) {
 	r.add(b, stores, v, at+", µs CPU/msg", each(total(m.cpu), m.seen))
 	for _, name := range slices.Sorted(maps.Keys(m.cpu)) {

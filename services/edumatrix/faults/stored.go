@@ -47,7 +47,7 @@ type Event struct {
 	AboutAt  int64
 }
 
-// Change opens or closes a room for a user.
+// Change is a room that an event opens or closes, with the users for whom it does so.
 type Change struct {
 	Room  string
 	Users []string

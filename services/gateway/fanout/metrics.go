@@ -2,7 +2,8 @@ package fanout
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// Metrics count the records that the fan-out handles, and measure its position in each partition.
+// Metrics count repeated records, gaps and unreadable records, and measure for each partition the position of the
+// fan-out and the age of the newest record.
 type Metrics struct {
 	Repeats    prometheus.Counter
 	Gaps       prometheus.Counter

@@ -77,7 +77,8 @@ func (t *topic) beginEpoch(p *partition, epoch, count int32) {
 	t.begun = make(chan struct{})
 }
 
-// countOf returns how many partitions an epoch had, or the current number if that is unknown.
+// countOf returns how many partitions an epoch had. If that is unknown, it returns the number at the start of this
+// gateway for the epochs 0 and 1, and the current number for later epochs.
 func (t *topic) countOf(epoch int32) int32 {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -71,9 +71,10 @@ func (c *Conn) ring() {
 	}
 }
 
-// Next moves waiting frames from the queue to the end of frames: about maxBytes bytes, and at least one if any wait.
-// If the connection is to end, ending is the reason, otherwise nil. If more is false, the calling flush must end at
-// once, because the next frame starts another flush. After Next has returned a reason, no other flush starts.
+// Next takes waiting frames from the queue and appends them to its parameter: about maxBytes bytes, and at least one
+// frame if any wait. If the connection is to end, ending is the reason, otherwise nil. If more is false, the calling
+// flush must end at once, because the next frame starts another flush. After Next has returned a reason, no other flush
+// starts.
 func (c *Conn) Next(frames [][]byte, maxBytes int) (_ [][]byte, ending *Reason, more bool) {
 	c.mu.Lock()
 	defer c.unlock()

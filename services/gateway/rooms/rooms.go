@@ -27,8 +27,8 @@ type Options struct {
 	// Known returns a channel that is closed once the fan-out knows its position in every partition of an owner's log.
 	// From then on, the fan-out delivers every event above the position of an owner's answer.
 	Known func(owner string) <-chan struct{}
-	// Missed bounds the missed events of one connection. When 0, Events is 1,000 in each room, and Bytes is 4 MiB from
-	// each owner's log.
+	// Missed bounds the missed events of one connection: Events in each room (0: 1,000), and Bytes from each owner's
+	// log (0: 4 MiB).
 	Missed hub.Bounds
 	// Unsubscribed is called when a connection is no longer subscribed to a room; it may be nil. It must not wait.
 	Unsubscribed func(*hub.Conn)
@@ -137,8 +137,8 @@ func (r *Rooms) Subscribe(c *hub.Conn, room string, answer func(refused bool)) (
 }
 
 // Unsubscribe ends the subscription to a room, even if the owner has not answered yet. In that case the client may
-// still get the snapshot and some events of the room when the owner answers, because the subscription begins and ends at
-// that moment.
+// still get the snapshot and some events of the room when the owner answers, because the subscription begins and ends
+// at that moment.
 func (r *Rooms) Unsubscribe(c *hub.Conn, room string) {
 	if a := r.callsTo(room); a != nil {
 		a.mu.Lock()

@@ -33,8 +33,9 @@ func init() {
 	os.Exit(0)
 }
 
-// passedOn contains the variables that configure network access. The child gets no other variables: they may contain
-// secrets, and other processes of the child's account can read its environment.
+// passedOn contains the variables of this process that the child gets: PATH, and those that configure network access.
+// The child gets no others, because they may contain secrets, and other processes of the child's account can read its
+// environment.
 var passedOn = []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "PATH"}
 
 // download runs downloadArchive under the account.

@@ -13,8 +13,8 @@ import (
 
 // Check returns an error for each event of a projection's streams for which the projection has neither On nor Ignore.
 // It also returns an error for each event that a projection declares twice or that is not of its streams, for each kind
-// of streams that the owner does not have, for a projection without tables, and for each table or name that two
-// projections share.
+// in a projection's Streams that the owner does not have, for a projection without tables, and for each table or name
+// that two projections share.
 func Check(c *catalog.Catalog, owner string, all ...*Projection) error {
 	var problems []error
 	names := map[string]bool{eventlog.TimersName: true} // the timers are rebuilt under this name

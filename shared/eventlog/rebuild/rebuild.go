@@ -237,9 +237,11 @@ func (s *shadow) prepare(ctx context.Context) error {
 }
 
 const (
-	// sqlOthers lists the objects of a schema that are not tables and do not belong to a table.
+	// sqlOthers lists the objects of a schema that a swap would not move: views, foreign tables, composite types,
+	// sequences that do not belong to a column, functions, enums and domains.
 	sqlOthers = `SELECT c.relname FROM pg_class c
-WHERE c.relnamespace = $1::regnamespace AND c.relkind IN ('v', 'm', 'f')
+WHERE c.relnamespace = $1::regnamespace AND (c.relkind IN ('v', 'm', 'f', 'c') OR c.relkind = 'S' AND NOT EXISTS (
+  SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refobjsubid > 0))
 UNION ALL SELECT p.proname FROM pg_proc p WHERE p.pronamespace = $1::regnamespace
 UNION ALL SELECT t.typname FROM pg_type t WHERE t.typnamespace = $1::regnamespace AND t.typtype IN ('e', 'd')`
 	sqlTables = `SELECT c.relname FROM pg_class c WHERE c.relnamespace = $1::regnamespace AND c.relkind IN ('r', 'p')

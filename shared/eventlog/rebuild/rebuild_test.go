@@ -363,7 +363,7 @@ func TestRebuild_DoesNotHoldTheLogForLong(t *testing.T) {
 	whole(t, l, 5)
 }
 
-// slow is the projection tally, but takes 20 s to apply events above the position after.
+// slow is the projection tally, but takes 20 s to apply a batch that begins above the position in the field after.
 type slow struct {
 	tally
 	after int64

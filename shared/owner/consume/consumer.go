@@ -9,7 +9,8 @@
 //
 // One goroutine per partition, the applier, takes the records that have arrived, reads missing events from the owner's
 // log, calls the reaction, writes the effects in as few transactions as the bounds allow, and acknowledges the records.
-// If effects are commands, the service's aggregates decide them in that transaction (Options.Commit). An event without
+// If effects are commands, the service's aggregates decide them, and the same transaction stores their outcomes
+// (Options.Commit). An event without
 // effects costs no transaction: progress is stored once a second. An event that fails parks its stream; the other
 // streams go on.
 package consume

@@ -44,9 +44,10 @@ func (a *applier) crossFence(e envelope.Event) error {
 	return nil
 }
 
-// fence returns the beginning of the epoch that follows the epoch of a checkpoint. All partitions use the position that
-// was saved first. If the topic no longer contains the fence, the position before the first record of the new epoch is
-// saved instead. That position is not below the fence.
+// fence returns the beginning of the epoch that follows the epoch of a checkpoint. The partition that
+// comes to the new epoch first saves the position of the fence, and all partitions use the saved one. If the topic no
+// longer contains the fence, the position before the partition's first record of the new epoch is saved instead. That
+// position is not below the fence.
 func (a *applier) fence(c inbox.Checkpoint, e envelope.Event) (found inbox.Fence, err error) {
 	own := inbox.Fence{From: c.Epoch, To: e.Epoch, Position: e.Before, Partitions: e.Partitions}
 	if e.Fence {
