@@ -264,13 +264,13 @@ func TestRunRouter_EndsBeforeItsHandlersAreStarted(t *testing.T) {
 	require.ErrorContains(t, bus.RunRouter(t.Context(), nil, router), "access denied")
 }
 
-// delivering is a subscriber that delivers one message.
+// delivering is a subscriber that delivers one message, and closes the channel of messages when its context ends.
 type delivering struct{}
 
-func (delivering) Subscribe(context.Context, string) (<-chan *message.Message, error) {
+func (delivering) Subscribe(ctx context.Context, _ string) (<-chan *message.Message, error) {
 	messages := make(chan *message.Message, 1)
 	messages <- message.NewMessage("1", nil)
-	close(messages)
+	context.AfterFunc(ctx, func() { close(messages) })
 	return messages, nil
 }
 

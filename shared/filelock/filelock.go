@@ -60,9 +60,13 @@ func Held(path string) bool {
 	if err != nil {
 		return false
 	}
-	defer func() { _ = f.Close() }() // closing releases the lock, if it was taken
+	defer (&Lock{f}).Release()
 	return lock(f, shared) != nil
 }
 
-// Release releases the lock.
-func (l *Lock) Release() { _ = l.file.Close() } // the file was not written to
+// Release releases the lock. It does not rely on closing the file for this: a process that another goroutine is just
+// starting has a copy of the file until it runs its own program.
+func (l *Lock) Release() {
+	_ = unlock(l.file)
+	_ = l.file.Close() // the file was not written to; closing it releases the lock if unlock has failed
+}

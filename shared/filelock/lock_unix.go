@@ -20,3 +20,5 @@ func lock(f *os.File, how int) error {
 	}
 	return err
 }
+
+func unlock(f *os.File) error { return syscall.Flock(int(f.Fd()), syscall.LOCK_UN) }

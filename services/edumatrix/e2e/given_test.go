@@ -51,7 +51,7 @@ func TestUp_TwoProcessesShareTheStores(t *testing.T) {
 	testOrder(t, both)
 	testPresence(t, both)
 	for _, m := range []*mesh{first, second} {
-		if printed := m.processes[0].Output(); strings.Contains(printed, "consuming failed") {
+		if printed := m.processes[0].Output(); strings.Contains(printed, "FENCED_INSTANCE_ID") {
 			t.Errorf("a process failed to consume, because the other one fenced it:\n%s", printed)
 		}
 	}
