@@ -68,8 +68,8 @@ func (i *image) at(name string) string {
 	return filepath.Join(i.dir, name)
 }
 
-// copy copies a file, or the contents of a folder, from the build context. It leaves out the files of a folder that
-// .dockerignore excludes. It fails the test if .dockerignore excludes the file that source names.
+// copy copies a file, or the contents of a folder, from the build context. From a folder, it leaves out the files that
+// .dockerignore excludes. If the parameter source names a file that .dockerignore excludes, it fails the test.
 func (i *image) copy(t *testing.T, source, target string) {
 	t.Helper()
 	from := filepath.Join(root, source)

@@ -17,8 +17,8 @@ func read(t *testing.T, path string) string {
 	return string(text)
 }
 
-// found searches the files that match a glob, except test files, for a regular expression. For each match it returns
-// the text of the expression's first group. It fails the test if nothing matches.
+// found searches the files that match a glob, except Go tests, for a regular expression. For each match it returns the
+// text of the expression's first group. It fails the test if nothing matches.
 func found(t *testing.T, glob, pattern string) (all []string) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(root, glob))
@@ -94,7 +94,7 @@ func TestDocs_DescribeEveryNameOfTheProtocol(t *testing.T) {
 }
 
 // filesOfPath returns the files that a row of a table names. The table is in docs/architecture.md, under "The files of
-// the path". A name without a folder is in the same folder as the name before it.
+// the path". A file that is named without a folder is in the same folder as the file before it.
 func filesOfPath(t *testing.T, row string) (files []string) {
 	t.Helper()
 	dir := ""

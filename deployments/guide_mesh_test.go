@@ -46,7 +46,7 @@ func startMesh(t *testing.T, d tree) *mesh {
 	}
 }
 
-// newMesh returns a mesh with free ports and a new data folder, which is not started yet.
+// newMesh returns a mesh that is not started yet, with free ports and a new data folder.
 func newMesh(t *testing.T, program string) *mesh {
 	t.Helper()
 	m := &mesh{t: t, program: program}

@@ -19,13 +19,14 @@ var idNamespace = uuid.MustParse("5f0a7a3e-3a4f-5d8e-9c55-6f1a1e0c7d21")
 // TimerActor is the actor of the commands of timers. It is not a valid id, so no user has this name.
 const TimerActor = "$timer"
 
-// Origin describes the command that is decided. Addresses are derived from its actor and its command id. At and Version
-// are the time and the version of the stream at the decision.
+// Origin describes the command that is decided. Some placeholders of addresses stand for its actor, or for an id that
+// is derived from its actor and its command id.
 type Origin struct {
 	Actor     string
 	CommandID string
 	// At is the time of the log's clock when the command is decided. Commands that are decided together have the same
-	// time. At is never before the time of an event in the state, and never after the time of the command's own events.
+	// time. At is never before the time of an event in the stream's state, and never after the time of the command's
+	// own events.
 	At time.Time
 	// Version is the version of the stream when the command is decided; 0 if the stream does not exist.
 	Version Version
@@ -39,8 +40,8 @@ type Fact struct {
 	read    *bool // set to true by At; may be nil
 }
 
-// NewFact returns a Fact. If the pointer read is not nil, At sets *read to true. The time of an event that is decided
-// but not committed yet may still change, so the caller must know whether a state depends on that time.
+// NewFact returns a Fact. If the pointer read is not nil, At sets *read to true. So the caller can detect a state that
+// depends on the time of an event that is decided but not committed. Such a time may still change.
 func NewFact(actor string, version Version, at time.Time, read *bool) Fact {
 	return Fact{Actor: actor, Version: version, at: at, read: read}
 }
@@ -105,8 +106,8 @@ func UserOfRoom(room string) (id string, ok bool) {
 	return unescapeID.Replace(escaped), true
 }
 
-// SplitAddress returns the kind and the id of an address that Address returned. It returns false if the address is
-// invalid.
+// SplitAddress returns the kind and the id of an address that Address returned. It returns false if the part after the
+// first colon is not exactly one escaped id.
 func SplitAddress(address string) (kind, id string, ok bool) {
 	kind, escaped, found := strings.Cut(address, ":")
 	id = unescapeID.Replace(escaped)
@@ -189,12 +190,13 @@ func KindOf(address string) string {
 	return kind
 }
 
-// each returns the addresses that a message names: one address, or one for each value of a repeated field.
+// each returns the addresses that the template stands for, given a message: one address, or one for each value of a
+// repeated field.
 func (t template) each(m proto.Message, o Origin) []string {
 	if t.source == "" {
 		return nil
 	}
-	bare := len(t.placeholders) == 1 && t.text[0] == "" && t.text[1] == "" // such as "{user_ids}": an id, no address
+	bare := len(t.placeholders) == 1 && t.text[0] == "" && t.text[1] == "" // such as "{user_ids}": not an address
 	all := []string{t.text[0]}
 	for i, h := range t.placeholders {
 		values := h.values(m, o)

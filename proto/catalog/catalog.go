@@ -1,5 +1,5 @@
 // Package catalog makes the declarations in proto/ available at run time: every command, event, query and signal by its
-// name, and every topic with its owner. Gateways and services route messages by these declarations alone.
+// name, and every topic with its owner. Gateways and services route messages by these declarations.
 package catalog
 
 import (
@@ -83,7 +83,7 @@ type Refusal struct {
 	Meaning string // for developers of clients
 }
 
-// Topic is a Kafka topic. Only its owner produces to it.
+// Topic is a Kafka topic. Only its owner produces to it, unless it is a topic of commands, to which gateways produce.
 type Topic struct {
 	Name       string
 	Owner      string
@@ -176,8 +176,8 @@ func ownerOf(pkg protoreflect.FullName) (string, bool) {
 	return parts[1], true
 }
 
-// readOptions reads the options of a file. It must run for all files before readFile, because messages refer to the
-// options of other files.
+// readOptions reads the options of a file, and adds the topics that every owner has. It must run for all files before
+// readFile, because messages refer to the options of other files.
 func (c *Catalog) readOptions(owner string, f protoreflect.FileDescriptor) (problems []error) {
 	options := f.Options().(*descriptorpb.FileOptions)
 	for _, t := range proto.GetExtension(options, routingv1.E_Topics).([]*routingv1.Topic) {
@@ -378,7 +378,7 @@ func (c *Catalog) Logs() []string {
 // Topic returns a topic by its name.
 func (c *Catalog) Topic(name string) (Topic, bool) { t, ok := c.topics[name]; return t, ok }
 
-// Topics returns the topics of one owner, or of all owners if owner is empty, sorted by name.
+// Topics returns the topics of one owner, or of all owners if the parameter owner is empty, sorted by name.
 func (c *Catalog) Topics(owner string) []Topic {
 	var list []Topic
 	for _, t := range c.topics {

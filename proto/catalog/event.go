@@ -106,8 +106,9 @@ func (e *Event) Place(m proto.Message, o Origin) Place {
 	return p
 }
 
-// Split separates the personal fields of an event from the others. It returns the event without its personal fields,
-// and a message of the same type with only the personal fields, or nil if the type has none.
+// Split separates the personal fields of an event from the other fields. It returns the event without its personal
+// fields, and a message of the same type with only the personal fields. If the type has no personal fields, the second
+// result is nil.
 func (e *Event) Split(m proto.Message) (plain, personal proto.Message) {
 	if len(e.personal) == 0 {
 		return m, nil
@@ -199,8 +200,8 @@ func (c *Catalog) checkCommands() (problems []error) {
 	return problems
 }
 
-// checkTopics returns an error for each topic with both events of a log, which have positions, and state, which has
-// none.
+// checkTopics returns an error for each topic that has both events of a log and state. Records of events have
+// positions, records of state have none.
 func (c *Catalog) checkTopics() (problems []error) {
 	for _, t := range c.Topics("") {
 		if c.carries(t.Name, true) && c.carries(t.Name, false) {

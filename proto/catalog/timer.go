@@ -46,7 +46,7 @@ func (c *Catalog) Timers(e *Event, m proto.Message, o Origin) (set []Timer, canc
 	return set, cancelled
 }
 
-// HasTimers reports whether events of a service set timers.
+// HasTimers reports whether any event of a service sets a timer.
 func (c *Catalog) HasTimers(owner string) bool {
 	for _, e := range c.events {
 		if e.Owner == owner && len(e.timers) > 0 {
@@ -59,7 +59,8 @@ func (c *Catalog) HasTimers(owner string) bool {
 // SetsTimers reports whether an event may set or cancel timers.
 func (e *Event) SetsTimers() bool { return len(e.timers)+len(e.cancels) > 0 }
 
-// checkTimer checks a timer against the command that it sends.
+// checkTimer checks a declared timer: its key, its time and the command that it sends. It calls the function fail for
+// each mistake.
 func (c *Catalog) checkTimer(e *Event, t timer, fail func(string, ...any)) {
 	if t.key.source == "" {
 		fail("a timer has no key")
@@ -114,7 +115,7 @@ func timeField(d protoreflect.MessageDescriptor, name string) protoreflect.Field
 	return f
 }
 
-// timeOf returns the value of a time field, or zero if it is not set.
+// timeOf returns the value of a time field, in whole microseconds, or zero if the field is not set.
 func timeOf(m proto.Message, f protoreflect.FieldDescriptor) time.Time {
 	if !m.ProtoReflect().Has(f) {
 		return time.Time{}

@@ -11,7 +11,7 @@ import (
 )
 
 // operator serves the calls of operators. It stores which dead letters were dropped. Presence has no log and consumes
-// no events, so it has no other operations.
+// no events, so there is nothing else to operate.
 type operator struct {
 	meshv1connect.UnimplementedOperatorServiceHandler
 	store *store.Store

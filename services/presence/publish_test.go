@@ -78,8 +78,7 @@ func (b *topic) set(away bool) {
 	b.away = away
 }
 
-// newest returns, for each stream, the event with the highest number. This is the current state for a reader of the
-// topic.
+// newest returns, for each stream, the event with the highest number: the current state for a reader of the topic.
 func (b *topic) newest() map[string]envelope.Event {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -252,7 +251,7 @@ func TestRun_TheUsersOfAKilledGatewayGoOffline(t *testing.T) {
 }
 
 // Leases of gateways expire while presence or Redis is down, because gateways cannot report. Afterwards, gateways must
-// get time to report before presence ends their leases.
+// get time to report before presence removes their connections.
 func TestRound_GatewaysMayReportBeforeTheirLeasesEnd(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {

@@ -12,13 +12,13 @@ import (
 	"github.com/edumatrix/interlinked/services/presence/store"
 )
 
-// connections serves the reports of gateways.
+// connections serves ConnectionService: the calls of gateways about connections and sessions.
 type connections struct {
 	store   *store.Store
 	changed func()
 }
 
-// Report renews a gateway's lease and applies its changes.
+// Report applies a report of a gateway: it renews the gateway's lease, and stores the changes of its connections.
 func (c *connections) Report(ctx context.Context, r *connect.Request[meshv1.ReportRequest]) (
 	*connect.Response[meshv1.ReportResponse], error) {
 	if !catalog.ValidID(r.Msg.GetGateway()) {
@@ -103,8 +103,8 @@ func (*owner) Resume(_ context.Context, r *connect.Request[meshv1.ResumeRequest]
 	return connect.NewResponse(answer), nil
 }
 
-// AuthorizeSubscriptions allows every user to subscribe to the presence of every other user, and returns the current
-// states as snapshots.
+// AuthorizeSubscriptions allows every user to subscribe to the presence of any user, and to no other rooms. It returns
+// the current states as snapshots, if they are requested.
 func (o *owner) AuthorizeSubscriptions(ctx context.Context, r *connect.Request[meshv1.AuthorizeSubscriptionsRequest]) (*connect.Response[meshv1.AuthorizeSubscriptionsResponse], error) {
 	answer := &meshv1.AuthorizeSubscriptionsResponse{}
 	var users []string

@@ -10,7 +10,7 @@ import (
 	gatewayv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/gateway/v1"
 )
 
-// asyncAPI returns the document of the WebSocket: every frame in either direction, in JSON.
+// asyncAPI returns the AsyncAPI document of the WebSocket interface: every frame in either direction, in JSON.
 func (d *declarations) asyncAPI() ([]byte, error) {
 	s := d.newSchemas()
 	a := &asyncDocument{schemas: s, messages: object{}, operations: object{}}
@@ -57,7 +57,7 @@ type asyncDocument struct {
 // clientFrames adds every frame that clients send, with its reply.
 func (a *asyncDocument) clientFrames() {
 	a.reply("error", object{"ok": object{"type": "boolean", "enum": []bool{false}}}, "error")
-	a.reply("done", object{"ok": object{"type": "boolean", "enum": []bool{true}}}) // the reply to a frame without an answer
+	a.reply("done", object{"ok": object{"type": "boolean", "enum": []bool{true}}}) // for frames that request no data
 	a.reply("outcome", object{}, "outcome")
 	for _, c := range controls {
 		answer := "reply.done"
@@ -118,7 +118,8 @@ func (a *asyncDocument) answer(name string, data protoreflect.MessageDescriptor)
 	return "reply." + name
 }
 
-// reply adds a type of reply. The names in has are those of the fields data, outcome and error that the type contains.
+// reply adds a type of reply. The last parameter lists those of the fields data, outcome and error that the type
+// contains.
 func (a *asyncDocument) reply(name string, properties object, has ...string) {
 	a.gatewayFrame("reply."+name, "reply", (&gatewayv1.Reply{}).ProtoReflect().Descriptor(), properties, has...)
 	a.messages["reply."+name].(object)["correlationId"] = object{"location": "$message.payload#/reply_to"}
@@ -158,8 +159,9 @@ func (a *asyncDocument) gatewayFrames() {
 	}
 }
 
-// gatewayFrame adds a type of frame that gateways send. The given properties replace properties with the same names of
-// the declared message. Of the fields data, outcome and error, a reply has only those in the last parameter.
+// gatewayFrame adds a type of frame that gateways send. The given properties replace those properties of the declared
+// message that have the same names. Of the fields data, outcome and error, a reply has only those in the last
+// parameter.
 func (a *asyncDocument) gatewayFrame(name, kind string, m protoreflect.MessageDescriptor, properties object, has ...string) {
 	schema := a.message(m, received)
 	all := schema["properties"].(object)

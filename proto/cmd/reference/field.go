@@ -17,10 +17,11 @@ import (
 type direction int
 
 const (
-	// sent is the direction of frames from clients. Only fields that are declared as required must be present.
+	// sent is the direction of frames from clients. Only fields that are declared as required, fields of an address,
+	// and the fields in the variable required must be present.
 	sent direction = iota
-	// received is the direction of frames from gateways. All texts, numbers, truth values and lists are present, even
-	// if they are empty. Messages, enums and optional fields may be absent.
+	// received is the direction of frames from gateways. All texts, numbers, truth values, lists and maps are present,
+	// even if they are empty. Messages, enums and optional fields may be absent, except those in the variable required.
 	received
 )
 
@@ -37,8 +38,9 @@ type field struct {
 	min, max *int64
 }
 
-// required are the fields of frames that are always present. Unlike for commands and queries, no option declares this,
-// because package catalog does not check frames. The tests of the gateway check its frames against this list.
+// required are the fields of frames that a client must send, and those that are always present in frames of a gateway
+// although their types allow absence. Unlike for commands and queries, no option declares this, because package catalog
+// does not check frames. The tests of the gateway check its frames against this list.
 var required = map[direction][]protoreflect.FullName{
 	sent: {
 		"edumatrix.gateway.v1.Authenticate.token", "edumatrix.gateway.v1.ClientFrame.type",
@@ -200,8 +202,8 @@ func words(e protoreflect.EnumDescriptor) (all []string, values []protoreflect.E
 	return all, values
 }
 
-// inWords returns an address in a readable form, such as "conversation:<conversation_id>", or "conversation:<id>" if
-// the mesh generates the id.
+// inWords returns the template of an address in a readable form, such as "conversation:<conversation_id>", or
+// "conversation:<id>" if the mesh generates the id.
 func inWords(template string) string {
 	return regexp.MustCompile(`\{([^}]+)\}`).ReplaceAllStringFunc(template, func(h string) string {
 		switch name := h[1 : len(h)-1]; {

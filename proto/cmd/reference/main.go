@@ -1,6 +1,6 @@
 // Command reference generates the documents for developers of clients from the declarations in proto/:
-// docs/reference.md, and the files that gateways serve at /docs (an AsyncAPI document, an OpenAPI document and the
-// reference as a page).
+// docs/reference.md, and the files that gateways serve at /docs (an index, the reference as a page, an AsyncAPI
+// document and an OpenAPI document).
 //
 // It reads names, types and options from the linked Go packages, as the services do. It reads comments from the .proto
 // files, because the descriptors in the Go packages contain no comments. The Go packages must be generated first;

@@ -258,7 +258,8 @@ func (w *writer) signals() {
 	}
 }
 
-// types describes the messages and enums that fields refer to. A described message may refer to others.
+// types describes the messages and enums that fields refer to. The fields of a described message may refer to further
+// messages, which are then described too.
 func (w *writer) types() {
 	w.heading(2, "Types")
 	described := map[mentioned]bool{}

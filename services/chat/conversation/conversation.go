@@ -11,8 +11,8 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// maxMembers is the maximum number of members of a conversation. One command names at most 500 of them, so that it fits
-// into a frame; further members are added one by one.
+// maxMembers is the maximum number of members of a conversation. StartGroup names at most 500 of them, so that the
+// command fits into a frame; further members are added one by one.
 const maxMembers = 2000
 
 // Codes of refusals that belong to this domain.
@@ -25,7 +25,7 @@ const (
 
 var errFull = refusal.New(codeFull, "a conversation has at most %d members", maxMembers)
 
-// State is the part of a conversation that decisions about it need.
+// State is the part of a conversation that is needed to decide commands.
 type State struct {
 	id       string
 	kind     chatv1.Kind    // unspecified while the conversation does not exist

@@ -1,6 +1,7 @@
-// Package query serves queries about conversations. Users see only conversations of which they are or were a member. In
-// a conversation whose history begins with joining, they see only the messages sent while they were members. In all
-// others they see the whole history, up to the moment when they left.
+// Package query serves queries about conversations. Users can list the conversations of which they are
+// members, and the members of each. They can read the messages of the conversations of which they are or were a member.
+// In a conversation whose history begins with joining, they can read only the messages that were sent while they were
+// members. In all other conversations they can read the whole history, up to the moment when they left.
 package query
 
 import (
@@ -40,7 +41,7 @@ type Server struct {
 // New returns a Server that reads from a store and checks access with the log.
 func New(log *eventlog.Log, s *store.Store) *Server { return &Server{log, s} }
 
-// Conversations returns a page of the conversations of the calling user, the newest first.
+// Conversations returns a page of the conversations of the calling user, those with the newest events first.
 func (s *Server) Conversations(ctx context.Context, r *connect.Request[chatv1.ConversationsRequest]) (
 	*connect.Response[chatv1.ConversationsResponse], error) {
 	var below catalog.Position
@@ -105,8 +106,8 @@ func (s *Server) History(ctx context.Context, r *connect.Request[chatv1.HistoryR
 // errNotAMember does not reveal whether the conversation exists.
 var errNotAMember = refusal.New(refusal.NotAMember, "you are not a member of this conversation")
 
-// readFunc reads rows of a conversation. The version in its result is the conversation's version as of which it read
-// them.
+// readFunc reads from the rows of a conversation. It also returns the version of the conversation as of which the rows
+// were read.
 type readFunc[T any] func(ctx context.Context, id string) (row T, version catalog.Version, err error)
 
 // asMember calls the function read, and then checks that the calling user is a member now. Because it reads the

@@ -138,7 +138,7 @@ func TestHistory_ShowsOnlyReadableMessages(t *testing.T) {
 		{"bob", "c-false", 5, []string{"one", ""}},
 		{"bob", "c-true", 5, []string{"one", ""}},
 		{"cid", "c-false", 14, []string{"ONE", "", "THREE", "four", "five", "six"}},
-		{"cid", "c-true", 14, []string{"three", "four", "six"}}, // no messages or edits from while cid was not a member
+		{"cid", "c-true", 14, []string{"three", "four", "six"}}, // nothing from the times when cid was not a member
 	} {
 		got, err := f.history(test.user, &chatv1.HistoryRequest{ConversationId: test.id})
 		if err != nil || catalog.Version(got.GetVersion()) != test.version || got.GetMore() ||
@@ -340,8 +340,8 @@ func TestQuery_WaitsForEarlierWrites(t *testing.T) {
 	}
 }
 
-// model computes with simple code which texts a user may read, whether the user is a member after the last event, and
-// whether they ever were a member. In these tests, the text of a message is the version of its event.
+// model computes in a simple way which texts a user may read, whether the user is a member after the last event, and
+// whether the user ever was a member.
 func model(all []decidetest.Event, fromJoining bool, user string) (want []string, member, ever bool) {
 	in := make([]bool, len(all)+1) // in[v]: the user is a member at version v, or version v removes them
 	for i, h := range all {
@@ -394,7 +394,8 @@ func model(all []decidetest.Event, fromJoining bool, user string) (want []string
 
 var people = []string{"ann", "bob", "cid", "dan"}
 
-// made returns n random events of a conversation, in an order that the rules allow.
+// made returns n random events of a conversation, in an order that the rules allow. The text of a message or an edit is
+// the version of the event.
 func made(r *rand.Rand, id string, fromJoining bool, n int) []decidetest.Event {
 	all := []decidetest.Event{started(id, fromJoining, "ann", "bob")}
 	members, messages, gone := []string{"ann", "bob"}, []string{}, map[string]bool{}

@@ -64,8 +64,9 @@ type size struct {
 	span       int // the number of positions that a page of a sparse topic spans; the same at both sizes
 }
 
-// sizeOf returns a size that grows with the number of events. Even in the small installation, every list has more rows
-// than two pages, so that reading a page is the same work at both sizes.
+// sizeOf returns the size of an installation with the given number of events. The parameter large is the number of
+// events in the large installation. Even in the small installation, every list has more rows than two pages, so that
+// reading a page is the same work at both sizes.
 func sizeOf(events, large int) size {
 	const twoPages = 110
 	conversations := max(events/100, 10*twoPages)

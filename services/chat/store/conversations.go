@@ -94,7 +94,8 @@ const (
 	byMember       = 2 // the key is the conversation and the user
 )
 
-// conversationWriter has the statements of the projection. Its methods add the rows of an event to them.
+// conversationWriter has the statements of the projection. Each method adds the rows of one event for these statements
+// to a batch.
 type conversationWriter struct{ start, leave, join, advance, send, edit, remove *projection.Statement }
 
 // DeclareConversations declares the projection of conversations, their members and their messages.
@@ -102,7 +103,7 @@ func DeclareConversations() *projection.Projection {
 	p := projection.Declare(ProjectionName, projection.Options{Streams: []string{"conversation"},
 		Tables: []string{"conversations", "conversation_members", "messages", "edits"}})
 	// A batch executes its statements in the order of their declaration: a user who leaves and is added again within
-	// one batch has to leave first. The statement remove is an update without a key, which is safe because all its rows
+	// one batch has to leave first. The statement remove is an update without a key. This is safe, because all its rows
 	// set the same values.
 	c := conversationWriter{start: p.Statement(everyRow, sqlStart), leave: p.Statement(byMember, sqlLeave),
 		join: p.Statement(byMember, sqlJoin), advance: p.Statement(byConversation, sqlAdvance),
@@ -166,8 +167,8 @@ func (c *conversationWriter) addMember(b *projection.Batch, e projection.Event, 
 	}
 }
 
-// storable replaces the character U+0000, which Postgres cannot store. Commands that contain it are refused today, but
-// an older event in the log may contain it and must not stop the projection.
+// storable replaces the character U+0000, which Postgres cannot store. Commands that contain this character are
+// refused, but an event of an earlier release may contain it, and must not stop the projection.
 func storable(s string) string { return strings.ReplaceAll(s, "\x00", "\uFFFD") }
 
 // sqlConversations reads a page of small and a page of large conversations, each sorted by period and then by position,
@@ -188,8 +189,8 @@ var sqlConversations = fmt.Sprintf(`WITH page AS (
 	FROM page c ORDER BY c.position DESC LIMIT $3`, maxSmall, smallShift, largeShift)
 
 // Conversations returns a page of a user's conversations, those with the newest events first. If the parameter below is
-// not 0, only conversations whose newest event has a lower position are returned. The result next is the value of below
-// for the following page; on the last page, it is 0.
+// not 0, only conversations whose newest event has a lower position are returned. The result next is the value of the
+// parameter below for the following page; on the last page, the result is 0.
 func (s *Store) Conversations(ctx context.Context, user string, below catalog.Position, limit int) (
 	all []*chatv1.Conversation, next catalog.Position, err error) {
 	if below == 0 {
@@ -246,7 +247,8 @@ type Members struct {
 	Next    JoinOrder // the place of the page's last member if there are more members; otherwise zero
 }
 
-// Members returns the members of a conversation after a place in the order of joining, in that order.
+// Members returns a page of the members of a conversation: those who follow a place in the order of joining, in that
+// order.
 func (s *Store) Members(ctx context.Context, id string, after JoinOrder, limit int) (Members, error) {
 	var m Members
 	rows, err := s.pool.Query(ctx, sqlMembers, planned, id, after.Version, after.Index, limit+1)

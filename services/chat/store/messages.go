@@ -19,8 +19,8 @@ type Range struct{ From, To catalog.Version }
 
 // sqlMessages reads messages of the conversation $1: at most one page ($6) from each range ($2, $3), and no row outside
 // of the ranges. For each message it looks up by index the newest edit within the readable ranges ($4, $5). It cuts the
-// page where the texts exceed a number of bytes ($7). The column count is the number of messages that the page would
-// have without this cut.
+// page where the texts exceed a number of bytes ($7), but not before the first message. The column count is the number
+// of messages that the page would have without this cut.
 const (
 	sqlMessages = `WITH found AS (
 			SELECT m.* FROM unnest($2::bigint[], $3::bigint[]) AS range (lower, upper), LATERAL (

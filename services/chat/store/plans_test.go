@@ -93,7 +93,7 @@ ANALYZE chat.conversations, chat.conversation_members, chat.messages, chat.edits
 		args      []any
 		most      int
 	}{
-		// These statements read 201 messages, and the newest text of each message.
+		// These statements read at most 201 messages of each range, and the newest text of each message.
 		"the newest messages":         {store.SQLNewest, history(one(1, messages+1), one(1, messages+1)), 402},
 		"the oldest messages":         {store.SQLOldest, history(one(1, messages+1), one(1, messages+1)), 402},
 		"messages in the middle":      {store.SQLNewest, history(one(1, messages/2), one(1, messages+1)), 402},
@@ -102,9 +102,9 @@ ANALYZE chat.conversations, chat.conversation_members, chat.messages, chat.edits
 		"a message with 30,000 edits": {store.SQLNewest, history(one(1, 10), one(1, 10)), 402},
 		"a user who joined late":      {store.SQLOldest, history(one(messages, messages+1), one(messages, messages+1)), 402},
 		"a user with two long ranges": {store.SQLNewest, history([]any{[]int64{1, 900}, []int64{500, 2000}}, one(1, messages+1)), 804},
-		// A member's conversations are stored by periods, which are ranges of positions. These statements read 51 small
-		// and 51 large conversations, and the other conversations in the same periods. For each conversation they read
-		// two rows: the member's row and the conversation's row.
+		// A member's conversations are stored by periods, which are ranges of positions. The statement SQLConversations
+		// reads at most 51 small and 51 large conversations, and the other conversations in the same periods. For each
+		// conversation it reads two rows: the member's row and the conversation's row.
 		"a user's newest conversations":     {store.SQLConversations, []any{"ann", int64(math.MaxInt64), 51}, 800},
 		"a later page of conversations":     {store.SQLConversations, []any{"ann", int64(conversations * 350), 51}, 800},
 		"conversations that are all active": {store.SQLConversations, []any{"zoe", int64(math.MaxInt64), 51}, 2 * (2*256 + 51)},
@@ -140,7 +140,7 @@ func (f *fixture) members(id string, after store.JoinOrder, limit int) store.Mem
 }
 
 // Migrating the rows down to the schema of the first release and up again must lead to the rows that the projection
-// writes today.
+// has written.
 func TestMigration_OfEarlierRowsEqualsARebuild(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

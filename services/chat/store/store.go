@@ -22,9 +22,9 @@ func Migrations() fs.FS {
 	return files
 }
 
-// MaxPageBytes is the approximate maximum size of the texts in a page, in bytes. A page that would be larger is cut,
-// and reports that there is more. A page in JSON can be several times as large, but still fits into the queue of one
-// connection.
+// MaxPageBytes is the approximate maximum size of the texts in a page of messages or conversations, in bytes. A page
+// that would be larger is cut, but not before its first row, and reports that there are more rows. A page in JSON can
+// be several times as large, but still fits into the queue of one connection.
 const MaxPageBytes = 512 << 10
 
 // Store reads the rows that the projection wrote. Its statements name the schema chat, because its connections do not

@@ -1,5 +1,5 @@
-// Package access decides which web pages (by origin) and which users (by token) may connect. WebSocket and HTTP both
-// use it.
+// Package access decides which web pages (by origin) and which users (by token) may connect. It also refuses names that
+// clients may not use. WebSocket and HTTP both use this package.
 package access
 
 import (
@@ -35,7 +35,7 @@ type Access struct {
 	refused refusedOrigins
 }
 
-// Origin reports whether the request's Origin may connect. Requests without an Origin, which come from programs other
+// Origin reports whether the request's Origin may connect. Requests without an Origin, such as those of programs other
 // than browsers, may connect.
 func (a *Access) Origin(r *http.Request) bool {
 	origin := r.Header.Get("Origin")
@@ -62,14 +62,16 @@ func (a *Access) Origin(r *http.Request) bool {
 	return false
 }
 
-// refusedOrigins contains the origins that were logged in the current minute. This minute began at the field since.
+// refusedOrigins contains the origins that were logged in the current minute. This minute began at the time in the
+// field since.
 type refusedOrigins struct {
 	mu     sync.Mutex
 	since  time.Time
 	logged map[string]bool
 }
 
-// log reports whether to log an origin. Each origin is logged at most once a minute, and at most 16 origins a minute.
+// log reports whether to log an origin. In each minute (see the field since), it returns true once for each origin, and
+// for at most 16 origins.
 func (o *refusedOrigins) log(origin string, now time.Time) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -1,6 +1,6 @@
-// Package fanout reads every partition of every event topic and delivers each event to the hub, once and in order. It
-// drops events that it read before. If events are missing in a partition (a gap), it reads them from the log of the
-// topic's owner. It passes outcomes to the intake.
+// Package fanout reads every partition of every event topic and delivers each event to the hub, once and in the order
+// of its partition. It drops events of a log that it read before. If events are missing in a partition (a gap), it
+// reads them from the log of the topic's owner. It passes outcomes to the intake.
 package fanout
 
 import (
@@ -32,14 +32,14 @@ import (
 type Options struct {
 	Catalog *catalog.Catalog
 	Hub     *hub.Hub
-	// Owners are the clients of the owners' inner listeners, by owner. Events that are missing in a partition are read
-	// from the owners' logs.
+	// Owners contains, for each owner, the Connect client with which the gateway calls it. Events that are missing in a
+	// partition are read from the owners' logs.
 	Owners map[string]meshv1connect.OwnerServiceClient
 	// Partitions asks the broker for the number of partitions of a topic, which is 0 if the topic does not exist.
 	Partitions func(ctx context.Context, topic string) (int32, error)
 	// Resolve is called with each outcome of a command.
 	Resolve func(envelope.Outcome)
-	// Ready is called once for each owner, when all topics of the owner are read. The function may be nil.
+	// Ready is called once for each owner, when the channel that Known returns is closed. The function may be nil.
 	Ready func(owner string)
 	// Waiting is called with an error when work waits for a dependency, and with nil when the work continues. The
 	// function may be nil.
@@ -55,7 +55,7 @@ type Fanout struct {
 	options Options
 	topics  map[string]*topic
 	logs    map[string]*logProgress // by owner
-	unknown sync.Map                // types of events that this gateway does not know, and has logged
+	unknown sync.Map                // types of events that are not in the catalog and that this gateway has logged
 }
 
 // logProgress is the progress in the topics of one owner.
@@ -66,11 +66,12 @@ type logProgress struct {
 
 	mu      sync.Mutex
 	topics  []*topic      // the topics of the owner's log
-	unknown int           // partitions whose position is not known yet, and partitions of outcomes that are not read yet
-	known   chan struct{} // closed when unknown is 0
+	unknown int           // partitions whose position is not known, and partitions of outcomes that are not read yet
+	known   chan struct{} // closed once the field unknown is 0
 }
 
-// New returns a Fanout for all topics of a catalog. Run asks the broker for their numbers of partitions.
+// New returns a Fanout for all topics of a catalog that contain events or outcomes. Run asks the broker for their
+// numbers of partitions.
 func New(o Options) *Fanout {
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)
@@ -120,7 +121,7 @@ func (f *Fanout) Run(ctx context.Context, reader *bus.Reader) error {
 	return reader.Read(ctx, f.Topics(), f.take)
 }
 
-// count asks the broker for the numbers of partitions.
+// count asks the broker for the numbers of partitions, repeatedly until it answers, and then calls begin.
 func (f *Fanout) count(ctx context.Context) error {
 	counts := map[string]int32{}
 	for _, name := range f.Topics() {
@@ -167,8 +168,8 @@ func (f *Fanout) begin(counts map[string]int32) {
 }
 
 // From returns the offset at which to start reading a partition, see bus.ReaderOptions. A topic of events is read from
-// its last record, which contains the partition's position. A topic of outcomes is read from its end, because no client
-// of this gateway has sent a command yet.
+// its last record, which contains the partition's position if the topic belongs to a log. A topic of outcomes is read
+// from its end, because no client of this gateway has sent a command yet. From counts such a partition as read.
 func (f *Fanout) From(topic string, _ int32, _, end int64) int64 {
 	t := f.topics[topic]
 	if t == nil || !t.results {
@@ -178,8 +179,7 @@ func (f *Fanout) From(topic string, _ int32, _, end int64) int64 {
 	return end
 }
 
-// complete returns the position up to which all events of an owner's log were delivered, or were committed before
-// this gateway started.
+// complete returns the lowest position among the partitions of an owner's log; see hub.Shard.Complete.
 func (r *logProgress) complete() catalog.Position {
 	complete := catalog.Position(math.MaxInt64)
 	for _, t := range r.topics {
@@ -190,7 +190,7 @@ func (r *logProgress) complete() catalog.Position {
 	return complete
 }
 
-// expect adds to the number of partitions whose position is not known yet.
+// expect adds a number of partitions to the field unknown.
 func (r *logProgress) expect(partitions int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -229,7 +229,7 @@ func (r *logProgress) isKnown() bool {
 }
 
 // silence is how long a partition may have no new record before Reading reports it. The owner's relay publishes at
-// least one record in each partition every 30 s.
+// least one record in each partition every 30 s (relay.Options.SignOfLife).
 const silence = 75 * time.Second
 
 // Reading returns an error that describes why the fan-out does not read every partition, or nil.
@@ -282,7 +282,8 @@ func (f *Fanout) take(ctx context.Context, r *bus.Record) {
 	}
 }
 
-// deliver delivers an event to the connections in its rooms, and then resolves the outcome in the event, if it has one.
+// deliver delivers an event to the connections in its rooms, and then resolves the outcome in the event, if the event
+// contains one.
 func (f *Fanout) deliver(log *logProgress, e *envelope.Event) {
 	declared, known := f.options.Catalog.Event(e.Type)
 	if !known {

@@ -3,7 +3,7 @@ package fanout
 import "github.com/prometheus/client_golang/prometheus"
 
 // Metrics count repeated records, gaps and unreadable records, and measure for each partition the position of the
-// fan-out and the age of the newest record.
+// fan-out and the age that the last record had when it was taken.
 type Metrics struct {
 	Repeats    prometheus.Counter
 	Gaps       prometheus.Counter

@@ -17,9 +17,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// partition is the progress in one partition of a logged topic. Positions ascend, except for repeats, and each record
-// contains the position of the record before it. So the position of the partition is enough to find repeats and missing
-// events.
+// partition is the progress in one partition of a topic to which a log is published. Positions ascend, except for
+// repeats, and each record contains the position of the record before it. So the position of the partition is enough to
+// find repeats and missing events.
 //
 // When a topic has grown, later events of a stream may be in another partition than earlier ones. Before these later
 // events, the relay writes a fence into all partitions. The fence begins an epoch of the topic. A partition continues
@@ -33,7 +33,7 @@ type partition struct {
 
 	mu          sync.Mutex
 	known       bool
-	position    catalog.Position // every event up to it was delivered, or was committed before this gateway started
+	position    catalog.Position // each event up to here was delivered, or need not be; see hub.Shard.Complete
 	incarnation string           // of the log, as of the last record
 	complete    atomic.Int64     // the position, readable without the lock
 	epoch       atomic.Int32
@@ -71,14 +71,15 @@ func (p *partition) takeRetrying(ctx context.Context, f *Fanout, e *envelope.Eve
 	}
 }
 
-// take fills the gap before a record from the owner's log, and then delivers the record, unless it is a repeat. If the
-// owner cannot be asked, take returns the error, and the caller must take the same record again.
+// take fills the gap before a record, if there is one, from the owner's log. It then delivers the record, unless the
+// record is a repeat or a position record (see envelope.Event.IsPosition). If the owner cannot be asked, take returns
+// the error, and the caller must take the same record again.
 func (p *partition) take(ctx context.Context, f *Fanout, e *envelope.Event) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if e.Epoch > 0 && e.Epoch < p.epoch.Load() {
-		// The record comes from a relay that had lost its lease without noticing. The relay that has the lease now
-		// publishes the same event in its own epoch, possibly in another partition.
+		// The record was read before, or comes from a relay that had lost its lease without noticing. In the latter
+		// case, the relay that has the lease publishes the same event in its own epoch, possibly in another partition.
 		p.repeat(f)
 		return nil
 	}
@@ -128,7 +129,7 @@ func (p *partition) repeat(f *Fanout) {
 }
 
 // begin moves the partition p to the epoch of a record; all earlier records of p were handled before. If the epoch is
-// not the first, begin then waits until the other partitions have reached it too.
+// not the first, begin then waits until the other partitions have reached this epoch too (see topic.await).
 func (p *partition) begin(ctx context.Context, f *Fanout, e *envelope.Event) error {
 	switch before := p.epoch.Load(); {
 	case e.Fence:
@@ -167,7 +168,8 @@ func (p *partition) moveTo(position catalog.Position) {
 	p.positions.Set(float64(position))
 }
 
-// fill delivers the events of this partition above its position, up to the position until, from the owner's log.
+// fill reads events of this partition from the owner's log and delivers them: those above the partition's position and
+// up to the parameter until.
 func (p *partition) fill(ctx context.Context, f *Fanout, until catalog.Position) error {
 	log := p.topic.log
 	owner, ok := f.options.Owners[log.owner]
@@ -189,7 +191,7 @@ func (p *partition) fill(ctx context.Context, f *Fanout, until catalog.Position)
 			}
 			e, err := envelope.ReadRecord(r)
 			if err != nil {
-				p.unreadable(f, r, err) // skip the record, as when it is read from the topic
+				p.unreadable(f, r, err) // skip the record, so that later events are delivered
 				continue
 			}
 			if e.Position > p.position {

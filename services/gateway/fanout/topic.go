@@ -8,8 +8,8 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
-// topic is a topic that the fan-out reads. If the topic belongs to a log, it has a partition for each partition at the
-// broker, and gets more when the topic grows.
+// topic is a topic that the fan-out reads. If the topic belongs to a log, the field partitions contains an entry for
+// each partition at the broker, and gets more when the topic grows.
 type topic struct {
 	name    string
 	log     *logProgress
@@ -30,7 +30,8 @@ func (t *topic) all() []*partition {
 	return nil
 }
 
-// partition returns a partition by its number, adding it if it is new.
+// partition returns a partition by its number. If there is none yet, partition first adds all partitions up to this
+// number.
 func (t *topic) partition(f *Fanout, number int32) *partition {
 	list := t.all()
 	if int(number) >= len(list) {
@@ -40,9 +41,9 @@ func (t *topic) partition(f *Fanout, number int32) *partition {
 	return list[number]
 }
 
-// grow adds partitions up to the given number. Partitions added by a fence begin at the position of the fence, because
-// earlier events were in the other partitions. Without a fence, the parameter position is -1, and a new partition
-// begins at the position before its first record.
+// grow adds partitions until the topic has as many as the parameter count. Partitions added by a fence begin at the
+// position of the fence, because earlier events were in the other partitions. Without a fence, the parameter position
+// is -1, and a new partition begins at the position before its first record.
 func (t *topic) grow(f *Fanout, count int32, position catalog.Position) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -85,15 +86,16 @@ func (t *topic) countOf(epoch int32) int32 {
 	if n := t.counts[epoch]; n > 0 {
 		return n
 	}
-	// Relays of earlier releases had no epochs. The topic then had as many partitions as when this gateway started.
+	// Relays of earlier releases had no epochs. The topic had as many partitions then as when this gateway started.
 	if epoch <= 1 {
 		return t.counts[0]
 	}
 	return int32(len(t.all()))
 }
 
-// await waits until every partition that the previous epoch had has delivered all events of that epoch, because later
-// events of a stream may be in another partition.
+// await waits until every partition of the previous epoch has begun the given epoch, and so has delivered all events of
+// the epochs before. Otherwise an event could be delivered before an earlier event of its stream, which may be in
+// another partition.
 func (t *topic) await(ctx context.Context, epoch int32) error {
 	n := t.countOf(epoch - 1)
 	for {

@@ -25,8 +25,8 @@ var subprotocols = [Encodings]string{JSON: "edumatrix.v1.json", Protobuf: "eduma
 // Subprotocol returns the WebSocket subprotocol of an encoding.
 func (e Encoding) Subprotocol() string { return subprotocols[e] }
 
-// Choose returns the encoding of the first offered subprotocol that this gateway knows. It returns false if the
-// client offers subprotocols but the gateway knows none of them.
+// Choose returns the encoding of the first offered subprotocol that this gateway supports, or JSON if there is none. It
+// returns false if the client offers subprotocols but the gateway supports none of them.
 func Choose(offered []string) (Encoding, bool) {
 	for _, name := range offered {
 		if i := slices.Index(subprotocols[:], name); i >= 0 {

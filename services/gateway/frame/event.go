@@ -26,9 +26,10 @@ type Event struct {
 }
 
 // Encode encodes an event frame. The parameter body is the encoded message of the event. The parameter typed is an
-// empty message of the event's type, or nil if this gateway does not know the type. A JSON frame then has empty data.
+// empty message of the event's type, or nil if the catalog of this gateway does not contain the type. A JSON frame then
+// has empty data. Encode fails if the body must be decoded for JSON but cannot be.
 //
-// Most frames are events, so this must be fast. JSON is written by hand around the data, which is copied only once.
+// Most frames are events, so Encode must be fast. JSON is written by hand around the data, which is copied only once.
 func (v *Event) Encode(e Encoding, body []byte, typed proto.Message) ([]byte, error) {
 	if e == Protobuf {
 		return v.protobuf(body)

@@ -17,8 +17,8 @@ import (
 // Frame is a frame that the gateway sends.
 type Frame struct {
 	kind string        // the name of the field of ServerFrame
-	body proto.Message // the value of that field, without data
-	data proto.Message // nil if there is none
+	body proto.Message // the value of that field, whose own field data is not set
+	data proto.Message // for the field data of body; nil if there is none
 }
 
 // Done returns the reply to a request that was accepted and has no answer.
@@ -82,7 +82,7 @@ func Heartbeat(resumeToken string) Frame {
 	return Frame{"heartbeat", h, nil}
 }
 
-// TokenExpiring returns the frame that contains for how long the connection's token is still valid.
+// TokenExpiring returns the frame with the time for which the connection's token is still valid.
 func TokenExpiring(in time.Duration) Frame {
 	return Frame{"token_expiring", &gatewayv1.TokenExpiring{ExpiresInMs: in.Milliseconds()}, nil}
 }
@@ -123,8 +123,8 @@ func RetryAfter(r *refusal.Error) time.Duration {
 	return 0
 }
 
-// Encode encodes the frame for a WebSocket message. It fails if the data cannot be written as JSON, such as a time
-// outside the years 1 to 9999.
+// Encode encodes the frame for a WebSocket message. It fails if the data cannot be encoded, such as text that is not
+// UTF-8, or, in JSON, a time outside the years 1 to 9999.
 func (f Frame) Encode(e Encoding) ([]byte, error) {
 	if e == JSON {
 		return f.json()

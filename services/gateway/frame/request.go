@@ -34,7 +34,7 @@ type Request struct {
 	Data      Data
 }
 
-// Data is the data of a request. It is decoded once the type of its message is known.
+// Data is the data of a request. It is decoded when the type of its message is known.
 type Data struct {
 	Encoding Encoding
 	Bytes    []byte // empty if the frame has no data
@@ -61,7 +61,8 @@ func (d Data) read(m proto.Message, fromJSON func([]byte, proto.Message) error, 
 }
 
 // check refuses in Protobuf what the JSON decoder refuses too: texts with the character U+0000, which cannot be stored,
-// and, if declaredOnly is true, fields that the message does not declare.
+// and, if declaredOnly is true, fields that the message does not declare. Maps are not checked, because no request has
+// one.
 func check(m protoreflect.Message, declaredOnly bool) (err error) {
 	if unknown := m.GetUnknown(); declaredOnly && len(unknown) > 0 {
 		number, _, _ := protowire.ConsumeTag(unknown)

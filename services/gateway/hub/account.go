@@ -59,11 +59,12 @@ type held struct {
 	account  *account
 	counted  int // bytes of the connection that are included in account.held
 	missed   int // bytes of the connection that are included in Hub.missed
-	writing  int // bytes that the flush has taken from the queue and may still be writing
+	writing  int // bytes that a flush (see Conn.Bind) has taken from the queue and may still be writing
 	expected int // bytes of missed events that are about to be queued
 }
 
-// holds returns the number of bytes that wait for the connection or are being written to it.
+// holds returns the number of bytes that wait for the connection, are about to be queued (held.expected) or are being
+// written, with frameCost for each waiting frame.
 func (c *Conn) holds() int {
 	return c.queue.bytes + c.queue.len()*frameCost + c.held.writing + c.held.expected
 }
@@ -82,7 +83,7 @@ func (c *Conn) settle() {
 
 // mayHold reports whether the given number of further bytes may wait for the connection. They may if all connections of
 // the user together stay within Limits.UserBytes. Beyond that bound, each connection may hold an equal share of the
-// bound. So a connection that the client reads is not affected by other connections of the user that are not read.
+// bound. So a connection that is read keeps its share, however many bytes wait for other connections of the user.
 func (c *Conn) mayHold(more int) bool {
 	return c.affords(c.held.account.held.Load(), more)
 }
@@ -93,7 +94,7 @@ func (c *Conn) affords(held int64, more int) bool {
 }
 
 // reserve is like mayHold, but also counts the bytes, so that concurrent calls for other connections of the user see
-// them. The caller then queues the bytes, or adds them to held.expected.
+// them. If reserve returns true, the caller queues the bytes, or adds them to held.expected.
 func (c *Conn) reserve(more int) bool {
 	more += frameCost
 	held := c.held.account.held.Add(int64(more))

@@ -35,8 +35,9 @@ func (w *world) long(n, bytes int) *hub.Event {
 		fmt.Sprintf(`{"conversation_id":"g","message_id":"%d","body":%q}`, n, strings.Repeat("x", bytes))))
 }
 
-// A user has 60 connections that nobody reads. The bytes that wait for all of them together must stay within the limit
-// of one user. Only connections of this user may be closed.
+// A user has 60 connections that nobody reads. The bytes that wait for all of them together must stay within twice the
+// limit of one user, because beyond the limit each connection still has a share of it. Only connections of this user
+// may be closed.
 func TestAccount_UnreadConnectionsShareOneBound(t *testing.T) {
 	t.Parallel()
 	const bound = 200_000

@@ -12,7 +12,7 @@ import (
 // Attachment is an owner's answer about the rooms of a connection, as of a position of the owner's log.
 type Attachment struct {
 	Rooms        []string         // rooms that the log has opened for the user
-	Subscribed   []string         // rooms that the connection may subscribe to
+	Subscribed   []string         // rooms that the connection is subscribed to by Attach, as the owner allows
 	Until        time.Time        // when these subscriptions end unless they are renewed
 	Position     catalog.Position // of the log, as of which the rooms were read
 	Missed       []*Event         // missed events up to Position, ascending by position
@@ -24,9 +24,9 @@ type Attachment struct {
 const roomsPerTurn = 128
 
 // Attach puts a connection into its rooms. It then queues the missed events, followed by the events above a.Position
-// that were delivered before the connection was attached. It returns false if the event buffer no longer contains all
-// of these events. The caller must then ask the owner again. Attach does nothing and returns true if the connection is
-// already attached, or was removed.
+// that Deliver handled before. If expect does not allow the missed events, Attach leaves them out, and no room is
+// recovered. Attach returns false if the event buffer does not contain all events above a.Position. The caller must
+// then ask the owner again. Attach does nothing and returns true if the connection is already attached, or was removed.
 func (sh *Shard) Attach(c *Conn, a Attachment) bool {
 	s := &c.subscribers[sh.index]
 	missed := c.missedOf(a.Missed, sh.log) // encode before the lock is taken
@@ -106,7 +106,7 @@ func (sh *Shard) attach(s *subscriber, a Attachment, missed missed, notRecovered
 	return true
 }
 
-// replay delivers to one connection an event that Deliver handled before the connection was attached.
+// replay delivers an event to one connection that is being attached. Deliver has handled the event before.
 func (sh *Shard) replay(e *Event, s *subscriber) {
 	sh.number++
 	user := s.conn.User
@@ -172,7 +172,8 @@ type missed struct {
 	last  catalog.Position // the highest position
 }
 
-// missedOf encodes missed events. There may be many, so it yields to other goroutines from time to time.
+// missedOf encodes missed events, and leaves out those that cannot be encoded. There may be many, so missedOf yields to
+// other goroutines from time to time.
 func (c *Conn) missedOf(events []*Event, log int) (m missed) {
 	for i, e := range events {
 		if (i+1)%encodedAtOnce == 0 {
@@ -217,7 +218,7 @@ func (c *Conn) catchUp(m missed, log int, notRecovered []byte) {
 }
 
 // pushMissed appends missed events. They replace no other items. Limits.Frames and Limits.Bytes do not apply to them.
-// The caller has checked Limits.UserBytes and Options.Missed with expect.
+// The caller has checked Limits.UserBytes and Options.Missed with Conn.expect.
 func (q *queue) pushMissed(m missed) {
 	q.items = append(q.items, m.items...)
 	q.bytes += m.bytes

@@ -4,17 +4,18 @@ import "github.com/edumatrix/interlinked/proto/catalog"
 
 // eventBuffer contains the newest events of one owner, in the order in which they were delivered.
 type eventBuffer struct {
-	bound   int // the maximum of size; one event is kept even if it is larger
-	size    int // of all events, in bytes
+	bound   int // the maximum of the field size; the newest event is kept even if it alone is larger
+	size    int // the sum of Event.size over all entries, in bytes
 	entries []kept
 	first   uint64           // number of entries[0]; entries are numbered in order
-	dropped catalog.Position // every event that was delivered above this position is in the buffer
+	dropped catalog.Position // each event of the log that was delivered above this position is in the buffer
 }
 
 type kept struct {
 	event *Event
 	// highest is the highest position of this entry and all entries before it. Partitions are read concurrently, so the
-	// positions of the entries do not ascend, but highest does. This lets a search from the newest entry stop early.
+	// positions of the entries may descend, but the values of this field do not. So a search from the newest entry can
+	// stop early.
 	highest catalog.Position
 }
 
@@ -39,8 +40,8 @@ func (r *eventBuffer) add(e *Event) {
 func (r *eventBuffer) next() uint64 { return r.first + uint64(len(r.entries)) }
 
 // after returns the events of the log above a position, in the order in which they were delivered. Events that a later
-// event redacts are returned without their personal fields. It returns false if some of the events are no longer in the
-// buffer.
+// event redacts are returned without their personal fields. The result false means that some of the events may not be
+// in the buffer.
 func (r *eventBuffer) after(position catalog.Position) ([]*Event, bool) {
 	if r.dropped > position {
 		return nil, false
@@ -58,7 +59,8 @@ func (r *eventBuffer) after(position catalog.Position) ([]*Event, bool) {
 	return redact(list), true
 }
 
-// clear removes all events, and records that no event up to the given position is in the buffer.
+// clear removes all events. It records that events up to the given position, or up to the highest position of a removed
+// event, are not in the buffer.
 func (r *eventBuffer) clear(position catalog.Position) {
 	r.dropped = max(r.dropped, position)
 	if n := len(r.entries); n > 0 {

@@ -3,7 +3,8 @@ package hub
 import "github.com/edumatrix/interlinked/proto/catalog"
 
 // Close makes the connection end for a reason. Only the first call has an effect. Frames that are already queued are
-// still written, unless the reason is Lost, Left or Slow.
+// still written, unless the reason is Lost, Left or Slow. Before an end for Shutdown or TokenExpired, Close queues a
+// heartbeat if beatLast has a newer resume token.
 func (c *Conn) Close(r Reason) {
 	var positions []catalog.Position
 	if r == Shutdown || r == TokenExpired {
@@ -35,7 +36,7 @@ func (c *Conn) close(r Reason) {
 	c.ring()
 }
 
-// drop empties the queue. unlock then calls the functions queued.taken of the dropped frames.
+// drop empties the queue. Conn.unlock then calls the functions queued.taken of the dropped frames.
 func (c *Conn) drop() { c.left = append(c.left, c.queue.drain()...) }
 
 // drain empties the queue, and returns the functions queued.taken of its frames.
@@ -59,7 +60,8 @@ func (c *Conn) Ended() bool {
 // Done returns a channel that is closed when the connection begins to close.
 func (c *Conn) Done() <-chan struct{} { return c.done }
 
-// Reason returns the reason for which the connection was or is being closed. It returns false if it is open.
+// Reason returns the reason for which the connection was or is being closed. It returns false if the connection is
+// open.
 func (c *Conn) Reason() (Reason, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

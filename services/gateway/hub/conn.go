@@ -9,7 +9,7 @@ import (
 
 // Conn is one client's connection. It has a queue of frames, which the transport writes, and for each log the position
 // up to which the client has everything. Queuing a frame never waits: if a client does not keep up, its connection is
-// closed, so that it does not delay others.
+// closed, so that the client does not delay other clients.
 type Conn struct {
 	ID   string
 	User string
@@ -23,7 +23,7 @@ type Conn struct {
 	mu       sync.Mutex
 	queue    queue
 	flush    func()
-	flushing bool     // whether a flush runs; set by ring and Next
+	flushing bool     // whether a flush (see Bind) runs; set by ring and Next
 	kicked   bool     // whether the transport has frames of its own to write, such as pings
 	left     []func() // queued.taken of frames that have left the queue; unlock calls them
 	reason   *Reason
@@ -32,11 +32,12 @@ type Conn struct {
 	progress progress
 }
 
-// queueEvent queues an event of a log. The number log is -1 if the owner has no log, or for the snapshot of a room.
+// queueEvent queues an event. The parameter log is the number of the event's log, or -1 if the owner has no log or the
+// event is part of the snapshot of a room.
 func (c *Conn) queueEvent(e *Event, log int) {
 	v := c.variant(e)
 	if _, err := e.Frame(v); err != nil {
-		return // The body cannot be decoded for any connection. The fan-out logs the error once.
+		return // The body cannot be decoded. Fanout.deliver logs the error once for each delivered event.
 	}
 	c.mu.Lock()
 	defer c.unlock()
@@ -46,7 +47,8 @@ func (c *Conn) queueEvent(e *Event, log int) {
 	c.push(item{event: e, variant: v})
 }
 
-// push queues an item and starts a flush. If the queue is full, push closes the connection. The caller holds the lock.
+// push queues an item and starts a flush. If the queue is full and not enough can be dropped (see queue.push), push
+// closes the connection. The caller holds the connection's lock.
 func (c *Conn) push(it item) {
 	if c.reason != nil {
 		return
@@ -71,10 +73,10 @@ func (c *Conn) ring() {
 	}
 }
 
-// Next takes waiting frames from the queue and appends them to its parameter: about maxBytes bytes, and at least one
-// frame if any wait. If the connection is to end, ending is the reason, otherwise nil. If more is false, the calling
-// flush must end at once, because the next frame starts another flush. After Next has returned a reason, no other flush
-// starts.
+// Next takes waiting frames from the queue and appends them to the parameter frames: about maxBytes bytes, and at least
+// one frame if any wait. The result ending is the reason if the connection is to end, and otherwise nil. If the result
+// more is false, the calling flush (see Bind) must end at once, because the next frame starts another flush. After Next
+// has returned a reason, no other flush starts.
 func (c *Conn) Next(frames [][]byte, maxBytes int) (_ [][]byte, ending *Reason, more bool) {
 	c.mu.Lock()
 	defer c.unlock()
@@ -113,7 +115,8 @@ func (c *Conn) take(frames [][]byte) [][]byte {
 	return frames
 }
 
-// unlock updates the user's account, releases the lock, and calls the functions of the frames that have left the queue.
+// unlock updates the user's account, releases the lock, and calls the functions queued.taken of the frames that have
+// left the queue.
 func (c *Conn) unlock() {
 	c.settle()
 	left := c.left

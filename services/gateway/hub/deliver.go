@@ -2,8 +2,10 @@ package hub
 
 import "github.com/edumatrix/interlinked/proto/catalog"
 
-// Deliver moves users into the rooms that an event opens for them, and out of those that it closes. It queues the event
-// once for each connection that is in the event's rooms or belongs to these users, and returns how many these are.
+// Deliver adds an event to the event buffer. It moves users into the rooms that the event opens for them, and out of
+// the rooms that the event closes for them. It queues the event once for each attached connection that is in one of the
+// event's rooms or belongs to one of these users, if the event is new to the connection. It returns the number of
+// connections for which the event was queued.
 func (sh *Shard) Deliver(e *Event) (n int) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -46,7 +48,8 @@ func (sh *Shard) Deliver(e *Event) (n int) {
 	return n
 }
 
-// open puts a connection into a room that an event opens for its user. It returns 1 if it queued the event, else 0.
+// open puts a connection into a room that an event opens for the connection's user, and queues the event. It does
+// neither if the event is not new to the connection. It returns 1 if it queued the event, else 0.
 func (sh *Shard) open(e *Event, s *subscriber, room string) int {
 	if !s.moves(e) {
 		return 0
@@ -55,7 +58,7 @@ func (sh *Shard) open(e *Event, s *subscriber, room string) int {
 	return sh.queueEvent(e, s)
 }
 
-// close removes a connection from a room that an event closes for its user, and queues the event, as open does.
+// close removes a connection from a room that an event closes for the connection's user. Otherwise it is like open.
 func (sh *Shard) close(e *Event, s *subscriber, room string) int {
 	if !s.moves(e) {
 		return 0
@@ -66,9 +69,9 @@ func (sh *Shard) close(e *Event, s *subscriber, room string) int {
 	return sh.queueEvent(e, s)
 }
 
-// queueEvent queues an event once for a connection that may be in several of the event's rooms, and returns how often
-// it was queued: 0 or 1. Callers must call takes for every room even if the event is already queued, because takes
-// records the version of a state event for each room.
+// queueEvent queues an event for a connection, unless the same delivery has already queued it through another room. It
+// returns 1 if it queued the event, else 0. Callers must call takes for every room even if the event is already queued,
+// because takes records the version of a state event for each room.
 func (sh *Shard) queueEvent(e *Event, s *subscriber) int {
 	if s.last == sh.number {
 		return 0
@@ -81,7 +84,8 @@ func (sh *Shard) queueEvent(e *Event, s *subscriber) int {
 	return 1
 }
 
-// moves reports whether an event that opens or closes rooms is new to the connection. State opens and closes no rooms.
+// moves reports whether an event that opens or closes rooms is new to the connection, which must be attached. State
+// opens and closes no rooms.
 func (s *subscriber) moves(e *Event) bool { return s.attached && !e.state() && e.Position > s.asOf }
 
 // takes reports whether an event in the user's own room is new to the connection.
@@ -94,7 +98,7 @@ func (m *membership) takes(e *Event) bool {
 	return !e.state() && e.Position > m.asOf || e.state() && note(&m.newest, e)
 }
 
-// note reports whether a state event is newer than the last one of its stream. If so, it records the version.
+// note reports whether a state event is newer than the newest noted one of its stream. If so, note records its version.
 func note(newest *map[string]catalog.Version, e *Event) bool {
 	if e.Version <= (*newest)[e.Stream] {
 		return false

@@ -21,11 +21,12 @@ type Event struct {
 	mu      sync.Mutex
 	encoded [variants][]byte
 	failed  error  // the error of decoding the body
-	hidden  *Event // the event without its personal fields; set once it has expired
+	hidden  *Event // the event without its personal fields; set by afterExpiry
 }
 
-// NewEvent returns an event that was read from a topic. The parameter declared is nil if this release of the gateway
-// does not know the event's type. Such an event opens and closes rooms, but JSON clients get it with empty data.
+// NewEvent returns an event that was read from a topic or from an owner's log. The parameter declared is nil if the
+// catalog of this gateway does not contain the event's type. Such an event opens and closes rooms, but JSON clients get
+// it with empty data.
 func NewEvent(e envelope.Event, declared *catalog.Event) *Event {
 	return &Event{Event: e, declared: declared}
 }
@@ -56,7 +57,8 @@ func (c *Conn) variant(e *Event) variant {
 	return v
 }
 
-// Frame returns a variant of the event's frame, or an error if the body of the event cannot be decoded.
+// Frame returns a variant of the event's frame. It returns an error if the body of the event cannot be decoded, which
+// JSON requires. After an error, Frame also fails for the variants that were not encoded before.
 func (e *Event) Frame(v variant) ([]byte, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -76,8 +78,9 @@ func (e *Event) Err() error {
 // frame returns a variant that Frame has encoded before.
 func (e *Event) frame(v variant) []byte { return e.encoded[v] }
 
-// shown returns the frame that clients get at time now. The frame of an expired event has no personal fields, like the
-// owner's answers to queries. The frame is still sent, so that no version is missing.
+// shown returns the frame that clients get at the time in the parameter now. The frame of an expired event has no
+// personal fields, like the owner's answers to queries, unless the catalog does not contain the event's type. The frame
+// is still sent, so that no version is missing.
 func (e *Event) shown(v variant, now time.Time) []byte {
 	if e.Expires.IsZero() || e.Expires.After(now) || e.declared == nil || e.Redacted {
 		return e.frame(v)

@@ -13,14 +13,15 @@ const (
 	slots = 50
 	// perHeartbeat is the maximum time between two heartbeats of a connection, in units of CoverEvery.
 	perHeartbeat = 5
-	// maxUncoveredBytes and maxUncoveredTime bound the missed events that are sent before the next resume token. These
-	// tokens are needed because a client on a slow link may lose its connection before it has all missed events. The
-	// client then resumes from the last token that it has read.
+	// maxUncoveredBytes and maxUncoveredTime bound the missed events that are sent before the next resume token. Tokens
+	// between missed events are needed because a client on a slow link may lose its connection before it has all missed
+	// events. The client then resumes from the last token that it has read.
 	maxUncoveredBytes = 256 << 10
 	maxUncoveredTime  = 5 * time.Second
 )
 
-// HeartbeatEvery returns the maximum time between two heartbeats of a connection.
+// HeartbeatEvery returns the maximum time between two heartbeats of a connection. A heartbeat may be dropped if the
+// connection's queue is full.
 func (h *Hub) HeartbeatEvery() time.Duration { return perHeartbeat * h.options.CoverEvery }
 
 // Run sends heartbeats until the context ends.
@@ -37,8 +38,9 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 }
 
-// Beat queues heartbeats. If due is true, every connection gets one. Otherwise a connection gets one only if its last
-// resume token does not cover all events that were queued, and a newer token is available.
+// Beat queues heartbeats. If the parameter due is true, every connection that is not closing gets one. Otherwise a
+// connection gets one only if its reply to connect was queued, its last resume token does not cover all queued events,
+// and a newer token is available.
 func (h *Hub) Beat(due bool) {
 	for slot := range slots {
 		h.beatSlot(slot, due)
@@ -77,8 +79,8 @@ func (c *Conn) beat(shared *sharedProgress, due bool) {
 	}
 }
 
-// beatLast queues a heartbeat before the connection ends, if a resume token is available that is newer than the last
-// one.
+// beatLast queues a heartbeat before the connection ends, if the reply to connect was queued and a resume token is
+// available that is newer than the last one.
 func (c *Conn) beatLast(shared *sharedProgress) {
 	if c.progress.awaited == 0 && c.progress.newer(shared) {
 		c.cover(shared)
@@ -86,7 +88,8 @@ func (c *Conn) beatLast(shared *sharedProgress) {
 }
 
 // cover queues a heartbeat with the newest resume token. All events up to the positions in the token were queued before
-// it. Most connections use the shared progress. A connection with a higher position in some log uses its own.
+// it. Most connections get a token of the progress in the parameter shared. A connection with a higher position in some
+// log gets a token of its own progress.
 func (c *Conn) cover(shared *sharedProgress) {
 	if c.reason != nil {
 		return

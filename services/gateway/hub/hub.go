@@ -1,14 +1,14 @@
-// Package hub holds the connections of this gateway and the rooms that each of them is in. The fan-out delivers an
-// event to the shard of its owner (Shard.Deliver), which puts the event into the queues of the connections in its
-// rooms. The transport of a connection takes the frames from the connection's queue (Conn.Next). Nothing in this
-// package waits for a client or for another service.
+// Package hub holds the connections of this gateway and the rooms that each of them is in. The fan-out passes an event
+// to the shard of the event's owner (Shard.Deliver), which puts the event into the queues of the connections in the
+// event's rooms. The transport of a connection takes the frames from the connection's queue (Conn.Next). Nothing in
+// this package waits for a client or for another service.
 //
 // A delivery passes through five files. deliver.go finds the connections, by the memberships in room.go. event.go has
-// the frame that these connections share. conn.go puts the frame into the connection's queue (queue.go), and hands it
-// to the transport. The other files are not on this path: how a connection enters and leaves rooms (attach.go,
-// subscription.go), missed events (buffer.go, missed.go), progress and resume tokens (progress.go, heartbeat.go,
-// token.go), bounds on waiting frames (limits.go, account.go), and how a connection begins and ends (hub.go,
-// transport.go, closing.go).
+// the frame that these connections share. conn.go puts the frame into the queue of each connection (queue.go), and
+// hands it to the transport. The other files contain the shards (shard.go), how a connection enters and leaves rooms
+// (attach.go, subscription.go, roomset.go), missed events (buffer.go, missed.go, redact.go), progress and resume tokens
+// (progress.go, heartbeat.go, token.go), bounds on waiting frames (limits.go, account.go), signals (signal.go), metrics
+// (metrics.go), and how a connection begins and ends (hub.go, transport.go, closing.go, reason.go).
 package hub
 
 import (
@@ -24,20 +24,22 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
-// Options of a Hub. Zero values stand for the defaults.
+// Options of a Hub. The zero value of a field stands for its default, if it has one.
 type Options struct {
 	Catalog *catalog.Catalog
 	// Buffer bounds the event buffers of all owners together, in bytes. The default is 64 MiB.
 	Buffer int
 	// Missed bounds the missed events that are queued for all connections together, in bytes. The default is 256 MiB.
-	// If a client's missed events of one log would raise the sum above it, no room of the client in this log is recovered.
+	// If a client's missed events of one log would raise the sum above Missed, no room of the client in this log is
+	// recovered.
 	Missed int
 	// Limits bound the frames that wait for one connection or one user.
 	Limits Limits
 	// PerUser is the maximum number of connections of one user on this gateway. The default is 64.
 	PerUser int
-	// CoverEvery is how often a connection for which events were queued gets a heartbeat, with a resume token that
-	// covers these events. The default is 5 s. Idle connections get one every 5 × CoverEvery; see HeartbeatEvery.
+	// CoverEvery is how often a connection gets a heartbeat while its last resume token does not cover all events that
+	// were queued for it, if a newer token is available. The default is 5 s. Other connections get a heartbeat at
+	// intervals of HeartbeatEvery, five times CoverEvery.
 	CoverEvery time.Duration
 	// TokenKey authenticates resume tokens. All gateways of an installation have the same key.
 	TokenKey []byte
@@ -59,7 +61,7 @@ type Hub struct {
 	users    map[string][]*Conn
 	accounts map[string]*account // by user
 	slots    [slots]map[*Conn]bool
-	next     int // slot of the next connection
+	next     int // slot of the connection that was added last
 	closed   *Reason
 }
 
@@ -112,8 +114,8 @@ var ErrClosed = errors.New("the gateway is stopping")
 // ErrTooMany is returned by Add if the user already has Options.PerUser connections.
 var ErrTooMany = errors.New("too many connections of one user")
 
-// Add returns a new connection of a user, whose frames are written in the given encoding. The connection is not in any
-// room yet. The error is ErrClosed or ErrTooMany.
+// Add adds a connection of a user, and returns it. The frames of the connection are written in the given encoding. The
+// connection is not in any room yet. The error is ErrClosed or ErrTooMany.
 func (h *Hub) Add(user string, e frame.Encoding) (*Conn, error) {
 	c := newConn(uuid.NewString(), user, e, h)
 	h.mu.Lock()

@@ -68,8 +68,8 @@ func (w *world) connect(t testing.TB, user string, rooms []string, position cata
 	return c
 }
 
-// seen takes the events that wait for a connection, and returns the body of each message and the name of each other
-// event.
+// seen takes the events that wait for a connection, and returns the body of each message, and the name of each other
+// event, with its user_id if it has one. A redacted event is returned as "redacted".
 func seen(t testing.TB, c *hub.Conn) []string {
 	t.Helper()
 	all := []string{}

@@ -2,21 +2,24 @@ package hub
 
 import "time"
 
-// Limits bound the frames that wait for one connection and for all connections of one user. Missed events and answers
-// to queries do not count against Frames and Bytes, because they are bounded before they are queued. Zero values stand
-// for the defaults.
+// Limits bound the frames that wait for one connection and for all connections of one user. Missed events, answers to
+// queries, the reply to connect, and the frames "not_recovered" and "closing" do not count against Frames and Bytes,
+// because they are bounded in other ways. Zero values stand for the defaults.
 type Limits struct {
 	// Frames is the maximum number of frames that wait for a client that has read nothing for longer than Stall. The
 	// default is 1,024. Eight times as many may wait for a client that reads.
 	Frames int
-	// Bytes is the maximum number of bytes that wait for one connection. The default is 4 MiB.
+	// Bytes is the maximum number of bytes of the frames that wait for one connection. The default is 4 MiB. A frame
+	// may be larger if no other frame that counts is waiting.
 	Bytes int
 	// UserBytes is the maximum number of bytes that wait for all connections of one user together: frames, answers and
 	// missed events. The default is 32 MiB. Beyond that, each connection may still hold an equal share of UserBytes. If
-	// a frame exceeds the share, the connection is closed. If an answer exceeds it, the answer is refused. If missed
-	// events exceed it, their rooms are not recovered.
+	// a frame exceeds the share, even after state, signals and heartbeats were dropped, the connection is closed. If an
+	// answer exceeds it, the answer is refused. If the missed events of a log exceed it, no room of the log is
+	// recovered.
 	UserBytes int
-	// Stall is how long a client may read nothing before Frames applies. The default is 5 s.
+	// Stall is how long a client may read nothing before the limit Frames applies. The default is 5 s. To a client that
+	// has not read anything yet, Frames applies at once.
 	Stall time.Duration
 }
 

@@ -300,8 +300,9 @@ func TestBind_FlushesOnDemand(t *testing.T) {
 	require.Contains(t, <-taken, `"type":"closing"`)
 }
 
-// A flush ends when Next returns either false or the reason why the connection ends. No other flush may start before that.
-// Two concurrent flushes would mix up their frames, and both would write the closing frame.
+// A flush ends when Next returns either false or no frames and the reason why the connection ends. No other flush may
+// start before the end of a flush. Two concurrent flushes would mix up their frames, and both would write the closing
+// frame.
 func TestBind_RunsOneFlushAtATime(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
@@ -376,8 +377,8 @@ func TestRestored_ClientsConnectAgainAndNothingOfBeforeIsKept(t *testing.T) {
 	require.True(t, hub.Point{}.Holds(hub.IncarnationOf("two")))
 }
 
-// An event closes a room for some of its members. Deliver must reach each member once, although it removes members from
-// the room while it iterates over them.
+// An event closes a room for some of its members. Deliver must reach each member once, although it removes some members
+// from the room before it iterates over the others.
 func TestDeliver_ClosingARoomForSomeUsersReachesAllMembersOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})

@@ -2,10 +2,10 @@ package hub
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// Metrics count connections, and the frames that are queued and dropped.
+// Metrics count connections, delivered events and dropped frames.
 type Metrics struct {
 	Connections prometheus.Gauge
-	Deliveries  prometheus.Counter // events put into the queue of a connection
+	Deliveries  prometheus.Counter // events put into the queue of a connection by Deliver, and missed events
 	Dropped     prometheus.Counter // state, signals and heartbeats that were dropped because a queue was full
 	Slow        prometheus.Counter // connections closed because they did not keep up
 }

@@ -24,7 +24,7 @@ type Bounds struct {
 // MissedEvents is a part of an owner's log that several resuming connections need. It is built once for all of them.
 type MissedEvents struct {
 	events []*Event         // ascending by position
-	rooms  map[string][]int // indices of events, by room
+	rooms  map[string][]int // indices in the field events, by room
 }
 
 // NewMissedEvents merges lists of events that were read from several places. Events that a later event redacts lose
@@ -58,7 +58,7 @@ func compareBool(a, b bool) int {
 
 // Absence describes the part of an owner's log that a client missed before it resumed.
 type Absence struct {
-	// The client has the events up to position After, and is attached as of position Until.
+	// The client has the events up to the position After, and is attached as of the position Until.
 	After, Until catalog.Position
 	Intervals    []interval.Interval // the membership intervals of the user
 	Subscribed   []string            // other rooms that the connection subscribes to
@@ -66,8 +66,9 @@ type Absence struct {
 }
 
 // Of returns the events that a user has missed, in order, and the rooms that are not recovered. A room with more than
-// b.Events events is not recovered, and none of its events are returned. If all rooms together have more than b.Bytes
-// bytes, the largest rooms are not recovered either.
+// b.Events events is not recovered: its events are returned only if they are also in a recovered room. If all rooms
+// together have more than b.Bytes bytes, the largest rooms are not recovered either, nor are the rooms in
+// missed.NotRecovered.
 func (p *MissedEvents) Of(user string, encoding frame.Encoding, missed Absence, b Bounds) (events []*Event, notRecovered []string) {
 	rooms := make(map[string][]int, len(missed.Intervals)+1)
 	for _, gap := range interval.Missed(user, missed.Subscribed, missed.Intervals, missed.After, missed.Until) {
@@ -128,14 +129,14 @@ func (p *MissedEvents) Of(user string, encoding frame.Encoding, missed Absence, 
 	return p.newest(slices.Compact(all)), notRecovered
 }
 
-// at returns the index of the event at a position.
+// at returns the index of the event at a position, or false if the field events does not contain it.
 func (p *MissedEvents) at(position catalog.Position) (int, bool) {
 	return slices.BinarySearchFunc(p.events, position, func(e *Event, position catalog.Position) int {
 		return cmp.Compare(e.Position, position)
 	})
 }
 
-// newest returns the events with the given indices, but only the newest event of each counter.
+// newest returns the events with the given indices, but of each stream only the newest event of class counter.
 func (p *MissedEvents) newest(indices []int) []*Event {
 	var events []*Event
 	seen := map[string]bool{}

@@ -75,7 +75,7 @@ func TestMissed_IsRedactedWhereverTheDeletionWasRead(t *testing.T) {
 	kept := []envelope.Event{w.began(`["bob"]`), w.sent("secret")}
 	deleted := w.chat.Append("alice", "chat.message_deleted", `{"conversation_id":"g","message_id":"m-secret"}`)
 	p := hub.NewMissedEvents([]*hub.Event{w.event(kept[0]), w.event(kept[1])}, []*hub.Event{w.event(deleted)})
-	// The missed events end at a position before the deletion, but the gateway already knows the deletion.
+	// The missed events end at a position before the deletion, but the gateway has already read the deletion.
 	got, _ := p.Of("bob", frame.JSON, hub.Absence{Until: 2, Intervals: []interval.Interval{{Room: "conversation:g", From: 1}}}, wide)
 	require.Equal(t, []catalog.Position{1, 2}, at(got))
 	require.True(t, got[1].Redacted)
@@ -180,9 +180,9 @@ func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 	}
 }
 
-// asOf returns the membership intervals that the owner returns as of a position to a client that has the events up to
-// the position after. An interval that ends above position is still open. An interval that ends at or below after is
-// left out.
+// asOf returns the membership intervals that the owner returns, as of the given position, to a client that has the
+// events up to the parameter after. An interval that ends later than the given position is still open. Intervals that
+// begin later, and intervals that end at or below the parameter after, are left out.
 func asOf(intervals []interval.Interval, after, position catalog.Position) (known []interval.Interval) {
 	for _, s := range intervals {
 		if s.Until > position {

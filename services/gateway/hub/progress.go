@@ -27,9 +27,9 @@ type progress struct {
 type logProgress struct {
 	asOf     catalog.Position // the position as of which the rooms were read; the client gets no live events up to here
 	queuedTo catalog.Position // the highest position of a queued event
-	covered  catalog.Position // the position in the last resume token
+	covered  catalog.Position // the position in the last resume token, from the greeting on
 	// resumePoint is the point of this log in the resume token that the client presented, and later the point of the
-	// last missed event that was sent. known reports whether the presented token contains this log.
+	// last missed event that was sent. The field known is true if the presented token contains this log.
 	resumePoint Point
 	known       bool
 }
@@ -55,9 +55,10 @@ type Greeting struct {
 	NotRecovered []string
 }
 
-// Greet sets the function that returns the reply to connect. The reply is queued after the missed events, once all
-// rooms of the user are open. From then on the client misses no event. Greet must be called before the connection is
-// attached. The function is called while locks are held: it must not wait, nor call the hub.
+// Greet sets the function that returns the reply to connect. The reply is queued once the rooms of all logs are known
+// and all delays (see DelayGreeting) have ended. It follows the missed events, and precedes every event that is queued
+// later. Greet must be called before the connection is attached. The function is called while locks are held: it must
+// not wait, nor call the hub.
 func (c *Conn) Greet(greet func(Greeting) frame.Frame) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -106,8 +107,8 @@ func (c *Conn) attached(log int, asOf catalog.Position, notRecovered []string) {
 	c.arrived(positions)
 }
 
-// arrived is called when the rooms of a log have become known, and for each call of Release. It queues the greeting
-// when the greeting waits for nothing else.
+// arrived counts down the logs and the calls of Release for which the greeting waits, and queues the greeting after the
+// last of them. The parameter positions is the result of Hub.complete.
 func (c *Conn) arrived(positions []catalog.Position) {
 	p := &c.progress
 	if p.awaited--; p.awaited > 0 {
@@ -134,7 +135,7 @@ func (p *progress) newer(shared *sharedProgress) bool {
 	return false
 }
 
-// hasUncovered reports whether an event was queued that is above the last resume token.
+// hasUncovered reports whether an event was queued whose position is above that in the last resume token.
 func (p *progress) hasUncovered() bool {
 	return slices.ContainsFunc(p.logs, func(l logProgress) bool { return l.queuedTo > l.covered })
 }
@@ -156,8 +157,8 @@ func (p *progress) positions(shared *sharedProgress) []catalog.Position {
 	return at
 }
 
-// sharedProgress is the progress that many connections have in common. It is encoded once, for the first heartbeat that
-// contains it. It is not safe for concurrent use.
+// sharedProgress is the progress that many connections have in common. It is encoded once, for the first resume token
+// that contains it. It is not safe for concurrent use.
 type sharedProgress struct {
 	hub       *Hub
 	positions []catalog.Position // by number of the log
@@ -179,7 +180,7 @@ func (p *sharedProgress) token(user string) string {
 	return p.hub.seal(user, p.encoded)
 }
 
-// complete returns, for each log, the position up to which all its events were delivered.
+// complete returns the positions that Shard.Complete returns, by number of the log.
 func (h *Hub) complete() []catalog.Position {
 	positions := make([]catalog.Position, len(h.logs))
 	for i, owner := range h.logs {

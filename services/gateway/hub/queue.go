@@ -6,7 +6,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
-// item is one queued frame: either an event, which connections share, or a frame of this connection alone.
+// item is one queued frame: either an event, whose frame connections share, or another frame (the field own).
 type item struct {
 	event   *Event
 	own     *queued
@@ -15,7 +15,7 @@ type item struct {
 	missed int8
 }
 
-// queued is a frame of one connection.
+// queued is a frame that is not an event. The connections of one encoding that get the same signal share one.
 type queued struct {
 	text  []byte
 	key   string // a newer frame with the same key replaces this frame
@@ -70,9 +70,10 @@ const smallQueue = 16
 
 func (q *queue) len() int { return len(q.items) - q.head }
 
-// push adds an item, or replaces the older item with the same key. If the queue is full, push drops all items that can
-// be spared. If the queue is still full, push drops the new item if that can be spared, and otherwise returns false. It
-// also returns how many items were dropped. The parameter afforded is true if Limits.UserBytes allows the item.
+// push adds an item, or replaces an item with the same key. If that item is an event with a higher version, push
+// ignores the new item. If the queue is full, push drops all items that can be spared. If the queue is still full, push
+// drops the new item if that can be spared, and otherwise returns false. It also returns how many items were dropped.
+// The parameter afforded is true if Limits.UserBytes allows the item.
 func (q *queue) push(it item, l *Limits, afforded bool) (dropped int, ok bool) {
 	key, size := it.key(), len(it.text())
 	if key != "" {
@@ -129,7 +130,7 @@ func (q *queue) pop() item {
 	return it
 }
 
-// count adds an item to the totals if times is 1, and subtracts it if times is -1.
+// count adds an item to the totals if the parameter times is 1, and subtracts the item if it is -1.
 func (q *queue) count(it *item, times int) {
 	size := times * len(it.text())
 	q.bytes += size

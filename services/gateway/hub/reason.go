@@ -12,7 +12,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
-// Reason is the reason for which the gateway ends a connection: one of the close codes that are declared in proto/.
+// Reason is the reason for which the gateway ends a connection: one of the close codes in proto/edumatrix/gateway/v1.
 type Reason struct {
 	Code      int    // the WebSocket close code
 	Name      string // such as "token_expired"
@@ -47,7 +47,7 @@ var (
 	ProtocolError = reason(gatewayv1.CloseCode_CLOSE_CODE_PROTOCOL_ERROR)
 )
 
-// reason reads the declaration of a close code.
+// reason returns the Reason that the declaration of a close code describes.
 func reason(code gatewayv1.CloseCode) Reason {
 	value := code.Descriptor().Values().ByNumber(protoreflect.EnumNumber(code))
 	declared := proto.GetExtension(value.Options(), gatewayv1.E_Close).(*gatewayv1.Close)

@@ -17,7 +17,7 @@ func (e *Event) afterExpiry() *Event {
 }
 
 // redacted returns the event without its personal fields. Clients get this form once a later event has redacted the
-// event.
+// event. An event whose type is not in the catalog is returned unchanged.
 func (e *Event) redacted() *Event {
 	if e.Redacted || e.declared == nil {
 		return e
@@ -28,8 +28,8 @@ func (e *Event) redacted() *Event {
 	return e
 }
 
-// withoutPersonal returns the event without its personal fields, and whether it has any. The event must be declared. If
-// the body cannot be decoded, the returned event has an empty body.
+// withoutPersonal returns the event without its personal fields, and whether it had any. The field declared must not be
+// nil. If the body cannot be decoded, the returned event has an empty body.
 func (e *Event) withoutPersonal() (public *Event, personal bool) {
 	copied := e.Event
 	copied.Redacted, copied.Body = true, nil
@@ -42,8 +42,8 @@ func (e *Event) withoutPersonal() (public *Event, personal bool) {
 	return NewEvent(copied, e.declared), personal
 }
 
-// redact removes the personal fields of each event in the list that a later event of the list redacts. It replaces
-// these events in the list itself, and returns the list.
+// redact replaces each event of a list that is redacted by a later event of the list with a copy without the personal
+// fields. It changes the list itself, and returns it.
 func redact(list []*Event) []*Event {
 	if !slices.ContainsFunc(list, func(e *Event) bool { return e.declared != nil && e.declared.Redacts }) {
 		return list

@@ -30,19 +30,20 @@ type subscriber struct {
 	attached      bool
 	removed       bool
 	asOf          catalog.Position
-	known         atomic.Int64 // the position up to which the connection knows the log; see Shard.AsOf
+	known         atomic.Int64 // see Shard.AsOf
 	last          uint64       // number of the delivery that last queued an event; see Shard.queueEvent
 	rooms         roomSet
 	subscriptions int                        // how many of the rooms are subscriptions
 	newest        map[string]catalog.Version // like membership.newest, for the user's own room
 }
 
-// join puts a subscriber into a room, unless it is already there. The subscriber has the room's events up to asOf.
+// join puts a subscriber into a room, and returns the membership. If the subscriber is already in the room, its
+// membership does not change. Otherwise the subscriber has the room's events up to the position asOf.
 func (sh *Shard) join(s *subscriber, name string, asOf catalog.Position) *membership {
 	return sh.joinAs(new(membership), s, name, asOf)
 }
 
-// joinAs is like join, but stores a new membership in m.
+// joinAs is like join, but stores a new membership in the parameter m.
 func (sh *Shard) joinAs(m *membership, s *subscriber, name string, asOf catalog.Position) *membership {
 	r := sh.rooms[name]
 	if r == nil {

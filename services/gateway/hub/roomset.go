@@ -1,6 +1,7 @@
 package hub
 
-// roomSet holds the memberships of a connection: in a slice if there are few, otherwise in a map.
+// roomSet holds the memberships of a connection in one shard: in a slice, or in a map once there have been more than
+// maxFew or more were expected.
 type roomSet struct {
 	few  []*membership
 	many map[*room]*membership

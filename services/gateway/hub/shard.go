@@ -8,15 +8,15 @@ import (
 )
 
 // Shard is the part of the hub that belongs to one owner: the connections in each of the owner's rooms, the position of
-// the owner's log at which each connection's rooms were read, and the event buffer.
+// the owner's log as of which each connection's rooms were read, and the event buffer.
 //
-// One lock makes attaching and subscribing atomic with respect to delivery. Each event is either included in the
-// owner's answer with which a connection starts, or is queued for the connection afterwards, exactly once. Operations
-// on many rooms of a connection release the lock from time to time, so that events are delivered in between. A
-// subscriber gets no events before it is attached.
+// One lock makes attaching and subscribing atomic with respect to delivery. Each event in the rooms of a connection is
+// either included in the owner's answer with which the connection starts, or is queued for the connection afterwards,
+// exactly once. Operations on many rooms of a connection release the lock from time to time, so that events are
+// delivered in between. A connection gets no events of a log before Attach has put it into its rooms.
 type Shard struct {
 	hub   *Hub
-	index int // of the shard in Hub.all, and of its subscriber in each connection
+	index int // of the shard in Hub.all, and of the shard's subscriber in Conn.subscribers
 	log   int // the number of the owner's log; -1 if the owner has none
 
 	complete    atomic.Int64
@@ -36,7 +36,7 @@ func newShard(h *Hub, index, log, bound int) *Shard {
 		subscriptions: map[*membership]bool{}, buffer: eventBuffer{bound: bound}}
 }
 
-// SetComplete records that all events of the log up to a position were delivered.
+// SetComplete sets the position that Complete returns. A lower position than before has no effect.
 func (sh *Shard) SetComplete(position catalog.Position) {
 	for {
 		old := sh.complete.Load()
@@ -46,14 +46,15 @@ func (sh *Shard) SetComplete(position catalog.Position) {
 	}
 }
 
-// Complete returns the position up to which all events of the log were delivered, or were committed before this gateway
-// started.
+// Complete returns the position up to which each event of the log was delivered, was committed before this gateway
+// started, or was skipped, because it could not be read or because of Skip.
 func (sh *Shard) Complete() catalog.Position { return catalog.Position(sh.complete.Load()) }
 
-// SetIncarnation records the incarnation of the log from which events are read. A change means that the log may have
-// lost events that clients got. SetIncarnation then clears the buffer (see eventBuffer.clear for the position) and
-// closes all connections. Clients resume with tokens of the previous incarnation, which show that the clients may have
-// events that the log has lost.
+// SetIncarnation records the incarnation of the log. It ignores an empty incarnation, and one that the log had before,
+// which a partition that lags may still contain. A change means that the log may have lost events that clients got.
+// SetIncarnation then clears the buffer (see eventBuffer.clear for the parameter position) and closes all connections
+// of the hub. Clients resume with tokens of the previous incarnation, which show that the clients may have events that
+// the log has lost.
 func (sh *Shard) SetIncarnation(incarnation string, position catalog.Position) {
 	sh.mu.Lock()
 	if incarnation == "" || incarnation == sh.history || sh.former[incarnation] {
@@ -76,8 +77,8 @@ func (sh *Shard) SetIncarnation(incarnation string, position catalog.Position) {
 	sh.incarnation.Store(IncarnationOf(incarnation))
 }
 
-// Skip records that events up to a position are not delivered. It clears the buffer and closes all connections. Clients
-// then resume, and get the events that they missed.
+// Skip records that some events up to a position are not delivered. It clears the buffer and closes all connections of
+// the hub. Clients then resume, and get the events that they missed.
 func (sh *Shard) Skip(position catalog.Position) {
 	sh.mu.Lock()
 	sh.buffer.clear(position)
@@ -85,21 +86,22 @@ func (sh *Shard) Skip(position catalog.Position) {
 	sh.hub.closeAll(Interrupted)
 }
 
-// AsOf returns the position up to which a connection knows the log: the position as of which its rooms were read, or
-// the highest position of an event that was queued since. The answer to the connection's next query must contain
-// everything up to there. AsOf returns 0 before the rooms are known, and if the log was empty when they were read.
+// AsOf returns the position up to which the answer to a connection's next query must contain all events. It is the
+// highest position among that as of which the connection's rooms were read, those of its authorizations to subscribe,
+// and those of the events queued for it. AsOf returns 0 before the rooms are known. If the log was empty when they were
+// read, AsOf returns 0 until one of the other positions is higher.
 func (sh *Shard) AsOf(c *Conn) catalog.Position {
 	return catalog.Position(c.subscribers[sh.index].known.Load())
 }
 
-// know raises the position up to which the connection knows the log. The caller holds the shard's lock.
+// know raises the position that AsOf returns, unless it is higher already. The caller holds the shard's lock.
 func (s *subscriber) know(position catalog.Position) {
 	if position > catalog.Position(s.known.Load()) {
 		s.known.Store(int64(position))
 	}
 }
 
-// Begin records that the fan-out starts above a position: events up to it are never delivered.
+// Begin records that the fan-out starts to read above a position: events up to this position are not in the buffer.
 func (sh *Shard) Begin(position catalog.Position) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()

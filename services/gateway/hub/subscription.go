@@ -30,8 +30,10 @@ type Authorization struct {
 }
 
 // Subscribe puts a connection into a room that it may subscribe to, and queues the snapshot of the room. If the
-// connection was not in the room yet, Subscribe also queues the events that were delivered since the owner was asked.
-// It returns false if the buffer no longer contains all of these events. The caller must then ask the owner again.
+// connection was not in the room yet, Subscribe also queues the room's state events that were delivered since the
+// moment a.Asked, and the room's events of the log above a.Position. It returns false if the event buffer does not
+// contain all of these events. The caller must then ask the owner again. Subscribe does nothing and returns true if the
+// connection was removed.
 func (sh *Shard) Subscribe(c *Conn, a Authorization) bool {
 	for _, e := range a.Snapshot {
 		_, _ = e.Frame(c.variant(e)) // encode before the lock is taken

@@ -45,13 +45,13 @@ func (p Point) Holds(incarnation uint32) bool {
 const (
 	// maxToken bounds a resume token, in characters.
 	maxToken = 1024
-	// tokenVersion is the first byte of a resume token. Tokens of lower versions were not bound to a user.
+	// tokenVersion is the first byte of a decoded resume token. Tokens of lower versions were not bound to a user.
 	tokenVersion = 3
 	// tokenMAC is the number of bytes of the HMAC at the end of a resume token.
 	tokenMAC = 16
 )
 
-// encode returns the part of a resume token that is the same for all users.
+// encode returns the part of a resume token that is the same for all users with this progress.
 func (p Progress) encode() []byte {
 	b := []byte{tokenVersion}
 	for _, owner := range slices.Sorted(maps.Keys(p)) {
@@ -82,7 +82,7 @@ func (h *Hub) tokenMAC(user string, encoded []byte) []byte {
 }
 
 // ReadResumeToken reads the resume token that a user's client sends. It returns false if no gateway of this
-// installation made the token for this user.
+// installation made the token for this user, or if the token has another version.
 func (h *Hub) ReadResumeToken(user, token string) (Progress, bool) {
 	if len(token) > maxToken {
 		return nil, false

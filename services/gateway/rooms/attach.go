@@ -18,14 +18,14 @@ import (
 type attaching struct {
 	conn          *hub.Conn
 	resumes       bool // the client has a resume token
-	hasProgress   bool // the resume token contains this log, with the progress in the field point
+	hasProgress   bool // whether to resume from the field point; false if the token lacks this log or resuming failed
 	point         hub.Point
 	subscriptions []*subscription // rooms to subscribe the connection to
 	since         time.Time       // when the connection began to wait
 	failures      int             // failed calls for this connection alone
 }
 
-// rooms returns the names of the rooms in subscriptions.
+// rooms returns the names of the rooms in the field subscriptions.
 func (n attaching) rooms() (rooms []string) {
 	for _, l := range n.subscriptions {
 		rooms = append(rooms, l.room)
@@ -86,7 +86,8 @@ func (a *ownerCalls) guard(c *hub.Conn, do func()) {
 	do()
 }
 
-// beginFailed handles the failure of a call for one connection alone. The connection waits before the next call.
+// beginFailed handles the failure of a call for one connection alone. It closes the connection if the call panicked,
+// and otherwise repeats the call after a delay (see later).
 func (a *ownerCalls) beginFailed(n attaching, err error) {
 	if errors.Is(err, errPanic) {
 		n.conn.Close(hub.Internal)
@@ -96,8 +97,8 @@ func (a *ownerCalls) beginFailed(n attaching, err error) {
 	a.later(n.failures, n.conn, func() { a.beginning.add(n) })
 }
 
-// later calls the function do, which concerns one connection alone, after a delay: 1 s after the first failure, then
-// doubling up to 30 s.
+// later calls the function do, which concerns one connection alone, after a delay: about 1 s after the first failure,
+// then doubling up to about 30 s.
 func (a *ownerCalls) later(failures int, c *hub.Conn, do func()) {
 	time.AfterFunc(retry.Delay(failures, time.Second, 30*time.Second), func() { a.guard(c, do) })
 }

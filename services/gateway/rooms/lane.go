@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	// maxCall bounds the connections or rooms of one call, so that no answer gets too large.
+	// maxCall bounds the connections or subscriptions in one call, so that no answer gets too large.
 	maxCall  = 500
 	deadline = 5 * time.Second
 	// minPause and maxPause bound the pause before an owner that is unavailable is asked again.
@@ -32,7 +32,7 @@ const (
 //
 // A call has at most kind.maxPerUser entries of one user, so that a user with many entries does not delay other users.
 // Entries that still have to wait (kind.wait) are left out. If kind.oneCallPerUser is set, a user's entries are in one
-// call at a time, while other calls serve other users.
+// call of the lane at a time, while its other calls serve other users.
 type lane[T any] struct {
 	kind[T]
 	max  int      // the maximum number of entries in one call
@@ -48,7 +48,7 @@ type lane[T any] struct {
 // kind contains the properties that all lanes for the same kind of call have in common.
 type kind[T any] struct {
 	name  string
-	calls int // the number of calls in flight at a time, for each lane
+	calls int // the maximum number of calls in flight at a time, for each lane
 	// ask makes one call for a batch, and returns the entries for which the owner must be asked again. If ask returns
 	// an error, no entry was answered.
 	ask            func(ctx context.Context, batch []T) (retry []T, err error)
@@ -56,9 +56,9 @@ type kind[T any] struct {
 	user           func(T) string
 	maxPerUser     int                   // the maximum number of entries of one user in one call
 	oneCallPerUser bool                  // whether a user is in at most one call of a lane at a time
-	wait           func(T) time.Duration // how much longer an entry has to wait; nil if none has to
+	wait           func(T) time.Duration // how much longer an entry has to wait; nil if no entry has to wait
 	failed         func(one T, err error)
-	gather         time.Duration // how long a worker waits for more entries before a call
+	gather         time.Duration // the wait for more entries before a call; see lane.work
 	guard          *guard.Guard
 	log            *slog.Logger
 }
@@ -97,8 +97,9 @@ func (l *lane[T]) ring() {
 	}
 }
 
-// take removes the entries that have ended, and returns the entries of the next call, in order. It skips entries that
-// have to wait, and entries beyond one user's share of a call.
+// take removes and returns the entries of the next call, in order. It also removes the entries that have ended. It
+// skips entries that have to wait, entries beyond one user's share of a call (kind.maxPerUser), and, if
+// kind.oneCallPerUser is set, entries of users who are in a call in flight.
 func (l *lane[T]) take() (batch []T) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -152,7 +153,7 @@ func (l *lane[T]) take() (batch []T) {
 	return batch
 }
 
-// run makes calls until the context ends.
+// run makes the calls of this lane and of the lanes after it until the context ends.
 func (l *lane[T]) run(ctx context.Context) {
 	var calls sync.WaitGroup
 	defer calls.Wait()
@@ -209,7 +210,8 @@ func (l *lane[T]) crowded(batch []T) bool {
 	return false
 }
 
-// serve makes a call for a batch, and reports whether some of its entries were answered or moved to another lane.
+// serve makes a call for a batch, and returns the error of the call. The result progress is true if some of the entries
+// were answered, moved to the next lane, or passed to kind.failed.
 func (l *lane[T]) serve(ctx context.Context, batch []T) (progress bool, err error) {
 	retry, err := l.guarded(ctx, batch)
 	switch {

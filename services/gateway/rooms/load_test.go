@@ -49,7 +49,7 @@ func TestResume_ASlowResumerDelaysNobodyAndFinishes(t *testing.T) {
 	w.hub.Shard("chat").Begin(6)
 	close(w.known)
 	chat := w.owners["chat"]
-	release := chat.HangFor("eve") // calls for eve end only after release
+	release := chat.HangFor("eve") // calls for eve end, with an error, only after release
 	eve := w.back(t, "eve", 0)
 	<-chat.Hanging()
 	for n := range 10 { // while the call for eve is in flight

@@ -2,7 +2,7 @@ package rooms
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// Metrics count the calls to owners and the connections that resumed.
+// Metrics count the calls of Rooms and Resume to owners, and the connections that resumed.
 type Metrics struct {
 	Calls   *prometheus.CounterVec // by owner and call
 	Resumed *prometheus.CounterVec // connections, by owner and source of their missed events

@@ -7,10 +7,10 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/quota"
 )
 
-// pace limits the rate at which the connections of one user are attached, by their cost. Reading and encoding missed
-// events, and joining and leaving rooms, take processor time that other users need. The unit of cost is one missed
-// event. A user gets maxPaced units at once and pacedRate a second on average, over all connections. Once a user has
-// used more than that, the user's next connection waits before it is attached, for at most maxPace.
+// pace limits the rate at which the connections of one user are attached to one owner's log, by their cost. Reading and
+// encoding missed events, and joining and leaving rooms, take processor time that other users need. The unit of cost is
+// one missed event. A user gets maxPaced units at once and pacedRate a second on average, over all connections. Once a
+// user has used more than that, the user's next connection waits before it is attached, for at most maxPace.
 //
 // maxPaced lets ten devices of a user with 2,000 rooms resume at once after an outage in which each has missed 1,500
 // events.
@@ -57,7 +57,7 @@ func (p *pace) charge(user string, events, rooms int, now time.Time) {
 	b.Reserve(now, cost, time.Hour)
 }
 
-// wait returns how long the next connection of a user has to wait.
+// wait returns how long the next connection of a user has to wait, at most maxPace.
 func (p *pace) wait(user string, now time.Time) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()

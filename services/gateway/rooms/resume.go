@@ -18,9 +18,10 @@ import (
 // maxResumed bounds the resuming connections of one call.
 const maxResumed = 200
 
-// resume attaches connections that resume. The owner answers with the membership intervals of their users. The missed
-// events come from the event buffer if the buffer reaches back to the resume token, and otherwise from the owner, in
-// the same call. resume returns the connections for which the owner must be asked again.
+// resume attaches connections that resume. The owner answers with the membership intervals of their users. If the event
+// buffer reaches back to the resume token, the missed events come from the buffer, and only those above Shard.Complete
+// from the owner. Otherwise all of them come from the owner. One call returns both intervals and events. resume returns
+// the connections for which the owner must be asked again.
 func (a *ownerCalls) resume(ctx context.Context, batch []attaching) (retry []attaching, err error) {
 	// Call Complete before reading the buffer, so that the buffer contains the events up to the returned position.
 	complete := a.shard.Complete()
@@ -60,7 +61,7 @@ func (a *ownerCalls) resume(ctx context.Context, batch []attaching) (retry []att
 					}
 					l.answer(!slices.Contains(answer.Subscribed, l.room))
 				}
-				a.attached(n.conn) // last, because a client may have subscribed again to a room after it unsubscribed
+				a.attached(n.conn) // last: attached may subscribe again to a room of the loop above
 			}
 		})
 		if !attached {
@@ -79,9 +80,10 @@ func (a *ownerCalls) resume(ctx context.Context, batch []attaching) (retry []att
 // After maxFailures failed calls for one resuming connection alone, its rooms are not recovered.
 const maxFailures = 2
 
-// resumeFailed handles the failure of a call for one connection alone. The connection waits before the next call. After
-// maxFailures failed calls it is attached without missed events, and the client has to fetch the current state itself.
-// So the client gets connected, and does not delay other users.
+// resumeFailed handles the failure of a call for one connection alone. It closes the connection if the call panicked,
+// and otherwise repeats the call after a delay (see later). After maxFailures failed calls, the connection is attached
+// without missed events, and the client has to fetch the current state itself. So the client gets connected, and does
+// not delay other users.
 func (a *ownerCalls) resumeFailed(n attaching, err error) {
 	if errors.Is(err, errPanic) {
 		n.conn.Close(hub.Internal)
@@ -110,7 +112,8 @@ func (a *ownerCalls) single() *lane[attaching] {
 }
 
 // buffered finds the resume tokens of a batch to which the buffer reaches back, and returns the buffered events above
-// the lowest position of these tokens. It returns false if the buffer reaches back to none of the tokens.
+// the lowest position of these tokens. It returns false if the buffer reaches back to none of the tokens, or has
+// dropped some of these events meanwhile.
 func (a *ownerCalls) buffered(batch []attaching, bufferedAfter catalog.Position) ([]*hub.Event, bool) {
 	after := catalog.Position(-1)
 	for _, n := range batch {

@@ -30,7 +30,7 @@ func greeting(g hub.Greeting) frame.Frame {
 	return frame.Answer("connect", &gatewayv1.Connected{ResumeToken: g.ResumeToken, NotRecovered: g.NotRecovered})
 }
 
-// readGreeting reports whether a frame is the reply to connect, and which rooms are not recovered.
+// readGreeting reports whether a frame is the reply to connect, and returns the rooms that are not recovered.
 func readGreeting(f map[string]any) (rooms string, greeted bool) {
 	if f["reply_to"] != "connect" {
 		return "", false
@@ -65,8 +65,8 @@ func received(t *testing.T, c *hub.Conn) (all []string, notRecovered string) {
 	}
 }
 
-// resumed waits until the gateway has counted one resumed connection. The gateway counts a connection after it has
-// queued the connection's missed events.
+// resumed waits until the gateway has counted one connection that resumed chat's log with missed events of the given
+// source. The gateway counts a connection after it has queued the connection's missed events.
 func (w *world) resumed(t *testing.T, from string) {
 	t.Helper()
 	require.Eventually(t, func() bool {

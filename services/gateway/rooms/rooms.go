@@ -32,10 +32,11 @@ type Options struct {
 	Missed hub.Bounds
 	// Unsubscribed is called when a connection is no longer subscribed to a room; it may be nil. It must not wait.
 	Unsubscribed func(*hub.Conn)
-	// Lease is how long a subscription lasts unless it is renewed; a minute when 0. All subscriptions are renewed at
+	// Lease is how long a subscription lasts unless it is renewed (0: one minute). All subscriptions are renewed at
 	// intervals of half that time.
 	Lease time.Duration
-	// Gather is how long a call waits for further connections that it can serve; 2 ms when 0.
+	// Gather is how long a call waits for further connections or subscriptions that it can serve (0: 2 ms). After a
+	// call for several users, it is ten times as long.
 	Gather  time.Duration
 	Metrics *Metrics
 	Guard   *guard.Guard
@@ -84,14 +85,14 @@ func (r *Rooms) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// Attach asks all owners for the rooms of a connection's user. The client gets the reply to connect when all of them
-// have answered.
+// Attach asks all owners that have a log for the rooms of a connection's user. The client gets the reply to connect
+// when all of these owners have answered.
 func (r *Rooms) Attach(c *hub.Conn) { r.attach(attaching{conn: c}, nil, nil) }
 
-// Resume is like Attach, but for a client that has all events up to the positions in had. The client gets its missed
-// events before the reply to connect. Resume also subscribes the connection to the rooms in the parameter subscribed,
-// whose missed events are included. The function answer is called once for each of these rooms, as by Subscribe. Rooms
-// that no owner has are returned instead.
+// Resume is like Attach, but for a client that has all events up to the positions in the parameter had. The client gets
+// its missed events before the reply to connect. Resume also subscribes the connection to the rooms in the parameter
+// subscribed, whose missed events are included. The function answer is called once for each of these rooms, as by
+// Subscribe. Rooms whose names are malformed or whose kind has no subscriptions are returned instead.
 func (r *Rooms) Resume(c *hub.Conn, had hub.Progress, subscribed []string, answer func(room string, refused bool)) (
 	unknown []string) {
 	subscriptions := map[*ownerCalls][]*subscription{}
@@ -125,8 +126,8 @@ func (r *Rooms) attach(n attaching, had hub.Progress, subscriptions map[*ownerCa
 }
 
 // Subscribe asks the owner of a room whether a connection may subscribe to the room, and if so, subscribes the
-// connection. The function answer is called once, and must not wait. Subscribe returns false for a room that no owner
-// has.
+// connection. The function answer is called once, unless the connection ends before, and must not wait. Subscribe
+// returns false for a room whose name is malformed or whose kind has no subscriptions.
 func (r *Rooms) Subscribe(c *hub.Conn, room string, answer func(refused bool)) (known bool) {
 	a := r.callsTo(room)
 	if a == nil {
@@ -169,7 +170,8 @@ func (r *Rooms) SubscribedRooms(c *hub.Conn) (rooms []string) {
 	return rooms
 }
 
-// Waiting returns the number of connections that wait for their rooms of an owner's log.
+// Waiting returns the number of connections that wait for a call that asks for their rooms of an owner's log.
+// Connections in calls in flight, and those that wait after a failed call (ownerCalls.later), are not included.
 func (r *Rooms) Waiting(owner string) (n int) {
 	for _, first := range []*lane[attaching]{r.asks[owner].beginning, r.asks[owner].resuming} {
 		for l := first; l != nil; l = l.next {
@@ -210,7 +212,7 @@ type ownerCalls struct {
 	waiting    map[*hub.Conn][]*subscription // subscriptions without an answer
 	unattached map[*hub.Conn][]*subscription // subscriptions of connections whose rooms are not known yet
 	// suspects contains the users whose missed events could not be read in maxFailures calls for them alone. Until the
-	// given time, their rooms are not recovered, and the owner is not asked for their missed events.
+	// time in this map, their rooms are not recovered, and the owner is not asked for their missed events.
 	suspects map[string]time.Time
 }
 
@@ -273,8 +275,8 @@ func (a *ownerCalls) paced(n attaching) time.Duration {
 	return min(a.pace.wait(n.conn.User, now), n.since.Add(maxPace).Sub(now))
 }
 
-// attached is called when the rooms of a connection are known. It adds the subscriptions that have waited for the rooms
-// to the lane of subscriptions.
+// attached must be called when the rooms of a connection have become known. It moves the subscriptions of the
+// connection from the field unattached to the lane of subscriptions.
 func (a *ownerCalls) attached(c *hub.Conn) {
 	a.mu.Lock()
 	subscriptions := a.unattached[c]

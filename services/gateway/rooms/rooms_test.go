@@ -189,7 +189,7 @@ func TestSubscribe_ToALoggedRoomStartsAtAsOf(t *testing.T) {
 	feed.Allow("bob", "author:alice", true)
 	old := feed.Append("alice", "feed.post_created", `{"post_id":"p1","author_id":"alice","body":"old"}`)
 	c := w.connect(t, "bob")
-	looking := w.look(c, "author:alice") // waits until the user's own rooms are known
+	looking := w.look(c, "author:alice") // the subscription waits until the user's rooms are known
 	close(w.known)
 	require.True(t, <-looking)
 	await(t, c)

@@ -18,8 +18,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// authorize asks the owner whether it allows a batch of subscriptions. It returns the subscriptions for which the owner
-// must be asked again.
+// authorize asks the owner whether it allows a batch of subscriptions. It sets aside the subscriptions of connections
+// whose rooms are not known yet (see wait), and returns the subscriptions for which the owner must be asked again.
 func (a *ownerCalls) authorize(ctx context.Context, batch []*subscription) (retry []*subscription, err error) {
 	var asking []*subscription
 	var moments []hub.Moment
@@ -78,8 +78,8 @@ func (a *ownerCalls) subscriptionEnded(l *subscription) bool {
 	return true
 }
 
-// authorizeFailed handles the failure of a call for one subscription alone. The subscription waits before the next
-// call.
+// authorizeFailed handles the failure of a call for one subscription alone. It closes the connection if the call
+// panicked, and otherwise repeats the call after a delay (see later).
 func (a *ownerCalls) authorizeFailed(l *subscription, err error) {
 	if errors.Is(err, errPanic) {
 		a.settled(l)

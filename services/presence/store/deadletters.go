@@ -10,8 +10,8 @@ import (
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 )
 
-// droppedRetention is how long a dropped dead letter is remembered. It is longer than the retention of the topic of
-// dead letters.
+// droppedRetention is how long the record of a dropped dead letter is kept. It is longer than the retention of the
+// topic of dead letters.
 const droppedRetention = 60 * 24 * time.Hour
 
 // DropDeadLetter records that a dead letter was dropped.

@@ -1,9 +1,11 @@
 -- Applies one report of a gateway atomically. In a report that consists of several parts, the argument more is 1 in
 -- every part but the last. Count and digest are compared only after the last part.
 -- ARGV: gateway, number, lease in ms, all, ends, count, digest, part, more,
---       then for each change: connection, user, gone, hash, session, since in µs, token, device, rooms (see subscribe)
+--       then for each change: connection, user, gone, hash, session, since in µs, token, device, rooms (see subscribe
+--       in state.lua)
 -- Returns "ok", "again" (the gateway has no lease, or count or digest differ: it must report all connections), or "old"
--- (a newer report was applied before). The connections that the gateway must close follow.
+-- (a newer report was applied before). If count and digest were compared, or more parts follow, the connections that
+-- the gateway must close are also returned.
 local number, lease = tonumber(ARGV[2]), tonumber(ARGV[3])
 local all, ends = ARGV[4] == '1', ARGV[5] == '1'
 local part, more = tonumber(ARGV[8]), ARGV[9] == '1'

@@ -13,7 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// SessionRetention is how long a session is stored after its last report.
+// SessionRetention is how long a session without a connection is stored after its last report.
 const SessionRetention = 7 * 24 * time.Hour
 
 // Session is one device of a user, over all the connections that resumed it.
@@ -28,7 +28,7 @@ type Session struct {
 	ResumeToken string
 }
 
-// Sessions returns the sessions of a user that the user has not ended, the newest first.
+// Sessions returns the stored sessions of a user, except those that the user has ended, the newest first.
 func (s *Store) Sessions(ctx context.Context, user string) ([]Session, error) {
 	kept, err := s.redis.HGetAll(ctx, s.prefix+"sessions:"+user).Result()
 	if err != nil {
@@ -53,8 +53,8 @@ func (s *Store) Sessions(ctx context.Context, user string) ([]Session, error) {
 // SessionKey identifies a session of a user.
 type SessionKey struct{ User, ID string }
 
-// SessionRooms returns, for each session, the rooms to which its newest connection was last subscribed. A session has
-// no rooms if it is not stored or has ended.
+// SessionRooms returns, for each session, the rooms to which its newest connection was last subscribed. A session that
+// is not stored, or has ended, has no rooms.
 func (s *Store) SessionRooms(ctx context.Context, keys []SessionKey) ([][]string, error) {
 	if len(keys) == 0 {
 		return nil, nil

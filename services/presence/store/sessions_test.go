@@ -111,7 +111,7 @@ func TestEndSession_EndsItsConnectionAndThoseThatResumeIt(t *testing.T) {
 			t.Errorf("ending it again has the number %d, the first time it was %d", again, first)
 		}
 		wantSessions(t, s, "bob", `s2 "desk" at a since 200, true, token ""`)
-		for range 2 { // each answer asks again, until the gateway has closed the connection
+		for range 2 { // each answer names the connection, until the gateway has closed it
 			if a.report(false); !slices.Equal(a.ended, []string{"1"}) {
 				t.Fatalf("a is asked to close %q", a.ended)
 			}
@@ -230,8 +230,8 @@ func TestSessions_OfAGatewayWithoutReportsAreNotConnected(t *testing.T) {
 	})
 }
 
-// A client begins a new session with every connection. The sessions of its user must be bounded, so that the sessions
-// do not fill Redis.
+// A client begins a new session with every connection. The number of the user's sessions must be bounded, so that the
+// sessions do not fill Redis.
 func TestSessions_AreBoundedPerUser(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -251,7 +251,8 @@ func TestSessions_AreBoundedPerUser(t *testing.T) {
 	})
 }
 
-// Redis is emptied. The gateway must be asked for all connections, and their sessions must be stored again.
+// Redis is emptied. The answer to the gateway must request all its connections, and their sessions must be stored
+// again.
 func TestSessions_AreReportedAgainAfterRedisWasEmptied(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {

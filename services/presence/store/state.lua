@@ -1,5 +1,5 @@
--- The common part of report.lua and expire.lua. Store puts it in front of each of them, and defines keptFor and
--- maxPerCall before it.
+-- The common part of report.lua and expire.lua. New in store.go puts this part in front of each of the two, and a line
+-- that defines keptFor and maxPerCall in front of this part.
 -- KEYS: leases, connections of the gateway, number of its last report, digests, online, state, dirty,
 --       connections that the gateway must close, connections in the parts of a report so far, prefix of the keys of
 --       sessions, prefix of the keys of their rooms (the user's id follows each prefix)
@@ -36,15 +36,16 @@ end
 -- A connection is stored as "user hash session". An earlier release stored "user hash".
 local function parts(kept) return string.match(kept, '^(%S+) (%d+) ?(%S*)$') end
 
--- The sessions of a user are one hash. An ended session is stored as "ended µs", any other one as "gateway since seen
--- connections token device". Connections is a list of "connection/gateway", separated by commas, the newest last. It
--- has two elements while a device changes networks, and is empty when the session has no connection. The token may be
--- empty too. A session is deleted when it was not reported for keptFor ms.
+-- The sessions of a user are one hash. An ended session is stored as "ended µs", any other session as "gateway since
+-- seen connections token device". The word connections stands for a list of "connection/gateway", separated by commas,
+-- the newest last. The list has two elements while a device changes networks, and is empty when the session has no
+-- connection. The token may be empty too. The hash is deleted when none of its sessions was reported for keptFor ms. A
+-- single session is deleted by prune.
 local most = 50 -- the maximum number of sessions of a user, unless more of them have a connection
 
 local function session(kept) return string.match(kept, '^(%S+) (%d+) (%d+) (%S*) (%S*) (.*)$') end
 
--- Stores a session; on is the list of its connections.
+-- Stores a session. The parameter on is the list of its connections.
 local function keep(user, id, where, since, on, token, device)
   local key = sessions .. user
   redis.call('HSET', key, id, table.concat({where, since, whole(now), table.concat(on, ','), token, device}, ' '))
@@ -58,7 +59,8 @@ end
 --   '= room room …'   the rooms of the connection. Rooms that a newer connection of the session reported are kept.
 --   '? room room …'   rooms that the gateway restored from the session's earlier connections. They are stored only if
 --                     no rooms are stored, under '-' instead of a connection, so that any other report replaces them.
--- on is the list of the session's connections, the newest last, and one is the connection, as "connection/gateway".
+-- The parameter on is the list of the session's connections, the newest last. The parameter one is the connection, as
+-- "connection/gateway".
 local function subscribe(user, id, on, one, rooms)
   if rooms == '' then return end
   local before = redis.call('HGET', subscribed .. user, id)
@@ -87,8 +89,8 @@ local function without(on, one)
 end
 
 -- Deletes sessions of a user before one more is stored. These are the sessions without a connection that were not
--- reported for keptFor ms. If at least 50 sessions are left, the one that has been without a connection for the longest
--- time is deleted too.
+-- reported for keptFor ms. If at least 50 sessions are left, the one among them that has been without a connection for
+-- the longest time is deleted too.
 local function prune(user)
   local key = sessions .. user
   local function forget(id)
@@ -112,7 +114,8 @@ local function prune(user)
 end
 
 -- Stores that a session has an open connection. If the connection is stored already, its token is stored only if the
--- session has no newer connection. If the user has ended the session, the gateway must close the connection.
+-- session has no newer connection. If the user has ended the session, the connection is instead added to those that the
+-- gateway must close.
 local function begin(user, id, connection, since, token, device, rooms)
   local one = connection .. '/' .. gateway
   local kept = redis.call('HGET', sessions .. user, id)

@@ -47,8 +47,8 @@ type Store struct {
 	report, expire, end, publishing *redis.Script
 }
 
-// New returns a Store whose keys have the prefix of an installation. A gateway that does not report for the duration of
-// lease counts as ended.
+// New returns a Store whose keys have the prefix of an installation. A gateway that has not reported for the duration
+// in the parameter lease counts as ended.
 func New(r *redis.Client, prefix string, lease time.Duration) *Store {
 	kept := fmt.Sprintf("local keptFor, maxPerCall = %d, %d\n", SessionRetention.Milliseconds(), maxPerCall)
 	return &Store{redis: r, prefix: "{" + prefix + "presence}:", lease: lease,
@@ -121,7 +121,7 @@ func Hash(connection, user string) uint32 {
 }
 
 // Expire removes the connections of gateways whose lease has expired, of at most 100 gateways in one call. It returns
-// the number of these gateways.
+// the number of gateways that it has ended.
 func (s *Store) Expire(ctx context.Context) (ended int, err error) {
 	now, err := s.redis.Time(ctx).Result()
 	if err != nil {
@@ -206,9 +206,9 @@ func (s *Store) Published(ctx context.Context, states []State) error {
 	return nil
 }
 
-// States returns the states of users. A user without a stored state is offline. The number of that state is taken from
-// the current time, as are the numbers of changes. So it is higher than the number of any state from before Redis was
-// emptied, and lower than the number of the next change.
+// States returns the states of users. A user without a stored state is offline. The number of this state is taken from
+// the current time, as are the numbers of changes. So the number is higher than that of any state from before Redis was
+// emptied, and lower than that of the next change.
 func (s *Store) States(ctx context.Context, users []string) ([]State, error) {
 	now, known, err := s.read(ctx, users)
 	if err != nil {

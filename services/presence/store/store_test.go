@@ -40,7 +40,7 @@ type gateway struct {
 	name   string
 	number int64
 	users  map[string]string
-	ended  []string // the connections that the last answer asked the gateway to close
+	ended  []string // the connections that the gateway must close, from the last answer
 }
 
 func newGateway(t *testing.T, s *store.Store, name string) *gateway {
@@ -149,7 +149,7 @@ func TestReport_AsksForAllConnectionsIfTheDigestDiffers(t *testing.T) {
 			t.Fatalf("all: %s", answer)
 		}
 		want(t, s, "bob", true)
-		g.users["2"] = "carol" // the report of this connection was lost
+		g.users["2"] = "carol" // opened, but not reported yet, as after a lost report
 		if answer := g.report(false); answer != store.ReportAll {
 			t.Fatalf("a report with a different digest: %s", answer)
 		}
@@ -334,7 +334,7 @@ func TestReport_FromManyAtOnce(t *testing.T) {
 	})
 }
 
-// runOut waits until the lease of a gateway has expired.
+// runOut calls Expire until the lease of a gateway has expired, and the function meanwhile before each call.
 func runOut(t *testing.T, s *store.Store, meanwhile func()) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); ; {
@@ -386,7 +386,7 @@ func TestDirty_KeepsChangesUntilTheyArePublished(t *testing.T) {
 	})
 }
 
-// An earlier version stored connections without a session. Expire must end these connections too.
+// An earlier release stored connections without a session. Expire must end these connections too.
 func TestExpire_EndsConnectionsStoredByAnEarlierVersion(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -404,7 +404,7 @@ func TestExpire_EndsConnectionsStoredByAnEarlierVersion(t *testing.T) {
 }
 
 // Expire ends a gateway with many connections in several short calls of a script. If the gateway reports between two
-// calls, it must be asked for all of its connections. The state must be correct afterwards.
+// calls, the answer must request all its connections. The state must be correct afterwards.
 func TestExpire_OfManyConnectionsIsDoneInParts(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {

@@ -22,8 +22,9 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// StartDirect begins the direct conversation of two users. Two users have at most one; if it exists already, nothing
-// changes.
+// StartDirect begins the direct conversation of two users. If the two have a direct conversation already, nothing
+// changes. The command is refused as too_many if one of them is a member of as many conversations as the setting
+// MAX_CONVERSATIONS allows.
 type StartDirect struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	UserId        string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
@@ -68,8 +69,8 @@ func (x *StartDirect) GetUserId() string {
 	return ""
 }
 
-// StartGroup begins a conversation of several users. The user who begins it is its owner. It is refused as too_many if
-// one of the users is a member of as many conversations as the setting MAX_CONVERSATIONS allows.
+// StartGroup begins a conversation of several users. The actor is its owner. The command is refused as too_many if one
+// of the users is a member of as many conversations as the setting MAX_CONVERSATIONS allows.
 type StartGroup struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Title   string                 `protobuf:"bytes,1,opt,name=title,proto3" json:"title,omitempty"`
@@ -131,8 +132,8 @@ func (x *StartGroup) GetHistoryFromJoining() bool {
 	return false
 }
 
-// AddMember adds a user to a group. Every member may send it. It is refused as too_many if the user is a member of as
-// many conversations as the setting MAX_CONVERSATIONS allows.
+// AddMember adds a user to a group. Every member may send the command. It is refused as too_many if the user is a
+// member of as many conversations as the setting MAX_CONVERSATIONS allows.
 type AddMember struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -238,7 +239,7 @@ func (x *RemoveMember) GetUserId() string {
 	return ""
 }
 
-// Leave removes the actor from a group. The actor can still read the messages that were sent before.
+// Leave removes the actor from a group. The actor can still read the messages that the actor could read before.
 type Leave struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`

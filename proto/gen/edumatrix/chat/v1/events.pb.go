@@ -203,8 +203,8 @@ func (x *MemberAdded) GetUserId() string {
 	return ""
 }
 
-// MemberLeft means that a user is no longer a member of a group. The user has left if it is also the actor of the
-// event; otherwise the actor has removed the user.
+// MemberLeft means that a user is no longer a member of a group. If the user is also the actor of the event, the user
+// has left; otherwise the actor has removed the user.
 type MemberLeft struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`

@@ -25,7 +25,8 @@ const (
 )
 
 // CloseCode is a code with which a WebSocket connection ends. A client reconnects after the codes 4000 to 4499, and
-// does not reconnect after 4500 to 4999. For all other codes, the table contains whether it reconnects.
+// does not reconnect after 4500 to 4999. For the codes below 4000, the option reconnect determines whether the client
+// reconnects.
 type CloseCode int32
 
 const (

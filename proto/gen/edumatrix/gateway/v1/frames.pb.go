@@ -190,13 +190,14 @@ type Connect struct {
 	// A JSON Web Token. It may be absent if the header Authorization contains one. If both are present, they must be of
 	// the same user.
 	Token string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
-	// The resume token of the last heartbeat, or reply to connect, that the client has read. If it is absent, the client
-	// gets no missed events.
+	// The last resume token that the client has read, in a heartbeat or in a reply to connect. If it is absent, the
+	// client gets no missed events.
 	ResumeToken string `protobuf:"bytes,2,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
-	// The session_id of the reply to an earlier connect. If it is absent, a new session begins.
+	// The session_id of the reply to an earlier connect. If it is absent or not a valid id, a new session begins.
 	SessionId string `protobuf:"bytes,3,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
-	// The rooms to subscribe to. If it is absent or empty, the connection is subscribed to the rooms to which the session
-	// was last subscribed. A client that does not want them unsubscribes, or begins another session.
+	// The rooms to subscribe to. If the field is absent or empty, the connection is subscribed to the rooms to which the
+	// session was last subscribed, unless these rooms cannot be read within 2 seconds. To leave them, a client
+	// unsubscribes, or begins another session.
 	Rooms []string `protobuf:"bytes,4,rep,name=rooms,proto3" json:"rooms,omitempty"`
 	// The name of the device as its user sees it, of at most 64 characters. If it is absent, the header User-Agent is
 	// used.
@@ -280,7 +281,7 @@ func (x *Connect) GetFeatures() []string {
 }
 
 // Connected is the data of the reply to connect. It is sent when the connection is in every room of the user. From then
-// on, the client gets every event in these rooms.
+// on, the client gets the events in these rooms.
 type Connected struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	UserId    string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
@@ -587,7 +588,7 @@ func (x *Authenticate) GetToken() string {
 // Authenticated is the data of the reply to authenticate.
 type Authenticated struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The time until the new token expires. If it is absent, the token does not expire.
+	// The time for which the new token is accepted. If the field is absent, the token does not expire.
 	ExpiresInMs   *int64 `protobuf:"varint,1,opt,name=expires_in_ms,json=expiresInMs,proto3,oneof" json:"expires_in_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -776,8 +777,8 @@ func (x *Unsubscribe) GetRooms() []string {
 	return nil
 }
 
-// Unsubscribed is sent when the gateway ends a subscription. It is not the reply to the frame unsubscribe, which has no
-// data.
+// Unsubscribed is sent when the gateway ends a subscription. It is not the reply to the frame unsubscribe; that reply
+// has no data.
 type Unsubscribed struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Room          string                 `protobuf:"bytes,1,opt,name=room,proto3" json:"room,omitempty"`
@@ -1121,7 +1122,8 @@ func (x *Reply) GetError() *Error {
 	return nil
 }
 
-// Outcome is in every reply to a command.
+// Outcome is in the reply to a command, unless the frame itself was refused, such as for sending too fast. That reply
+// has an error instead.
 type Outcome struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Kind      OutcomeKind            `protobuf:"varint,1,opt,name=kind,proto3,enum=edumatrix.gateway.v1.OutcomeKind" json:"kind,omitempty"`
@@ -1603,8 +1605,8 @@ func (x *Heartbeat) GetResumeToken() string {
 	return ""
 }
 
-// TokenExpiring is sent one minute before the token of the connection expires. If the client does not send authenticate
-// with a new token, the connection is then closed.
+// TokenExpiring is sent one minute before the connection is closed because its token has expired, or at once if less
+// time is left. If the client sends authenticate with a new token, the connection stays open.
 type TokenExpiring struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ExpiresInMs   int64                  `protobuf:"varint,1,opt,name=expires_in_ms,json=expiresInMs,proto3" json:"expires_in_ms,omitempty"`
@@ -1649,7 +1651,7 @@ func (x *TokenExpiring) GetExpiresInMs() int64 {
 	return 0
 }
 
-// Closing is sent before the gateway closes a connection.
+// Closing is sent before the gateway closes a connection, unless the connection is lost.
 type Closing struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The code of the WebSocket close frame that follows (see CloseCode).
@@ -1703,7 +1705,7 @@ func (x *Closing) GetError() *Error {
 	return nil
 }
 
-// Failure is sent for a frame that has no id or cannot be read, and that therefore cannot have a reply.
+// Failure is sent, instead of a reply with an error, for a frame that has no id or whose id cannot be read.
 type Failure struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Error         *Error                 `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`

@@ -24,8 +24,8 @@ const (
 
 type BeginIncarnationRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The highest position of the lost events that a reader may have seen. 0: unknown; a million positions above the head
-	// are assumed.
+	// The highest position that a reader may have seen among those of the lost events; 0: unknown. The floor of the new
+	// incarnation is a million above this position, the head or the old floor, whichever is highest.
 	Seen          int64 `protobuf:"varint,1,opt,name=seen,proto3" json:"seen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -326,8 +326,8 @@ func (x *RebuildRequest) GetProjection() string {
 	return ""
 }
 
-// RebuildResponse reports the progress of a rebuild. A response with rebuilt is the last one about the projections, or
-// about the timers.
+// RebuildResponse reports the progress of a rebuild. A response in which the field rebuilt is set is the last one about
+// the projections, or the last one about the timers.
 type RebuildResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The current step: "build", "swap" or "compare".
@@ -404,7 +404,8 @@ type Rebuilt struct {
 	Projections []string               `protobuf:"bytes,1,rep,name=projections,proto3" json:"projections,omitempty"`
 	// The position as of which the old and the new rows were compared, and from which the new rows are in use.
 	Position int64 `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
-	// The position of the old rows, if it was below position because the old projection could not be brought further.
+	// The position of the old rows, if it was below the field position because the old projection could not be brought
+	// further; otherwise 0.
 	Behind int64 `protobuf:"varint,3,opt,name=behind,proto3" json:"behind,omitempty"`
 	// The time for which appends to the log were blocked, in µs.
 	HeldMicroseconds int64 `protobuf:"varint,4,opt,name=held_microseconds,json=heldMicroseconds,proto3" json:"held_microseconds,omitempty"`
@@ -493,7 +494,7 @@ type TableDifference struct {
 	Table   string                 `protobuf:"bytes,1,opt,name=table,proto3" json:"table,omitempty"`
 	OldRows int64                  `protobuf:"varint,2,opt,name=old_rows,json=oldRows,proto3" json:"old_rows,omitempty"`
 	NewRows int64                  `protobuf:"varint,3,opt,name=new_rows,json=newRows,proto3" json:"new_rows,omitempty"`
-	// The number of rows that differ. Some of them are in rows.
+	// The number of rows that differ. The field rows contains some of them.
 	Differ        int64            `protobuf:"varint,4,opt,name=differ,proto3" json:"differ,omitempty"`
 	Rows          []*RowDifference `protobuf:"bytes,5,rep,name=rows,proto3" json:"rows,omitempty"`
 	unknownFields protoimpl.UnknownFields

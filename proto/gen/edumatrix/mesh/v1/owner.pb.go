@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: edumatrix/mesh/v1/owner.proto
 
-// The calls between services that do not depend on a domain. They are never reachable from outside.
+// The calls between services that do not depend on a domain. Gateways do not offer them to clients.
 
 package meshv1
 
@@ -157,9 +157,9 @@ type ReadLogRequest struct {
 	Topic string `protobuf:"bytes,4,opt,name=topic,proto3" json:"topic,omitempty"`
 	// Only events of this stream; empty: all streams.
 	Stream string `protobuf:"bytes,5,opt,name=stream,proto3" json:"stream,omitempty"`
-	// Only events above this version of the stream. Allowed with stream only.
+	// Only events above this version of the stream. Allowed only together with the field stream.
 	AfterVersion int64 `protobuf:"varint,6,opt,name=after_version,json=afterVersion,proto3" json:"after_version,omitempty"`
-	// Only events whose stream hashes to this partition. Used if partitions is not 0.
+	// Only events whose stream hashes to this partition. Used only if the field partitions is not 0.
 	Partition int32 `protobuf:"varint,7,opt,name=partition,proto3" json:"partition,omitempty"`
 	// The number of partitions by which streams are hashed for the field partition, as in the header ce_partitions of a
 	// record; 0: events of all partitions.
@@ -257,11 +257,11 @@ func (x *ReadLogRequest) GetPartitions() int32 {
 type ReadLogResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Records []*Record              `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
-	// This page and the pages before it contain all requested events up to this position. For the next page, set the field
-	// after of the request to this position. A page with a filter (topic or partitions) covers at most 20,000 positions, so
-	// it may contain no record.
+	// This page and the pages before it contain all requested events up to this position. For the next page, set the
+	// field after of the request to this position. If a request has the field topic or partitions but not stream, a page
+	// covers at most 20,000 positions, so it may contain no record.
 	Complete int64 `protobuf:"varint,2,opt,name=complete,proto3" json:"complete,omitempty"`
-	// The position up to which the log exists: that of the newest event, or the floor of a new incarnation.
+	// The position up to which the log exists: that of the newest event, or the floor of an incarnation without events.
 	Head int64 `protobuf:"varint,3,opt,name=head,proto3" json:"head,omitempty"`
 	// The identity of the log's history. It changes when a restored database has lost commits that were already
 	// published. Events that were read under another incarnation may no longer exist.
@@ -492,8 +492,8 @@ type Resumer struct {
 	User  string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
 	// The client has all events up to this position.
 	After int64 `protobuf:"varint,2,opt,name=after,proto3" json:"after,omitempty"`
-	// Only events above this position are returned. It is at least the position in the field after, because the gateway may have older events in
-	// its event buffer.
+	// Only events above this position are returned. It is above the position in the field after if the gateway has the
+	// events between the two positions in its event buffer, and otherwise equal to that position.
 	EventsAfter int64 `protobuf:"varint,3,opt,name=events_after,json=eventsAfter,proto3" json:"events_after,omitempty"`
 	// The rooms to which the client was subscribed and subscribes again.
 	Subscriptions []string `protobuf:"bytes,4,rep,name=subscriptions,proto3" json:"subscriptions,omitempty"`
@@ -691,9 +691,10 @@ type Resumed struct {
 	// The membership intervals that end above the position in the resumer's field after. The room "user:<user>", in which
 	// a user always is, is not among them.
 	Intervals []*MembershipInterval `protobuf:"bytes,1,rep,name=intervals,proto3" json:"intervals,omitempty"`
-	// The rooms of which some missed events are left out, because they are too many or too large.
+	// The rooms whose missed events are left out, at least in part, because they are too many or too large.
 	NotRecovered []string `protobuf:"bytes,2,rep,name=not_recovered,json=notRecovered,proto3" json:"not_recovered,omitempty"`
-	// The rooms to which the client may subscribe again, for a minute. Their events are among the records too.
+	// The subscriptions of the resumer that are allowed. The permission holds for a minute. The missed events of these
+	// rooms are in ResumeResponse.records too.
 	Subscribed    []string `protobuf:"bytes,3,rep,name=subscribed,proto3" json:"subscribed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -752,10 +753,10 @@ func (x *Resumed) GetSubscribed() []string {
 
 type ResumeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The results in the order of the request. If the answer would get too large, only the first ones are returned, at
-	// least one. The caller then sends another request for the others.
+	// The results in the order of the request. If the answer would get too large, only the first results are returned, at
+	// least one. The caller then sends another request for the remaining resumers.
 	Resumed []*Resumed `protobuf:"bytes,1,rep,name=resumed,proto3" json:"resumed,omitempty"`
-	// The events during the membership intervals, each once, ascending by position.
+	// The missed events of the resumers in the field resumed, each once, ascending by position.
 	Records []*Record `protobuf:"bytes,2,rep,name=records,proto3" json:"records,omitempty"`
 	// The position of the log as of which the answer was read.
 	Position int64 `protobuf:"varint,3,opt,name=position,proto3" json:"position,omitempty"`
@@ -1046,8 +1047,8 @@ func (x *AuthorizeSubscriptionsResponse) GetIncarnation() string {
 	return ""
 }
 
-// ConnectionChange is a connection that was opened or closed, that is subscribed to other rooms, or whose session has a
-// newer resume token.
+// ConnectionChange is a connection that was opened or closed, whose subscriptions have changed, or whose client was
+// sent a newer resume token. A report with the field all set contains every open connection in this form.
 type ConnectionChange struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Connection string                 `protobuf:"bytes,1,opt,name=connection,proto3" json:"connection,omitempty"`
@@ -1061,8 +1062,9 @@ type ConnectionChange struct {
 	ConnectedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=connected_at,json=connectedAt,proto3" json:"connected_at,omitempty"`
 	// The last resume token that was sent to the client.
 	ResumeToken string `protobuf:"bytes,7,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
-	// The rooms to which the client is subscribed. It is absent if they have not changed, or are not known yet because
-	// connect was not replied to. For a session, the rooms of its newest connection are stored.
+	// The rooms to which the client is subscribed. The field is absent if these rooms have not changed (unless the report
+	// contains all connections), or are not known yet because the frame connect was not replied to. For a session, the
+	// rooms of its newest connection are stored.
 	Rooms         *SubscribedRooms `protobuf:"bytes,8,opt,name=rooms,proto3" json:"rooms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1158,8 +1160,8 @@ func (x *ConnectionChange) GetRooms() *SubscribedRooms {
 type SubscribedRooms struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Rooms []string               `protobuf:"bytes,1,rep,name=rooms,proto3" json:"rooms,omitempty"`
-	// Whether the rooms are those that the session had when this connection was opened, unchanged since. They are stored
-	// only if no rooms of the session are stored, because an earlier connection may still report newer ones.
+	// Whether the rooms are those that the session had when this connection was opened, unchanged since. Such rooms are
+	// stored only if no rooms of the session are stored, because an earlier connection may still report newer rooms.
 	Restored      bool `protobuf:"varint,2,opt,name=restored,proto3" json:"restored,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1308,7 +1310,8 @@ func (x *SessionRoomsRequest) GetSessions() []*SessionOf {
 
 type SessionRoomsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The rooms in the order of the request. A session that the user does not have or has ended has no rooms.
+	// The rooms of the sessions, in the order of the request. A session that the user does not have, or has ended, has no
+	// rooms.
 	Sessions      []*SubscribedRooms `protobuf:"bytes,1,rep,name=sessions,proto3" json:"sessions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1357,7 +1360,8 @@ type ReportRequest struct {
 	// The number of the report, which ascends per gateway. A report with a lower number than the last one is refused.
 	Number  int64               `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
 	Changes []*ConnectionChange `protobuf:"bytes,3,rep,name=changes,proto3" json:"changes,omitempty"`
-	// Whether changes contains all connections of the gateway, not only those that have changed.
+	// Whether the field changes contains all connections of the gateway, not only those that have changed. If a report
+	// has several parts, they contain all connections together.
 	All bool `protobuf:"varint,4,opt,name=all,proto3" json:"all,omitempty"`
 	// The number of the gateway's connections after these changes.
 	Count int64 `protobuf:"varint,5,opt,name=count,proto3" json:"count,omitempty"`
@@ -1368,7 +1372,7 @@ type ReportRequest struct {
 	Ends bool `protobuf:"varint,7,opt,name=ends,proto3" json:"ends,omitempty"`
 	// The number of this part, from 0. A report of many changes is sent in several parts.
 	Part int32 `protobuf:"varint,8,opt,name=part,proto3" json:"part,omitempty"`
-	// Whether more parts follow. If so, count and digest are not compared.
+	// Whether more parts follow. If so, the fields count and digest are not compared.
 	More          bool `protobuf:"varint,9,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1469,7 +1473,8 @@ func (x *ReportRequest) GetMore() bool {
 
 type ReportResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Whether count or digest differs from the stored state. The gateway must then report all its connections.
+	// Whether the gateway must report all its connections, because it has no lease, or because the field count or digest
+	// of its report differs from the stored state.
 	ReportAll bool `protobuf:"varint,1,opt,name=report_all,json=reportAll,proto3" json:"report_all,omitempty"`
 	// The connections that the gateway must close, because their users have ended the sessions. They are returned until
 	// the gateway reports that they are closed.

@@ -81,7 +81,7 @@ type Raised struct {
 	By string `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
 	// The stream of the event that raised the notification.
 	AboutStream string `protobuf:"bytes,5,opt,name=about_stream,json=aboutStream,proto3" json:"about_stream,omitempty"`
-	// The version of that event.
+	// The version of the event that raised the notification.
 	AboutVersion  int64 `protobuf:"varint,6,opt,name=about_version,json=aboutVersion,proto3" json:"about_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

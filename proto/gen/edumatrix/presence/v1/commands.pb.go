@@ -22,8 +22,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// EndSession ends a session of the actor, which is one device. Its connection is closed, and later connections that
-// resume the session are closed too. Ending a session again has the same outcome.
+// EndSession ends a session of the actor, which is one device. The connections of the session are closed, and so are
+// later connections that resume it. Ending a session again has the same outcome.
 type EndSession struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	SessionId     string                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`

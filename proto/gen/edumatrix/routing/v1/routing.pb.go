@@ -7,12 +7,12 @@
 // The options that declare commands, events, queries and signals, with the topics, streams and rooms that they use.
 // Gateways and services read these declarations at run time with package catalog.
 //
-// Addresses of streams and rooms are templates over the fields of the message that has the option:
+// Addresses of streams and rooms are declared as templates over the fields of a command, an event or a signal:
 //   {conversation_id}     the value of the field; a repeated field leads to one address for each value
 //   {$actor}              the user who sent the command or caused the event
 //   {$new}                an id derived from the actor and the command id, the same however often the command is sent
-//   {$pair:user_id}       an id derived from the actor and the user in user_id, the same for both of them as the actor
-// An address may have several placeholders, as in "marker:{conversation_id}:{user_id}". At most one of them may be of a
+//   {$pair:user_id}       an id derived from the actor and the user in user_id, the same whichever of the two is the actor
+// An address may have several placeholders, as in "marker:{conversation_id}:{user_id}". At most one of them may name a
 // repeated field.
 
 package routingv1
@@ -42,7 +42,7 @@ const (
 	Class_CLASS_DURABLE Class = 1
 	// Each event contains the whole value. A client gets the newest event; older ones may be left out.
 	Class_CLASS_COUNTER Class = 2
-	// A client gets the newest event. Events of this class are the first to be dropped.
+	// A client gets the newest event, unless its queue is full: events of this class are the first to be dropped.
 	Class_CLASS_EPHEMERAL Class = 3
 )
 
@@ -314,8 +314,8 @@ type StreamKind struct {
 	// The topic to which the events are published. It must belong to the same service.
 	Topic string `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
 	Class Class  `protobuf:"varint,3,opt,name=class,proto3,enum=edumatrix.routing.v1.Class" json:"class,omitempty"`
-	// Template of the id. Its placeholders are fields of the event. The stream is the kind, a colon and the id. The stream
-	// is also the Kafka key of its events.
+	// Template of the id. Its placeholders are fields of the event. The stream is the kind, a colon and the id. The
+	// stream is also the Kafka key of its events.
 	Id string `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"`
 	// Templates of the rooms to which every event is delivered. Their placeholders are fields of the event.
 	Rooms []string `protobuf:"bytes,5,rep,name=rooms,proto3" json:"rooms,omitempty"`
@@ -406,17 +406,18 @@ type Event struct {
 	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
 	// Further rooms to which the event is delivered, besides the rooms of its kind and the users in opens and closes.
 	Rooms []string `protobuf:"bytes,3,rep,name=rooms,proto3" json:"rooms,omitempty"`
-	// The rooms that the event opens, and the users who become members. The event is delivered to them too.
+	// The rooms that the event opens, and the users who become members. The event is delivered to these users too.
 	Opens []*Membership `protobuf:"bytes,4,rep,name=opens,proto3" json:"opens,omitempty"`
-	// The rooms that the event closes, and the users who stop being members. They get this event and none after it.
+	// The rooms that the event closes, and the users who stop being members. These users get this event, but no later
+	// event of the room.
 	Closes []*Membership `protobuf:"bytes,5,rep,name=closes,proto3" json:"closes,omitempty"`
 	// The part of the stream that the event is about, such as "{message_id}". An event that redacts affects the earlier
 	// events with the same subject.
 	Subject string `protobuf:"bytes,6,opt,name=subject,proto3" json:"subject,omitempty"`
 	// Whether the event redacts: the personal fields of all earlier events with the same subject are emptied.
 	Redacts bool `protobuf:"varint,7,opt,name=redacts,proto3" json:"redacts,omitempty"`
-	// The name of a google.protobuf.Timestamp field. After that time the event is delivered without its personal fields.
-	// If it is empty, the event does not expire.
+	// The name of a google.protobuf.Timestamp field with the time from which the event is delivered without its personal
+	// fields. If no field is named, or the field is unset, the event does not expire.
 	Expires string `protobuf:"bytes,8,opt,name=expires,proto3" json:"expires,omitempty"`
 	// The timers that the event sets.
 	Timers []*Timer `protobuf:"bytes,9,rep,name=timers,proto3" json:"timers,omitempty"`
@@ -705,7 +706,7 @@ func (x *RoomKind) GetKind() string {
 // that is part of an address must be an id even without this declaration.
 type Shape struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The field must not be empty.
+	// The field must not be empty, and a text must contain a visible character.
 	Required bool `protobuf:"varint,1,opt,name=required,proto3" json:"required,omitempty"`
 	// The field must be an id: 1 to 255 of A-Za-z0-9._@-|:+. It may be empty unless it is required.
 	Id bool `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
@@ -713,8 +714,9 @@ type Shape struct {
 	MaxChars uint32 `protobuf:"varint,3,opt,name=max_chars,json=maxChars,proto3" json:"max_chars,omitempty"`
 	// The maximum number of values of a repeated field; 0: only the size of the frame limits them.
 	MaxItems uint32 `protobuf:"varint,4,opt,name=max_items,json=maxItems,proto3" json:"max_items,omitempty"`
-	// The smallest and the largest value of a whole number; absent: the type of the field limits it. A field that is
-	// absent from a message is not checked.
+	// The smallest and the largest value of a whole number; absent: only the type of the field limits the value. An
+	// optional field that is absent from a message and not required is not checked; any other absent field is checked as
+	// 0.
 	Min           *int64 `protobuf:"varint,5,opt,name=min,proto3,oneof" json:"min,omitempty"`
 	Max           *int64 `protobuf:"varint,6,opt,name=max,proto3,oneof" json:"max,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1019,7 +1021,7 @@ var (
 	//
 	// repeated edumatrix.routing.v1.StreamKind streams = 50104;
 	E_Streams = &file_edumatrix_routing_v1_routing_proto_extTypes[3]
-	// The codes of refusals of this package's domain. The codes of all domains are in package refusal.
+	// The codes of refusals of this package's domain. The codes that belong to no domain are in package refusal.
 	//
 	// repeated edumatrix.routing.v1.Refusal refusals = 50105;
 	E_Refusals = &file_edumatrix_routing_v1_routing_proto_extTypes[4]
@@ -1043,8 +1045,8 @@ var (
 
 // Extension fields to descriptorpb.FieldOptions.
 var (
-	// The field contains personal data, such as a text or a name. The log stores it separately, so that it can be
-	// emptied.
+	// The field contains personal data, such as a text or a name. The log stores the data separately, so that they can be
+	// deleted.
 	//
 	// optional bool personal = 50101;
 	E_Personal = &file_edumatrix_routing_v1_routing_proto_extTypes[9]

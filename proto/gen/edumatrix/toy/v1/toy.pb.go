@@ -4,8 +4,8 @@
 // 	protoc        (unknown)
 // source: edumatrix/toy/v1/toy.proto
 
-// The messages of a service for tests, whose small aggregates use every option of package routing. Only tests link this
-// package, so no installation has its topics.
+// The messages of a service for tests. Its small aggregates also use options of package routing that no real service
+// uses, such as timers and member_of. Only tests link this package, so no installation has its topics.
 
 package toyv1
 
@@ -630,7 +630,7 @@ func (x *Answer) GetBellId() string {
 	return ""
 }
 
-// Silence is sent by the timer of a bell when its time is over.
+// Silence is sent by the timer of a bell when the timer is due.
 type Silence struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	BellId        string                 `protobuf:"bytes,1,opt,name=bell_id,json=bellId,proto3" json:"bell_id,omitempty"`

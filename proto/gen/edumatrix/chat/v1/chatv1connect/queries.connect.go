@@ -44,11 +44,12 @@ const (
 
 // ChatServiceClient is a client for the edumatrix.chat.v1.ChatService service.
 type ChatServiceClient interface {
-	// Conversations returns the conversations of the calling user, the one with the newest event first.
+	// Conversations returns a page of the conversations of the calling user, the one with the newest event first.
 	Conversations(context.Context, *connect.Request[v1.ConversationsRequest]) (*connect.Response[v1.ConversationsResponse], error)
 	// History returns a page of the messages of one conversation, the oldest first.
 	History(context.Context, *connect.Request[v1.HistoryRequest]) (*connect.Response[v1.HistoryResponse], error)
-	// Members returns the members of a conversation, in the order in which they joined. Only members may send it.
+	// Members returns a page of the members of a conversation, in the order in which they joined. Only members may send
+	// the query.
 	Members(context.Context, *connect.Request[v1.MembersRequest]) (*connect.Response[v1.MembersResponse], error)
 }
 
@@ -108,11 +109,12 @@ func (c *chatServiceClient) Members(ctx context.Context, req *connect.Request[v1
 
 // ChatServiceHandler is an implementation of the edumatrix.chat.v1.ChatService service.
 type ChatServiceHandler interface {
-	// Conversations returns the conversations of the calling user, the one with the newest event first.
+	// Conversations returns a page of the conversations of the calling user, the one with the newest event first.
 	Conversations(context.Context, *connect.Request[v1.ConversationsRequest]) (*connect.Response[v1.ConversationsResponse], error)
 	// History returns a page of the messages of one conversation, the oldest first.
 	History(context.Context, *connect.Request[v1.HistoryRequest]) (*connect.Response[v1.HistoryResponse], error)
-	// Members returns the members of a conversation, in the order in which they joined. Only members may send it.
+	// Members returns a page of the members of a conversation, in the order in which they joined. Only members may send
+	// the query.
 	Members(context.Context, *connect.Request[v1.MembersRequest]) (*connect.Response[v1.MembersResponse], error)
 }
 

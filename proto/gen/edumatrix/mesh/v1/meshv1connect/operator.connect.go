@@ -67,13 +67,14 @@ type OperatorServiceClient interface {
 	Describe(context.Context, *connect.Request[v1.DescribeRequest]) (*connect.Response[v1.DescribeResponse], error)
 	// Rebuild rebuilds projections from the log beside the live ones, and swaps them.
 	Rebuild(context.Context, *connect.Request[v1.RebuildRequest]) (*connect.ServerStreamForClient[v1.RebuildResponse], error)
-	// ListParked returns the parked streams of other owners: an event of the stream failed, and the later ones wait.
+	// ListParked returns the parked streams of other owners. An event of each of these streams failed, and the later
+	// events of the stream wait.
 	ListParked(context.Context, *connect.Request[v1.ListParkedRequest]) (*connect.Response[v1.ListParkedResponse], error)
 	// ResolveParked applies the event that failed, or skips it, and then applies the waiting events of its stream.
 	ResolveParked(context.Context, *connect.Request[v1.ResolveParkedRequest]) (*connect.Response[v1.ResolveParkedResponse], error)
-	// ListFailedJobs returns the jobs that have failed on their last attempt.
+	// ListFailedJobs returns a page of the jobs that have failed permanently.
 	ListFailedJobs(context.Context, *connect.Request[v1.ListFailedJobsRequest]) (*connect.Response[v1.ListFailedJobsResponse], error)
-	// ResolveJob retries a failed job once more, or deletes it.
+	// ResolveJob runs a failed job once more, or deletes it.
 	ResolveJob(context.Context, *connect.Request[v1.ResolveJobRequest]) (*connect.Response[v1.ResolveJobResponse], error)
 	// ListDropped returns the dead letters that operators have dropped.
 	ListDropped(context.Context, *connect.Request[v1.ListDroppedRequest]) (*connect.Response[v1.ListDroppedResponse], error)
@@ -215,13 +216,14 @@ type OperatorServiceHandler interface {
 	Describe(context.Context, *connect.Request[v1.DescribeRequest]) (*connect.Response[v1.DescribeResponse], error)
 	// Rebuild rebuilds projections from the log beside the live ones, and swaps them.
 	Rebuild(context.Context, *connect.Request[v1.RebuildRequest], *connect.ServerStream[v1.RebuildResponse]) error
-	// ListParked returns the parked streams of other owners: an event of the stream failed, and the later ones wait.
+	// ListParked returns the parked streams of other owners. An event of each of these streams failed, and the later
+	// events of the stream wait.
 	ListParked(context.Context, *connect.Request[v1.ListParkedRequest]) (*connect.Response[v1.ListParkedResponse], error)
 	// ResolveParked applies the event that failed, or skips it, and then applies the waiting events of its stream.
 	ResolveParked(context.Context, *connect.Request[v1.ResolveParkedRequest]) (*connect.Response[v1.ResolveParkedResponse], error)
-	// ListFailedJobs returns the jobs that have failed on their last attempt.
+	// ListFailedJobs returns a page of the jobs that have failed permanently.
 	ListFailedJobs(context.Context, *connect.Request[v1.ListFailedJobsRequest]) (*connect.Response[v1.ListFailedJobsResponse], error)
-	// ResolveJob retries a failed job once more, or deletes it.
+	// ResolveJob runs a failed job once more, or deletes it.
 	ResolveJob(context.Context, *connect.Request[v1.ResolveJobRequest]) (*connect.Response[v1.ResolveJobResponse], error)
 	// ListDropped returns the dead letters that operators have dropped.
 	ListDropped(context.Context, *connect.Request[v1.ListDroppedRequest]) (*connect.Response[v1.ListDroppedResponse], error)

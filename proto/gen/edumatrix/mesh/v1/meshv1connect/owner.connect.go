@@ -2,7 +2,7 @@
 //
 // Source: edumatrix/mesh/v1/owner.proto
 
-// The calls between services that do not depend on a domain. They are never reachable from outside.
+// The calls between services that do not depend on a domain. Gateways do not offer them to clients.
 package meshv1connect
 
 import (
@@ -59,7 +59,7 @@ type OwnerServiceClient interface {
 	ReadLog(context.Context, *connect.Request[v1.ReadLogRequest]) (*connect.Response[v1.ReadLogResponse], error)
 	// Rooms returns the rooms of which users are members, as of one position of the log.
 	Rooms(context.Context, *connect.Request[v1.RoomsRequest]) (*connect.Response[v1.RoomsResponse], error)
-	// Resume returns, for users that reconnect, the rooms in which they were since a position, and the events that they
+	// Resume returns, for users who reconnect, the rooms that they were in since a position, and the events that they
 	// missed there.
 	Resume(context.Context, *connect.Request[v1.ResumeRequest]) (*connect.Response[v1.ResumeResponse], error)
 	// AuthorizeSubscriptions returns whether users may subscribe to rooms. The answer holds for a minute.
@@ -138,7 +138,7 @@ type OwnerServiceHandler interface {
 	ReadLog(context.Context, *connect.Request[v1.ReadLogRequest]) (*connect.Response[v1.ReadLogResponse], error)
 	// Rooms returns the rooms of which users are members, as of one position of the log.
 	Rooms(context.Context, *connect.Request[v1.RoomsRequest]) (*connect.Response[v1.RoomsResponse], error)
-	// Resume returns, for users that reconnect, the rooms in which they were since a position, and the events that they
+	// Resume returns, for users who reconnect, the rooms that they were in since a position, and the events that they
 	// missed there.
 	Resume(context.Context, *connect.Request[v1.ResumeRequest]) (*connect.Response[v1.ResumeResponse], error)
 	// AuthorizeSubscriptions returns whether users may subscribe to rooms. The answer holds for a minute.

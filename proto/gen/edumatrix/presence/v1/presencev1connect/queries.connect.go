@@ -40,7 +40,7 @@ const (
 
 // PresenceServiceClient is a client for the edumatrix.presence.v1.PresenceService service.
 type PresenceServiceClient interface {
-	// Sessions returns the sessions of the calling user, the newest first.
+	// Sessions returns the sessions that the calling user has not ended, the newest first.
 	Sessions(context.Context, *connect.Request[v1.SessionsRequest]) (*connect.Response[v1.SessionsResponse], error)
 }
 
@@ -76,7 +76,7 @@ func (c *presenceServiceClient) Sessions(ctx context.Context, req *connect.Reque
 
 // PresenceServiceHandler is an implementation of the edumatrix.presence.v1.PresenceService service.
 type PresenceServiceHandler interface {
-	// Sessions returns the sessions of the calling user, the newest first.
+	// Sessions returns the sessions that the calling user has not ended, the newest first.
 	Sessions(context.Context, *connect.Request[v1.SessionsRequest]) (*connect.Response[v1.SessionsResponse], error)
 }
 
