@@ -18,7 +18,7 @@ type commandKey struct{ actor, id string }
 // checked against: first as it was read under the log's lock, then with the changes of each admitted write.
 type admission struct {
 	owner    string
-	at       time.Time // time of the events: the log's clock, or the latest DecidedAt of the writes if that is later
+	at       time.Time // time of the next events: the log's clock, or a later DecidedAt of an admitted write
 	position catalog.Position
 	versions map[string]catalog.Version // newest version by stream; absent: the stream has no events
 
@@ -133,9 +133,9 @@ func (a *admission) add(p *prepared) Committed {
 // eventNames is the UUID namespace of event ids.
 var eventNames = uuid.MustParse("0b1c6b60-3f0c-5f0e-8a41-2f6f0d3a9b17")
 
-// eventID derives the id of an event from its stream and version, so that every computation has the same result. In a
-// new incarnation, the versions of lost events are used again. So from the second incarnation on, the id also depends
-// on the incarnation.
+// eventID derives the id of an event from its owner, stream and version, so that every computation has the same result.
+// In a new incarnation, the versions of lost events are used again. So from the second incarnation on, the id also
+// depends on the incarnation.
 func eventID(owner string, i incarnation, stream string, version catalog.Version) uuid.UUID {
 	name := fmt.Appendf(nil, "%s/%s/%d", owner, stream, version)
 	if i.number > 1 {

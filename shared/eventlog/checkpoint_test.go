@@ -36,8 +36,8 @@ func at(position catalog.Position, index int) inbox.Checkpoint {
 }
 
 // A write expects a checkpoint at another place than the stored one, for example because another write has moved the
-// checkpoint before. The write must fail as a whole. The place consists of the position, the index within an event, the
-// incarnation and the epoch, and all four are compared.
+// checkpoint before. The write must fail as a whole. The test varies the position, the index within an event, the
+// incarnation and the epoch.
 func TestCommit_ACheckpointContinuesFromItsPosition(t *testing.T) {
 	t.Parallel()
 	url := database(t)

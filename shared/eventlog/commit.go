@@ -10,18 +10,19 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Commit appends a Write in the next transaction, together with the other pending writes. Its errors:
-//   - *ConflictError: the stream is not at the expected version; load it and decide again.
+// Commit commits a Write in a transaction, usually together with all other pending writes. Its errors:
+//   - *ConflictError: a stream is not at the expected version; load it and decide again.
 //   - *RepeatedError: some of the commands have outcomes already; leave them out and decide the rest again.
-//   - *inbox.StaleCheckpointError: another instance has moved the checkpoint.
+//   - *inbox.StaleCheckpointError: the checkpoint has moved, for example because another instance has moved it.
 //   - *inbox.ParkedChangedError: the parked streams of the topic have changed; read them and decide again.
 //   - *RefusedError: the log refuses some of the commands; decide the rest again.
 //   - *TimerError: the timers of some of the commands are gone or not due; leave these commands out.
 //   - *WriteError: the write itself is at fault and fails whenever it is tried.
-//   - an error that wraps retry.ErrUnavailable (the database is unavailable), or the cause of ctx (ctx ended first).
-//     The write may or may not have been committed, so commit it again. If it was committed, Commit recognises its
-//     command ids, Advance or Resolution, and returns a RepeatedError, an inbox.StaleCheckpointError or an
-//     inbox.ParkedChangedError. A Write that has none of them would be appended twice.
+//   - an error that wraps retry.ErrUnavailable (the database is unavailable or too slow, or Run has ended), or the
+//     cause of ctx (ctx ended first). The write may or may not have been committed, so commit it again. If it was
+//     committed, Commit recognises its command ids, Advance or Resolution, and returns a RepeatedError, an
+//     inbox.StaleCheckpointError or an inbox.ParkedChangedError. A Write without command ids, Advance and Resolution
+//     would be appended twice.
 //
 // With every error but the last in this list, this call has committed nothing.
 func (l *Log) Commit(ctx context.Context, w Write) (Committed, error) {
@@ -32,10 +33,10 @@ func (l *Log) Commit(ctx context.Context, w Write) (Committed, error) {
 	return l.wait(ctx, &pendingWrite{ctx: ctx, prepared: p, outcome: make(chan writeOutcome, 1)})
 }
 
-// CommitDeciding loads a stream and calls the function decide inside the next transaction, under the log's lock, so
-// that no other write can be appended between the load and the commit. CommitDeciding sets the Write's Stream, Expected
+// CommitDeciding loads a stream and calls the function decide inside a transaction, under the log's lock, so that no
+// other write can change the stream between the load and this write. CommitDeciding sets the Write's Stream, Expected
 // and DecidedAt from the loaded stream. The function decide must be quick and may be called several times.
-// CommitDeciding returns an error of decide unchanged.
+// CommitDeciding returns an error of decide unchanged; its other errors are those of Commit.
 func (l *Log) CommitDeciding(ctx context.Context, s Selection,
 	decide func(context.Context, Loaded) (Write, error)) (Committed, error) {
 	return l.CommitDecidingAll(ctx, []Selection{s}, func(ctx context.Context, all []Loaded) (Write, error) {
@@ -67,7 +68,7 @@ func (l *Log) wait(ctx context.Context, pw *pendingWrite) (Committed, error) {
 // pendingWrite is a Write that waits for its transaction.
 type pendingWrite struct {
 	ctx        context.Context
-	prepared   *prepared // nil until decided
+	prepared   *prepared // nil until the function decide has returned
 	selections []Selection
 	decide     func(context.Context, []Loaded) (Write, error)
 	alone      bool // gets a transaction of its own

@@ -95,8 +95,8 @@ SELECT 'conversation:' || n, 'k', 1, now() + interval '1 day', 'c', '', 'x' || n
 	}
 	p := explainKept(t, tx, l.sql.check, actors, ids, texts("conversation:%d"), repeated("ann"), texts("conversation:%d"),
 		texts("conversation:%d"), repeated("k"), actors, repeated("conversation"))
-	// For each write, the check reads an outcome, the head of a stream, a membership, a timer and a count of rooms. In
-	// addition it reads the clock, the head of the log and the incarnation once.
+	// For each write, the check reads an outcome, the newest version of a stream, a membership, a timer and a count of
+	// rooms. In addition it reads the clock, the head of the log and the incarnation once.
 	assert.LessOrEqual(t, p.RowsRead(), int64(5*members+6))
 	assert.Empty(t, p.Scanned())
 	assert.LessOrEqual(t, p.Pages(), int64(5*members*4+40), "three levels of an index and one page of a table per row")

@@ -19,7 +19,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// commitAll runs one transaction after another. Each commits the writes that arrived during the previous one.
+// commitAll runs one transaction after another. A transaction usually commits all writes that arrived during the
+// previous one (see queue.take for the limits).
 func (l *Log) commitAll(ctx context.Context) {
 	defer close(l.notices)
 	defer l.session.close(ctx)
@@ -42,7 +43,8 @@ func (l *Log) commitAll(ctx context.Context) {
 
 // commit commits writes in one transaction. It finishes each write, or queues it for a transaction of its own if it is
 // found to be in quarantine. If the transaction fails because of the data of a write, or because it holds the log's
-// lock for longer than MaxHold, commit halves the transaction until the write at fault is alone.
+// lock for longer than MaxHold, commit halves the transaction until the write at fault is alone. It stops halving when
+// the database itself is slow (see errSlow).
 func (l *Log) commit(ctx context.Context, writes []*pendingWrite) {
 	(&bisection{log: l}).commit(ctx, writes)
 }
@@ -103,7 +105,7 @@ type transaction struct {
 	known     knownHead // newest head of the log that was known before the transaction began
 }
 
-// errLost means that the log ends below a position that this instance has seen.
+// errLost means that the database has lost commits that this instance has seen (see knownHead.lost).
 var errLost = errors.New("the database has lost commits")
 
 // transact commits writes in one transaction. If it returns nil, it has finished each write or has queued it for a
@@ -169,7 +171,7 @@ func (t *transaction) reset(writes []*pendingWrite) {
 }
 
 // begin starts the trace span of the transaction. This span belongs to all writes of the transaction, so it begins a
-// trace of its own and is linked with the trace spans of the writes.
+// trace of its own and is linked with the trace spans of the writes that are already prepared.
 func (t *transaction) begin(ctx context.Context) context.Context {
 	var links []trace.Link
 	for _, pw := range t.writes {

@@ -13,16 +13,16 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// ClockSQL is an SQL expression for the log's clock, in microseconds since 1970. It is the clock of Postgres, but never
-// before the time of the newest event, even after a failover to a server whose clock is behind.
+// ClockSQL is an SQL expression for the log's clock, in microseconds since 1970. The log's clock is the clock of
+// Postgres, but never before the time of the newest event, even after a failover to a server whose clock is behind.
 const ClockSQL = `(extract(epoch FROM greatest(clock_timestamp(), (SELECT time FROM owner.events ORDER BY position DESC
   LIMIT 1))) * 1000000)::bigint`
 
 const (
 	sqlClock = `SELECT ` + ClockSQL
 
-	// sqlLoadNewest reads the newest event of a stream if its version is above $2, all events about the subjects, and
-	// the stream's version. It is for streams in which each event contains the whole value.
+	// sqlLoadNewest reads the newest event of a stream if its version is above $2, all events about the subjects in $3,
+	// and the stream's version. It is for streams in which each event contains the whole value.
 	sqlLoadNewest = `(SELECT true AS wanted, ` + impersonal + ` FROM owner.events WHERE stream = $1 AND version > $2
   ORDER BY version DESC LIMIT 1)
 UNION
@@ -153,9 +153,9 @@ func eachMembership(p catalog.Place, f func(k membershipKey, is bool)) {
 	}
 }
 
-// draftAlso drafts the events of other streams that a command leads to. Each of them becomes an entry of its own before
-// the command's entry. So the last event of the command itself has the highest position; that event carries the
-// outcome.
+// draftAlso drafts the events that a command leads to in other streams. Each of them becomes an entry of its own before
+// the command's entry. So the last event of the command itself has the highest position; that event contains the
+// outcome, if the command is committed.
 func (l *Log) draftAlso(p *prepared, index int, d Decided) error {
 	for _, a := range d.Also {
 		e := &entry{index: index, stream: a.Stream, expected: a.Expected, otherwise: a.Otherwise, actor: d.Actor,
@@ -221,8 +221,8 @@ func expiresOf(p catalog.Place) *time.Time {
 	return &p.Expires
 }
 
-// hideExpired empties the personal fields of expired events, as a redaction does. The events themselves stay, so that
-// versions and positions have no gap.
+// hideExpired removes the personal fields from expired events after a read, as if the events had been redacted. The
+// events themselves stay, so that versions and positions have no gap.
 func (l *Log) hideExpired(all []Logged) {
 	now := l.Clock()
 	for i, e := range all {

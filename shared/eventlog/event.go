@@ -22,8 +22,8 @@ type Logged struct {
 	plain []byte // the body without its personal fields
 }
 
-// scan reads an event from a row whose last columns are those in the constant columns, or in impersonal. The columns
-// before them are read into the pointers in the parameter into.
+// scan reads an event from the last columns of a row, which must be those of one of the select lists in statements.go
+// (the constants columns and impersonal). It reads the columns before them into the pointers in the parameter into.
 func (l *Log) scan(found pgx.Rows, into ...any) (Logged, error) {
 	e := Logged{Event: envelope.Event{Source: l.o.Owner}}
 	var (

@@ -14,7 +14,7 @@ type Fill struct {
 	// Prefix is the first part of the names of streams and rooms; "": "conversation:". The names are Prefix + "0",
 	// Prefix + "1" and so on.
 	Prefix string
-	// Type and Topic are those of the events; "": "chat.message_sent" and "chat-events".
+	// Type and Topic are those of the events. If Type is "", the two are "chat.message_sent" and "chat-events".
 	Type, Topic string
 	// Days is the number of days before now over which the times of the events are spread; 0: all events have the
 	// current time.
@@ -36,8 +36,8 @@ FROM generate_series(1, $1::bigint) n,
    ORDER BY i.number DESC LIMIT 1) h,
   heads v WHERE v.s = n % $2 ORDER BY n`
 
-// FillForTest writes many events at once, for tests and benchmarks with large logs. It bypasses commands and
-// projections.
+// FillForTest writes many events at once, for tests and benchmarks with large logs. It writes no outcomes, memberships
+// or rows of projections.
 func (l *Log) FillForTest(ctx context.Context, f Fill) error {
 	f.Streams = max(f.Streams, 1)
 	if f.Prefix == "" {

@@ -15,7 +15,7 @@ import (
 // This file contains what other packages need to follow a log by position in transactions of their own (relay,
 // projection and rebuild), or to keep tables in the log's schema.
 
-// Options returns the options of the log, with the defaults filled in.
+// Options returns the options of the log, with the defaults filled in, except that of LockWait.
 func (l *Log) Options() Options { return l.o }
 
 // SQL returns a statement with the log's schema in place of "owner.".

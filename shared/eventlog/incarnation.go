@@ -33,7 +33,7 @@ type knownHead struct {
 	position catalog.Position
 }
 
-// lost reports whether a head that was read after k shows that the database has lost commits.
+// lost reports whether the head (at, position), which was read after k, shows that the database has lost commits.
 func (k knownHead) lost(at incarnation, position catalog.Position) bool {
 	return at.number < k.number || at == k.incarnation && position < k.position
 }
@@ -44,7 +44,7 @@ type history struct {
 	knownHead
 }
 
-// note records a head that was read.
+// note records a head that was read, unless a newer one is known.
 func (h *history) note(at incarnation, position catalog.Position) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -70,7 +70,7 @@ func (h *history) now() knownHead {
 }
 
 // incarnationMargin is the distance between the highest position that was seen and the floor of a new incarnation. It
-// exceeds the number of events that can have been committed without being seen.
+// is chosen to exceed the number of events that may have been committed without being seen.
 const incarnationMargin = 1_000_000
 
 // Incarnation returns the newest incarnation of the log that this instance has seen. Keep positions, and what was

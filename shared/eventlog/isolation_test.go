@@ -35,7 +35,7 @@ func TestCommit_IsolatesInvalidData(t *testing.T) {
 		for n := 0; ctx.Err() == nil || n < least; n++ { // at least 100 times, and until the others have finished
 			<-tick.C
 			all.Go(func() {
-				w := said("bad", fmt.Sprint("bad", n%50)) // only 50 different ids, so most writes are retries of earlier ones
+				w := said("bad", fmt.Sprint("bad", n%50)) // only 50 different ids, so most writes are retries
 				w.Commands[0].Correlation = "\x00"
 				var own *WriteError
 				if _, err := l.Commit(t.Context(), w); !errors.As(err, &own) || errors.Is(err, retry.ErrUnavailable) {
@@ -105,7 +105,8 @@ func TestQueue_AFailedWriteIsRetriedAlone(t *testing.T) {
 	}
 }
 
-// Two writes wait whose contexts have ended, one of them in quarantine. No transaction gets them.
+// Two waiting writes have contexts that have ended; one of these writes is in quarantine. The method take must return
+// neither of them.
 func TestQueue_LeavesOutWritesWhoseContextHasEnded(t *testing.T) {
 	t.Parallel()
 	q := newQueue()

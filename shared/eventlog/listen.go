@@ -19,7 +19,7 @@ const newIncarnation = "incarnation"
 // channel returns the name of the channel on which instances notify each other of commits.
 func (l *Log) channel() string { return "eventlog_" + l.o.Owner }
 
-// listen receives the notifications that other instances send after commits, until ctx ends.
+// listen receives the notifications of all instances (see notifyAll and reincarnate), until ctx ends.
 func (l *Log) listen(ctx context.Context) {
 	var delay retry.Backoff
 	for ctx.Err() == nil {

@@ -17,8 +17,8 @@ type Selection struct {
 	Stream   string
 	After    catalog.Version
 	Subjects []string
-	// Newest selects the newest event, if it is above After, and the events about the Subjects, and no others. It is
-	// for streams in which each event contains the whole value.
+	// Newest, if set, selects only the newest event of the stream, if its version is above After, and the events about
+	// the Subjects. It is for streams in which each event contains the whole value.
 	Newest bool
 }
 

@@ -9,8 +9,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// lockPollInterval is the interval at which an instance tries to get the lock for migrations. Another instance holds it
-// until its own migrations have ended.
+// lockPollInterval is the average interval at which an instance tries to get the lock for migrations. Another instance
+// holds it until its own migrations have ended.
 const lockPollInterval = 400 * time.Millisecond
 
 // lockWaitSlice is how long one statement waits for the log's lock, which is usually held for milliseconds. The
@@ -49,8 +49,8 @@ func (l *Log) underLock(ctx context.Context, conn interface {
 }
 
 // HoldLock calls the function f while the database session of conn holds the log's lock, so that nothing is appended
-// meanwhile. The lock is held for at most MaxHold. HoldLock continues even if ctx ends, because its duration is
-// bounded. It returns how long it held the lock.
+// meanwhile. The context of f ends after MaxHold, and the lock is then released. HoldLock continues even if ctx ends,
+// because its duration is bounded. It returns how long it held the lock.
 func (l *Log) HoldLock(ctx context.Context, conn *pgx.Conn, f func(context.Context) error) (held time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.times.lock+l.times.hold)
 	defer cancel()

@@ -1,13 +1,14 @@
 // Package eventlog is one owner's append-only log in Postgres. It stores events in streams, with dense versions within
-// a stream and ascending positions over the whole log; the outcome of every command; and the memberships of rooms. Each
-// owner has a schema of its own name. In the same schema, package inbox stores how far the owner has consumed other
-// owners' logs. This progress is committed together with the events that follow from the consumed events.
+// a stream and ascending positions over the whole log; the outcomes of commands, for 30 days; the memberships of rooms;
+// and timers. Each owner has a schema of its own name. In the same schema, package inbox stores how far the owner has
+// consumed other owners' logs. This progress is committed together with the events that follow from the consumed
+// events.
 //
-// Writes are committed in groups: one goroutine per Log commits all pending writes in one transaction, under the log's
+// Writes are committed in groups: one goroutine per Log commits the pending writes in one transaction, under the log's
 // advisory lock. The lock is held until the commit has ended. So positions ascend in the order of the commits, for any
-// number of instances, and a reader that reads the events above its last position misses none. No caller gets a result
-// before the commit. Readers load single streams (Load), read pages (Read), or follow by position in transactions of
-// their own, as package projection does. Package relay publishes the log to its topics.
+// number of instances, and a reader that reads the events above its last position misses none. A write succeeds for its
+// caller only after the commit. Readers load streams (Load), read pages (Read), or follow the log by position in
+// transactions of their own, as package projection does. Package relay publishes the log to its topics.
 package eventlog
 
 import (
@@ -34,16 +35,18 @@ import (
 type Options struct {
 	// Owner is the service that owns the log, and the name of its schema.
 	Owner string
-	// Pool may be shared with other uses of the database. In addition, a Log holds one connection for commits and one
-	// for notifications; a Relay and each followed projection hold one for their lease.
+	// Pool may be shared with other uses of the database. Outside the pool, a Log holds one connection for commits and
+	// one on which it receives notifications; a Relay and each followed projection hold one for their lease.
 	Pool    *pgxpool.Pool
 	Catalog *catalog.Catalog
 	// Migrations create the tables of the owner's own projections. They are goose files at the root of the file system.
 	// They run after the log's own migrations, under the same lock. Their search_path is the owner's schema. Nil: there
 	// are none.
 	Migrations fs.FS
-	// Waiting is called when the Log, its Relay or a projection cannot continue because a dependency ("postgres" or,
-	// for the Relay, "kafka") is unavailable, and with a nil error when all of them continue. Nil: not called.
+	// Waiting is called with an error when the first of the Log, its Relay and its projections cannot continue because
+	// a dependency ("postgres" or, for the Relay, "kafka") is unavailable. It is called with a nil error when none of
+	// them waits for this dependency any longer. If the Relay or a projection fails for another reason, the dependency
+	// is "postgres". Nil: not called.
 	Waiting func(dependency string, err error)
 	// LockWait is how long a commit, or another operation, waits for the log's lock before it fails; 0: 10 s.
 	LockWait time.Duration
@@ -72,8 +75,8 @@ type Log struct {
 	maxRooms map[string]int // by kind: the maximum number of rooms of a user
 }
 
-// MaxHold is how long a holder may keep the log's lock. Nothing can be appended meanwhile. The server ends a database
-// session that keeps the lock for longer.
+// MaxHold is how long a holder may keep the log's lock. Nothing can be appended meanwhile. The server ends the database
+// session of a holder that exceeds this time, but under HoldLock perhaps only after twice this time.
 const MaxHold = 2 * time.Second
 
 // timeouts bound how long an instance waits for the log's lock, and how long it holds the lock.
@@ -123,9 +126,10 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 	return l, nil
 }
 
-// Run commits writes, listens for the commits of other instances, and prunes old outcomes, until ctx ends. Then it
-// completes the transaction in flight; writes that still wait fail with an error that wraps retry.ErrUnavailable.
-// Commit works only while Run is running.
+// Run commits writes, notifies other instances of them, listens for the commits of other instances, and prunes old
+// outcomes, until ctx ends. Then it completes the transactions for the writes that it has taken from the queue; writes
+// that still wait in the queue fail with an error that wraps retry.ErrUnavailable. Before Run, writes wait in the
+// queue.
 func (l *Log) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	running.Go(func() { l.commitAll(ctx) })

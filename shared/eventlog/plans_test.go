@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/queryplan"
 )
 
-// explain executes a statement as the log does, rolls it back, and returns its plan.
+// explain executes a statement by a plan for its arguments, rolls it back, and returns the plan.
 func explain(t *testing.T, l *Log, statement string, args ...any) queryplan.Plan {
 	t.Helper()
 	return queryplan.Explain(t, l.o.Pool, statement, args...)
@@ -121,7 +121,7 @@ func TestPlans_LoadReadsNoMessageBodies(t *testing.T) {
 	assert.Zero(t, plans[0].Serialization.Hit, "pages of personal fields that were read")
 }
 
-// large commits a conversation between alice and the users others, in which each message has 32 KiB.
+// large commits a conversation between alice and the users in the parameter others, in which each message has 32 KiB.
 func large(t *testing.T, l *Log, id string, messages int, others ...string) {
 	t.Helper()
 	all := []proto.Message{started(id, append(others, "alice")...)}

@@ -51,7 +51,7 @@ type entry struct {
 	drafts      []draft
 	index       int            // of the command to which the entry belongs; -1: the entry belongs to an Append
 	memberOf    string         // the room of which the actor must be a member
-	otherwise   *refusal.Error // refusal of the command if the stream is not at the expected version
+	otherwise   *refusal.Error // refusal of the command if the stream is not at the expected version; nil: a conflict
 	fired       *TimerKey      // timer that sent the command; nil: none
 	span        trace.Span
 }
@@ -68,8 +68,8 @@ type draft struct {
 	message  proto.Message
 }
 
-// maxEvent is the maximum size of an event on its topic, in bytes, as size estimates it. Brokers accept up to 1 MiB by
-// default; the difference is for the fields that size does not count.
+// maxEvent is the maximum size of an event on its topic, in bytes, as draft.size estimates it. Brokers accept up to 1
+// MiB by default; the difference is for the fields that the estimate leaves out.
 const maxEvent = 900_000
 
 // size estimates the size of an event's record, in bytes.

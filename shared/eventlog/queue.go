@@ -8,8 +8,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// A transaction gets no further write once it has this number of writes, of events, or of bytes of events. The events
-// of writes that decide under the lock are not counted, because they do not exist yet.
+// A transaction gets no further write once it has maxWrites writes, maxEvents events, or events with maxBytes bytes.
+// The events of writes that decide under the lock are not counted, because they do not exist yet.
 const (
 	maxWrites = 512
 	maxEvents = 4096
@@ -55,7 +55,7 @@ func (q *queue) wake() {
 }
 
 // take removes from the queue the writes of the next transaction, and one write in quarantine for the transaction after
-// that.
+// that. It finishes writes whose context has ended.
 func (q *queue) take() (together []*pendingWrite, alone *pendingWrite) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

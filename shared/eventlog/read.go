@@ -16,7 +16,7 @@ import (
 // other arguments, and after tables have grown.
 const planned = pgx.QueryExecModeCacheDescribe
 
-// Query selects a part of the log. A field that is zero does not restrict the selection.
+// Query selects a part of the log. A field that is zero does not restrict the selection, except Limit and Partition.
 type Query struct {
 	After  catalog.Position // only events above this position
 	Until  catalog.Position // only events up to this position; 0: up to the head
@@ -35,7 +35,7 @@ type Query struct {
 // stream. No index helps with such a filter, so reading a page of a sparse topic has to be bounded.
 const maxSpan = 20_000
 
-// Page is a part of the log, ascending by position. Bodies are complete, except for fields that are redacted or
+// Page is a part of the log, ascending by position. Bodies lack the personal fields of events that are redacted or
 // expired.
 type Page struct {
 	Events   []envelope.Event

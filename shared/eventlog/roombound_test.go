@@ -90,8 +90,8 @@ WHERE member = $1 AND closed_position IS NULL`, user).Scan(&rooms))
 	}
 }
 
-// Many commands add one user to rooms at the same time, in one transaction and on two instances. Only as many as the
-// bound allows must be committed.
+// Many commands add one user to rooms at the same time, on two instances, often several in one transaction. Only as
+// many as the bound allows must be committed.
 func TestBoundRooms_IsExact(t *testing.T) {
 	t.Parallel()
 	const rooms, tries = 5, 40

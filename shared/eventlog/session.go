@@ -88,10 +88,10 @@ func (n notices) add() {
 }
 
 // notifyAll notifies other instances of commits until l.notices is closed. NOTIFY takes a lock of the whole database
-// cluster and holds the lock until its transaction has ended, fsync included. As part of commits, it would make all
-// commits in the cluster wait for each other. So each notification has a transaction of its own. They are sent one at a
-// time; all commits that are made meanwhile share the next notification. A failed notification is not repeated, because
-// followers of the log also poll it once a second.
+// cluster and holds the lock until its transaction has ended, fsync included. As part of commits, NOTIFY would make the
+// commits of all logs in the cluster wait for each other. So each notification has a transaction of its own.
+// Notifications are sent one at a time; all commits that are made meanwhile share the next notification. A failed
+// notification is not repeated, because followers of the log also poll it once a second.
 func (l *Log) notifyAll() {
 	for range l.notices {
 		position, _ := l.head.Now()

@@ -9,7 +9,7 @@ import (
 // In all statements, "owner" stands for the owner's schema.
 const (
 	// sqlHead reads the head of the log: the position of its newest event, or the floor of an incarnation without
-	// events.
+	// events. It also reads the current incarnation.
 	sqlHead = `SELECT greatest(i.floor, (SELECT max(position) FROM owner.events)), i.number, i.id, i.floor
 FROM owner.incarnations i ORDER BY i.number DESC LIMIT 1`
 	// sqlReincarnate begins the incarnation after number $1, unless another instance has begun one already. Its floor
@@ -22,7 +22,7 @@ WHERE i.number = $1`
 
 	// sqlGuard changes the settings of a database session or transaction that takes the log's lock. A wait for the lock
 	// is divided into slices (see lockWaitSlice). Plans are cached while tables grow, so the settings make the planner
-	// choose index lookups, which suit large tables. For the same reason, the statements below use LATERAL.
+	// choose index lookups, which suit large tables. For the same reason, statements below use LATERAL.
 	// synchronous_commit is switched on if the database has it off, because an acknowledged commit must survive a
 	// crash.
 	sqlGuard = `SELECT set_config('lock_timeout', $1, $3), set_config('idle_in_transaction_session_timeout', $2, $3),
@@ -113,8 +113,8 @@ SELECT count(*), coalesce(max(at), $2) FROM gone`
   opens, closes, subject, answers, traceparent, body`
 	afterPersonal = `, redacted, expires`
 
-	// sqlLoad reads the events that a decision needs, and the version of the newest event, which it reads from an index.
-	// It is a single statement, so it sees a single state of the stream.
+	// sqlLoad reads the events that a decision needs, and the version of the newest event, which it reads from an
+	// index. It is a single statement, so it sees a single state of the stream.
 	sqlLoad = `SELECT true AS wanted, ` + impersonal + ` FROM owner.events WHERE stream = $1 AND subject = '' AND version > $2
 UNION ALL
 SELECT true, ` + impersonal + ` FROM owner.events WHERE stream = $1 AND subject = ANY ($3::text[]) AND subject <> ''
@@ -126,14 +126,15 @@ ORDER BY version, wanted`
 
 	sqlRead = `SELECT ` + columns + ` FROM owner.events
 WHERE position > $1 AND position <= $2 AND ($4::text = '' OR topic = $4) ORDER BY position LIMIT $3`
-	// sqlReadStream orders by version, and so can use the index on stream and version. Within a stream, this is also the
-	// order of positions.
+	// sqlReadStream orders by version, and so can use the index on stream and version. Within a stream, this is also
+	// the order of positions.
 	sqlReadStream = `SELECT ` + columns + ` FROM owner.events
 WHERE stream = $5 AND version > $6 AND position > $1 AND position <= $2 AND ($4::text = '' OR topic = $4)
 ORDER BY version LIMIT $3`
 )
 
-// statements holds the statements above for one schema. Owners share connections, so each statement names its schema.
+// statements holds those of the statements above that read or write tables, for one schema. Owners share connections,
+// so each statement names its schema.
 type statements struct {
 	in func(string) string // returns another statement with the schema filled in
 

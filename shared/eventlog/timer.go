@@ -72,7 +72,7 @@ func eachTimer(stream string, version catalog.Version, at time.Time, d draft, f 
 	}
 }
 
-// timer records that a timer is set or, if row is nil, that it is gone.
+// timer records that a timer is set or, if the parameter row is nil, that the timer is gone.
 func (a *admission) timer(k timerKey, row *timerRow) {
 	a.timers[k] = row
 	if a.rows.timers == nil {
@@ -143,9 +143,9 @@ const (
 WHERE position > $1 AND position <= $2 AND type = ANY ($3::text[]) ORDER BY position LIMIT $4`
 )
 
-// ReadTimerChanges reads up to limit events of the given types, above the position after and up to the position until.
-// It returns the final changes that these events make to the timers, the number of events, and the position of the last
-// event.
+// ReadTimerChanges reads up to limit events of the given types, whose positions are above the parameter after and not
+// above the parameter until. It returns the final changes that these events make to the timers, the number of events,
+// and the position of the last event.
 func (l *Log) ReadTimerChanges(ctx context.Context, tx pgx.Tx, types []string, after, until catalog.Position, limit int) (
 	c *TimerChanges, events int, last catalog.Position, err error) {
 	found, err := tx.Query(ctx, l.SQL(sqlTimerEvents), planned, after, until, types, limit)

@@ -2,8 +2,8 @@ package eventlog
 
 import "sync"
 
-// waiting reports that a dependency is unavailable when the first waiter begins to wait for it, and that it is
-// available again when no waiter is left.
+// waiting calls its function report with an error when the first waiter begins to wait for a dependency, and with nil
+// when none of the dependency's waiters is left.
 type waiting struct {
 	report func(dependency string, err error)
 

@@ -14,20 +14,20 @@ import (
 // AnyVersion is the expected version of a write that does not depend on the stream's contents.
 const AnyVersion catalog.Version = -1
 
-// Write is a set of changes that are committed together or not at all: a run of commands that were decided one after
-// another on the same loaded stream, or a reaction to another owner's event.
+// Write is a set of changes that are committed together or not at all: usually a run of commands that were decided one
+// after another on the same loaded stream, or the effects of another owner's events.
 type Write struct {
-	// Stream is the stream that Commands change. Expected is the version of the stream when they were decided, or
-	// AnyVersion.
+	// Stream is the stream that the Commands change, except those with a Stream of their own. Expected is its version
+	// when the Commands were decided, or AnyVersion.
 	Stream   string
 	Expected catalog.Version
 	// Commands are in the order in which they were decided. A pair of Actor and CommandID must not occur twice, unless
 	// CommandID is empty.
 	Commands []Decided
-	// DecidedAt is the time at which the commands were decided; their events are not recorded with an earlier time.
-	// Zero: events are recorded with the log's clock.
+	// DecidedAt is the time at which the commands were decided. The events of the Write are recorded with the time of
+	// the log's clock at the commit, but never with a time before DecidedAt. Zero: the time is not known.
 	DecidedAt time.Time
-	// Appends are events that are not the outcome of a command, for any streams.
+	// Appends are events that do not follow from a command, for any streams.
 	Appends []Append
 	// Advance moves the checkpoint of a partition of another owner's topic; nil: none.
 	Advance *inbox.Advance
@@ -40,8 +40,8 @@ type Decided struct {
 	Actor     string
 	CommandID string // empty: the command's outcome is not stored
 	Type      string
-	// Digest is a digest of the command's contents. A command with the same id and another digest is refused
-	// (id_reused). Empty: every digest matches.
+	// Digest is a digest of the command's contents. A later command with the same Actor and CommandID and another
+	// digest is refused (id_reused). Empty: every digest matches.
 	Digest      string
 	Correlation string
 	TraceParent string // of the command; empty: the trace span in the context
@@ -72,7 +72,8 @@ type Decided struct {
 type Also struct {
 	Stream   string
 	Expected catalog.Version // or AnyVersion
-	// Otherwise is the refusal of the command (*RefusedError) if the stream is not at the expected version.
+	// Otherwise is the refusal of the command (*RefusedError) if the stream is not at the expected version. Nil: the
+	// Write fails with a *ConflictError.
 	Otherwise *refusal.Error
 	Event     proto.Message
 }
@@ -84,7 +85,7 @@ type TimerKey struct {
 	Generation catalog.Version
 }
 
-// Append is a set of events for one stream that are not the outcome of a command.
+// Append is a set of events for one stream that do not follow from a command.
 type Append struct {
 	Stream      string
 	Expected    catalog.Version // version of the stream, 0 if the stream must be new, or AnyVersion
@@ -102,7 +103,8 @@ type Committed struct {
 	// Version is the version of the Write's stream directly after the Write. If later writes of the same transaction
 	// append to the stream, its committed version is higher.
 	Version catalog.Version
-	// Position is that of the Write's last event, or the log's head if the Write has no events.
+	// Position is that of the Write's last event, or the log's head at that point of the transaction if the Write has
+	// no events.
 	Position catalog.Position
 	// At is the time with which the events were recorded.
 	At time.Time

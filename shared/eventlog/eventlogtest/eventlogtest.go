@@ -40,10 +40,10 @@ type Log struct {
 
 	mu       sync.Mutex
 	followed []projection.Applier
-	position catalog.Position // of the event that was committed last
+	position catalog.Position // of the newest event that AppendAll has committed
 }
 
-// Open opens the log of an owner ("chat"), with the migrations of its projections (nil: none).
+// Open opens and runs the log of an owner ("chat"), with the migrations of its projections (nil: none).
 func Open(t testing.TB, owner string, migrations fs.FS) *Log {
 	t.Helper()
 	l := &Log{t: t, owner: owner}
@@ -78,7 +78,7 @@ func (l *Log) require(err error) {
 	}
 }
 
-// run calls f until the test ends.
+// run calls f with a context that ends with the test.
 func (l *Log) run(f func(context.Context) error) {
 	l.running.Go(func() {
 		if err := f(l.work); err != nil && l.work.Err() == nil {
@@ -131,7 +131,8 @@ func (l *Log) AppendAll(events ...decidetest.Event) {
 	l.position = max(l.position, c.Position)
 }
 
-// As returns the context for a query of a user. The answer must contain every event that was appended so far.
+// As returns the context for a query of a user. The answer must contain every event that Append or AppendAll has
+// committed so far.
 func (l *Log) As(user string) context.Context {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -172,8 +173,8 @@ func (l *Log) Rows() (all []string) {
 	return all
 }
 
-// RequireRebuild rebuilds the followed projections from the beginning of the log, in other batches than Follow used. It
-// fails the test if a row differs from the live one.
+// RequireRebuild rebuilds the followed projections from the beginning of the log, usually in other batches than Follow
+// used. It fails the test if a rebuilt row differs from the live one.
 func (l *Log) RequireRebuild() {
 	l.t.Helper()
 	live := l.Rows()

@@ -21,7 +21,8 @@ type SourcePartition struct {
 
 // Checkpoint is the progress of consuming one partition of another owner's topic.
 type Checkpoint struct {
-	// Position is the position in the source's log up to which every record of the partition is applied.
+	// Position is the position in the source's log up to which every event of the partition is applied or belongs to a
+	// parked stream.
 	Position catalog.Position
 	// Index is the number of effects of the next event above Position that are applied already.
 	Index int
@@ -75,8 +76,8 @@ type Fence struct {
 	Partitions int32
 }
 
-// StaleCheckpointError reports that a checkpoint has moved since the write was decided, because another instance
-// consumes the partition.
+// StaleCheckpointError reports that a checkpoint has moved since the write was decided: another instance consumes the
+// partition, or an earlier attempt of the same write was committed. It also reports that a checkpoint does not exist.
 type StaleCheckpointError struct {
 	Of   SourcePartition
 	Have Checkpoint

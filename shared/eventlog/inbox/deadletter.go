@@ -11,7 +11,7 @@ import (
 )
 
 // DeadLetter identifies a dead letter of this owner by its place on the topic and by the id of its message. The place
-// alone is not enough, because a topic that is deleted and created again starts over with its offsets.
+// alone is not enough, because the offsets of a topic that is deleted and created again start over.
 type DeadLetter struct {
 	Partition int32
 	Offset    int64

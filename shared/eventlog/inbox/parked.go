@@ -139,13 +139,13 @@ func (i *Inbox) ParkedOf(ctx context.Context, source, topic string) (all []Parke
 	return all, revision, nil
 }
 
-// ListParked returns up to limit parked streams that follow the parked stream after, in the order of source, stream and
-// topic. If after is zero, ListParked begins with the first parked stream.
+// ListParked returns up to limit parked streams that follow the one in the parameter after, in the order of source,
+// stream and topic. If this parameter is the zero value, ListParked begins with the first parked stream.
 func (i *Inbox) ListParked(ctx context.Context, after Parked, limit int) ([]Parked, error) {
 	return i.parked(ctx, sqlListParked, after.Source, after.Stream, after.Topic, limit)
 }
 
-// ParkedStream returns the entries of a parked stream, one for each topic to which its events go.
+// ParkedStream returns the entries of a parked stream, one for each topic on which the stream is parked.
 func (i *Inbox) ParkedStream(ctx context.Context, source, stream string) ([]Parked, error) {
 	return i.parked(ctx, sqlParkedStream, source, stream)
 }

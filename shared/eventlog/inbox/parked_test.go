@@ -37,8 +37,8 @@ func consuming(t *testing.T, l *eventlog.Log, begin inbox.Checkpoint) func(from,
 	}
 }
 
-// The parked streams have changed since a write was decided. The write must be refused. If two writes resolve the same
-// parked stream, the second must be refused as well.
+// The parked streams have changed since a write was decided. The write must fail. If two writes resolve the same parked
+// stream, the second must fail as well.
 func TestCommit_ComparesParkedStreams(t *testing.T) {
 	t.Parallel()
 	l := logtest.Fresh(t)

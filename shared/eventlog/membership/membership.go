@@ -47,8 +47,8 @@ FROM owner.memberships WHERE room = $1 AND member = $2 ORDER BY opened_position`
 var maxChanges = 500
 
 // Rooms returns the rooms that each user is in, sorted by name, and the head of the log as of which they were read. A
-// user with thousands of rooms takes little longer than one with few, because Rooms keeps the rooms of such users in
-// lists, each of which is read as a whole.
+// user without rooms is absent from the result. Reading thousands of rooms of a user takes little longer than reading a
+// few, because Rooms stores many rooms of one user in a list, which is read as a whole.
 func Rooms(ctx context.Context, l *eventlog.Log, users []string) (rooms map[string][]string, asOf eventlog.Point, err error) {
 	fail := func(err error) (map[string][]string, eventlog.Point, error) {
 		return nil, eventlog.Point{}, fmt.Errorf("read the rooms of %d users: %w", len(users), eventlog.Unavailable(err))
@@ -86,7 +86,7 @@ func Rooms(ctx context.Context, l *eventlog.Log, users []string) (rooms map[stri
 }
 
 // apply returns the rooms of a list with later changes, sorted by name. A room that was closed and opened again is in
-// both changes, and stays.
+// both parameters opened and closed, and stays.
 func apply(list *string, opened, closed []string) (rooms []string) {
 	if list != nil && *list != "" {
 		rooms = strings.Split(*list, ",")

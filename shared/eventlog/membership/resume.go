@@ -67,8 +67,9 @@ FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS u (member, after, index
   WHERE c.member = u.member AND c.closed_position > u.after) m
 UNION ALL (SELECT 0, '', 0, 0, greatest(i.floor, (SELECT max(position) FROM owner.events)), i.id
   FROM owner.incarnations i ORDER BY i.number DESC LIMIT 1)`
-	// sqlCountGaps counts at most $4 events of each gap and at most $5 of all gaps, in the order of the gaps and from
-	// an index alone. The nested loops of LATERAL process the gaps in order, and end with the outer limit.
+	// sqlCountGaps counts at most $4 events of each gap (see interval.Gap) and at most $5 events of all gaps, in the
+	// order of the gaps and from an index alone. The nested loops of LATERAL process the gaps in order, and stop at the
+	// outer LIMIT.
 	sqlCountGaps = `SELECT few.index, count(*) FROM (
   SELECT g.index FROM unnest($1::text[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS g (room, after, until, index),
   LATERAL (SELECT FROM owner.event_rooms r
@@ -84,7 +85,7 @@ LATERAL (SELECT r.position FROM owner.event_rooms r
 LATERAL (SELECT octet_length(body) + coalesce(octet_length(personal), 0) AS bytes FROM owner.events e
   WHERE e.position = r.position LIMIT 1) e
 GROUP BY g.index`
-	// sqlGapPositions selects the positions of the events of gaps, and the positions $4.
+	// sqlGapPositions selects the positions of the events of gaps, and the positions in $4.
 	sqlGapPositions = `SELECT r.position FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS g (room, after, until), LATERAL (
   SELECT position FROM owner.event_rooms r
   WHERE r.room = g.room AND r.position > g.after AND r.position <= g.until) r
@@ -117,7 +118,8 @@ func (x reader) resume(ctx context.Context, resumers []Resumer, b Bounds) (Misse
 		return Missed{}, err
 	}
 	head := asOf.Position
-	// Events up to the head do not change, so statements that see a later state of the log may read them.
+	// Events up to the head do not change, except that they may be redacted, so statements that see a later state of
+	// the log may read them.
 	g := newGaps(resumers, intervals, head)
 	if err := x.count(ctx, g, b.Events); err != nil {
 		return Missed{}, err
@@ -170,8 +172,8 @@ func (x reader) intervalsSince(ctx context.Context, resumers []Resumer) ([][]int
 	return all, head, err
 }
 
-// count counts the events of the gaps, as far as the numbers matter: a gap with more than limit events counts as
-// limit+1, and once the sum exceeds what a result can contain, the remaining gaps stay uncounted.
+// count counts the events of the gaps, as far as the numbers matter: a gap with more events than the parameter limit
+// counts as limit+1, and once the sum exceeds what a result can contain, the remaining gaps stay uncounted.
 //
 // Small gaps are counted before large ones, because more of them fit into a result. The first pass counts each gap up
 // to an equal share of one result. The second pass counts the larger gaps up to an equal share of four results. The
@@ -269,12 +271,13 @@ type size struct{ events, bytes int }
 
 func (s size) plus(o size) size { return size{s.events + o.events, s.bytes + o.bytes} }
 
-// beyond returns the size that has to be read in addition to o.
+// beyond returns by how much s exceeds o: the size that has to be read in addition to o.
 func (s size) beyond(o size) size { return size{max(0, s.events-o.events), max(0, s.bytes-o.bytes)} }
 
 func (s size) over(bound size) bool { return s.events > bound.events || s.bytes > bound.bytes }
 
-// gaps holds the gaps (see interval.Gap) of all resumers. Resumers with the same position share gaps.
+// gaps holds the gaps (see interval.Gap) of all resumers. Resumers who have missed the same positions of a room share a
+// gap.
 type gaps struct {
 	resumers  []Resumer
 	intervals [][]interval.Interval
@@ -282,7 +285,7 @@ type gaps struct {
 	of        [][]interval.Gap // by resumer
 	all       []interval.Gap   // each once
 	seen      map[interval.Gap]bool
-	sizes     map[interval.Gap]size // of counted gaps; bytes is set once a gap is measured
+	sizes     map[interval.Gap]size // of counted gaps; the field bytes is 0 until a gap is measured
 
 	chosen     []interval.Gap     // to be read
 	boundaries []catalog.Position // positions of the events at which the memberships begin and end
@@ -309,8 +312,9 @@ func (g *gaps) add(resumer int, n interval.Gap) {
 
 func (g *gaps) counts(n interval.Gap, events int) { g.sizes[n] = size{events: events} }
 
-// choose returns the rooms to read for each resumer: some of the candidates or, if candidates is nil, of all rooms. The
-// result leaves out the last resumers if the events of all resumers would exceed maxMissed.
+// choose returns the rooms to read for each resumer: some of the rooms in the parameter candidates or, if this
+// parameter is nil, some of all rooms. The result leaves out the last resumers if the events of all resumers would
+// exceed maxMissed.
 func (g *gaps) choose(b Bounds, candidates []map[string]bool) (near []map[string]bool) {
 	read := map[string]size{} // by room: the approximate size of the events that are chosen for earlier resumers
 	var total size

@@ -10,7 +10,7 @@ import (
 // Statement is a statement that writes the rows of a batch.
 type Statement struct {
 	sql string
-	key int // number of leading columns that form the key; a later row of a batch replaces rows with its key; 0: no key
+	key int // number of leading columns that form the key; a row replaces an earlier one with the same key; 0: no key
 }
 
 // sqlByIndex makes the server write a batch by index lookups, whatever the statistics of quickly grown tables suggest.
@@ -51,7 +51,8 @@ func (b *Batch) Add(s *Statement, values ...any) {
 	r.all, r.kept = append(r.all, values), r.kept+1
 }
 
-// Row returns the row of a statement in this batch whose key has the given values, or nil if no row has this key.
+// Row returns the row that this batch has for a statement and the given values of the statement's key, or nil if there
+// is none.
 func (b *Batch) Row(s *Statement, values ...any) []any {
 	r := b.rows[s]
 	if r == nil {
@@ -63,7 +64,8 @@ func (b *Batch) Row(s *Statement, values ...any) []any {
 	return nil
 }
 
-// Remove removes the row of a statement from this batch whose key has the given values, if there is such a row.
+// Remove removes the row that this batch has for a statement and the given values of the statement's key, if there is
+// one.
 func (b *Batch) Remove(s *Statement, values ...any) {
 	r, k := b.rows[s], keyOf(values)
 	if r == nil {

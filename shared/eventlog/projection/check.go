@@ -12,9 +12,10 @@ import (
 )
 
 // Check returns an error for each event of a projection's streams for which the projection has neither On nor Ignore.
-// It also returns an error for each event that a projection declares twice or that is not of its streams, for each kind
-// in a projection's Streams that the owner does not have, for a projection without tables, and for each table or name
-// that two projections share.
+// It also returns an error for each event that a projection declares twice or that is not of its streams, for each
+// declared message that is not an event, for each kind in a projection's Streams that the owner does not have, for a
+// projection without tables, and for each table or name that two projections share or that is the name of the timers
+// (eventlog.TimersName).
 func Check(c *catalog.Catalog, owner string, all ...*Projection) error {
 	var problems []error
 	names := map[string]bool{eventlog.TimersName: true} // the timers are rebuilt under this name
@@ -70,11 +71,11 @@ func (p *Projection) check(c *catalog.Catalog, owner string) (problems []error) 
 }
 
 // CheckTables returns an error for each table of a service's schema that belongs to no projection, and for each table
-// of a projection that does not exist. The function other reports whether a table is not for projections, such as a
-// table of jobs.
+// that a projection names and that does not exist. The function other reports whether a table is not for projections,
+// such as a table of jobs.
 //
-// Tables that a later release has added belong to no projection of this release. They are not an error, so that this
-// release can be started again after the later one.
+// If a later release has migrated the schema, tables without a projection are not an error, so that this release can be
+// started again after the later one.
 func CheckTables(ctx context.Context, l *eventlog.Log, other func(table string) bool, all ...*Projection) error {
 	tables, later, err := l.OwnerTables(ctx)
 	if err != nil {

@@ -22,9 +22,9 @@ import (
 type Applier interface {
 	// Name is the key under which the projection's position is stored. It must never change.
 	Name() string
-	// Apply writes the rows that follow from events, which ascend by position. Each event is applied once. The
-	// search_path of the transaction is the owner's schema. Every statement costs a round trip, unless several are sent
-	// in one batch.
+	// Apply writes the rows that follow from events, which ascend by position. Each event takes effect once. The
+	// search_path of the transaction is the owner's schema or, in a rebuild, the schema with the new tables. Every
+	// statement costs a round trip, unless several are sent in one batch.
 	Apply(ctx context.Context, tx Tx, events []envelope.Event) error
 }
 

@@ -88,7 +88,7 @@ func configured(t testing.TB, change func(*pgxpool.Config)) func(*eventlog.Optio
 }
 
 // learn makes an instance read the log's newest position, over a connection of the test. In an instance that runs, the
-// listener for notifications does that.
+// listener for notifications (Log.listen) reads it.
 func learn(t testing.TB, url string, l *eventlog.Log) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), url)

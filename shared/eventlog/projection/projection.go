@@ -6,7 +6,7 @@
 // batch, the tables that a rebuild replaces and compares, and the checks at the start of a service. A service does not
 // start if an event has neither a function nor an Ignore, or if a table has no projection.
 //
-// Follow applies the log to a projection, and package rebuild rebuilds it.
+// Follow applies the log to a projection, and package rebuild rebuilds projections.
 package projection
 
 import (
@@ -49,7 +49,8 @@ type Event struct {
 	ID string
 }
 
-// Declare declares a projection. The name is the key under which its position is stored. It must never change.
+// Declare declares a projection. The parameter name is the key under which the projection's position is stored, and
+// must never change.
 func Declare(name string, o Options) *Projection {
 	return &Projection{name: name, o: o, functions: map[string]function{}, ignored: map[string]bool{}}
 }
@@ -59,9 +60,9 @@ func Declare(name string, o Options) *Projection {
 // statements of a batch are executed in the order of their declaration. A statement must not name a schema, because a
 // rebuild executes it in another schema.
 //
-// The parameter key is a number of leading columns. Within a batch, a row replaces an earlier row that has the same
-// values in these columns. If key is 0, each row is kept. One execution of a statement cannot change a row of a table
-// twice, so an update, or an insert with ON CONFLICT, needs a key.
+// The parameter key is a number of leading columns, at most maxKey. Within a batch, a row replaces an earlier row that
+// has the same values in these columns. If key is 0, each row is kept. One execution of a statement cannot change a row
+// of a table twice, so an update, or an insert with ON CONFLICT, needs a key.
 func (p *Projection) Statement(key int, sql string) *Statement {
 	s := &Statement{sql: sql, key: key}
 	p.statements = append(p.statements, s)
@@ -114,7 +115,7 @@ func (p *Projection) Name() string { return p.name }
 // Tables returns the tables that the projection writes, without a schema.
 func (p *Projection) Tables() []string { return slices.Clone(p.o.Tables) }
 
-// Apply writes the rows that follow from events, in one round trip.
+// Apply writes the rows that follow from events, in one round trip if there are rows.
 func (p *Projection) Apply(ctx context.Context, tx Tx, events []envelope.Event) error {
 	b := &Batch{rows: map[*Statement]*rows{}}
 	for _, e := range events {

@@ -38,8 +38,8 @@ func ReadConsistently(ctx context.Context, l *eventlog.Log, read func() error) e
 	}
 }
 
-// WaitFor returns when some instance has applied the log to a projection up to a position. Read the rows within the
-// same call of ReadConsistently.
+// WaitFor returns when some instance has applied the log to a projection up to a position, or with an error when ctx
+// ends. Read the rows within the same call of ReadConsistently.
 func WaitFor(ctx context.Context, l *eventlog.Log, projection string, position catalog.Position) error {
 	here := l.Applied().Of(projection)
 	if have, _ := here.Now(); have >= position {

@@ -69,7 +69,7 @@ const (
 // the new ones, as of the swap. The migrations must name their tables without a schema, and create only tables with
 // their indexes and sequences.
 //
-// Grants on the old tables are lost. One rebuild of an owner runs at a time.
+// Grants on the old tables are lost. One rebuild of an owner runs at a time; a second one fails.
 func Projections(ctx context.Context, l *eventlog.Log, o Options) (Result, error) {
 	s := newShadow(l)
 	s.rebuild = o
@@ -254,7 +254,7 @@ WHERE c.contype = 'f' AND a.relnamespace = $1::regnamespace
   AND (b.relnamespace <> a.relnamespace OR (a.relname = ANY ($2)) <> (b.relname = ANY ($2)))`
 )
 
-// survey checks that the shadow can replace the live tables.
+// survey lists the tables to rebuild, and checks that those of the shadow can replace the live ones.
 func (s *shadow) survey(ctx context.Context) error {
 	schema := pgx.Identifier{s.schema}.Sanitize()
 	others, err := s.texts(ctx, sqlOthers, schema)
@@ -308,7 +308,7 @@ func (s *shadow) follow(ctx context.Context) error {
 }
 
 // applyNext applies the next batch to the shadow. The transaction does not wait for the disk: after a crash of the
-// server the rebuild starts over.
+// server, the rebuild fails anyway.
 func (s *shadow) applyNext(ctx context.Context) (applied int, err error) {
 	var last catalog.Position
 	err = pgx.BeginFunc(ctx, s.keeper, func(tx pgx.Tx) error {
@@ -361,7 +361,8 @@ FROM unnest($1::text[]) AS n (name) LEFT JOIN owner.projections p USING (name)`)
 
 // swap replaces the live tables. It takes the log's lock, so that nothing is appended and the live rows stop changing
 // once they have caught up. Under the lock, it applies the remaining events to the shadow and swaps the tables. The
-// returned snapshot sees the old rows and the new ones as of the same position.
+// returned snapshot sees the old rows and the new ones as of the same position, unless the old rows are behind (see
+// Result.Behind).
 func (s *shadow) swap(ctx context.Context, compare *pgxpool.Conn) (r Result, snapshot pgx.Tx, err error) {
 	var live catalog.Position
 	r.Held, err = s.log.HoldLock(ctx, s.keeper, func(ctx context.Context) error {

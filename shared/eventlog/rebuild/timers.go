@@ -22,8 +22,8 @@ ALTER INDEX shadow.timers_due_idx RENAME TO timers_by_due`
   (SELECT position FROM owner.events WHERE position > $1 ORDER BY position LIMIT $2) s`
 	sqlClearTimers = `DELETE FROM shadow.timers t USING unnest($1::text[], $2::text[]) AS n (stream, key)
 WHERE t.stream = n.stream AND t.key = n.key`
-	// sqlFillTimers leaves out the timers that were sent. A timer was sent if its command has an outcome. Because
-	// outcomes are pruned, a timer that was due before $8 also counts as sent.
+	// sqlFillTimers inserts timers, except those that were sent. A timer was sent if its command has an outcome.
+	// Because outcomes are pruned, a timer that was due before $8 also counts as sent.
 	sqlFillTimers = `INSERT INTO shadow.timers (stream, key, generation, due, command, body, command_id)
 SELECT n.* FROM unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[], $5::text[], $6::bytea[], $7::text[])
   AS n (stream, key, generation, due, command, body, command_id)
@@ -40,7 +40,8 @@ const (
 
 // Timers rebuilds the timers from the log and its outcomes, beside the live ones, and compares both. No timer fires
 // meanwhile. Timers reads most of the log without the log's lock, and holds it only for the newest events and the swap.
-// It calls progress, which may be nil, after each step. It does not run at the same time as Projections.
+// It calls the function progress after each step; nil: not called. While another rebuild of the owner runs, Timers
+// fails.
 func Timers(ctx context.Context, l *eventlog.Log, progress func(Progress)) (rebuilt Result, err error) {
 	if progress == nil {
 		progress = func(Progress) {}
@@ -108,8 +109,8 @@ func (s *timerShadow) run(ctx context.Context) (Result, error) {
 	})
 }
 
-// follow applies the log up to its end. If bound is not 0, follow returns errBusy once it has applied more than bound
-// events.
+// follow applies the log up to its end. If the parameter bound is not 0, follow returns errBusy once it has applied
+// more than this number of events that set or cancel timers.
 func (s *timerShadow) follow(ctx context.Context, bound int) error {
 	for passed := 0; ; {
 		var end *catalog.Position
@@ -133,8 +134,8 @@ func (s *timerShadow) follow(ctx context.Context, bound int) error {
 	}
 }
 
-// applyPage applies the next page of events, up to the position end. The transaction does not wait for the disk: after
-// a crash of the server the rebuild starts over.
+// applyPage applies the next page of events that set or cancel timers, up to the position in the parameter end. The
+// transaction does not wait for the disk: after a crash of the server, the rebuild fails anyway.
 func (s *timerShadow) applyPage(ctx context.Context, end catalog.Position) (applied int, err error) {
 	position := end
 	err = pgx.BeginFunc(ctx, s.keeper, func(tx pgx.Tx) error {

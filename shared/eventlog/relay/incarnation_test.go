@@ -98,8 +98,8 @@ func TestIncarnation_ChangesWhereATopicIsAheadOfTheLog(t *testing.T) {
 	assert.Equal(t, "after", page.Events[0].Cause)
 }
 
-// All instances restart on a database that has lost commits, and the broker does not answer at first. The relay must try
-// again, instead of treating the topics as missing.
+// All instances restart on a database that has lost commits, and the broker does not answer at first. The relay must
+// try again, instead of treating the topics as missing.
 func TestIncarnation_ChangesAlsoIfTheBrokerAnswersLate(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -116,7 +116,7 @@ func TestIncarnation_ChangesAlsoIfTheBrokerAnswersLate(t *testing.T) {
 	})
 	lose(t, instance(t, url), 6)
 	l := running(t, url)
-	var failed, asked sync.Map // the topics for which the broker has not answered once
+	var failed, asked sync.Map // topics for which one request has timed out
 	relaying(t, l, b, lastOf(b), func(r *Relay) {
 		last := r.o.LastRecords
 		timeout := fmt.Errorf("read from the broker: %w", context.DeadlineExceeded)
@@ -138,8 +138,8 @@ func TestIncarnation_ChangesAlsoIfTheBrokerAnswersLate(t *testing.T) {
 	meshtest.Eventually(t, "a new incarnation begins", func() bool { return l.Incarnation() != first })
 }
 
-// Events were lost, and their positions were given to other events before anybody noticed the loss. The relay finds a
-// record in a topic whose position belongs to another event in the log. The relay must begin a new incarnation.
+// Events were lost, and their positions were given to other events before anybody noticed the loss. In a topic, the
+// relay finds a record whose position belongs to another event in the log. The relay must begin a new incarnation.
 func TestIncarnation_ChangesIfTheLogHasAnotherEvent(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

@@ -28,9 +28,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
-// Publisher publishes the messages of a Relay; bus.Publisher implements it. It keeps the order of messages with the
-// same key, and puts messages into the partition that their metadata names. A failed call may have published some of
-// the messages.
+// Publisher publishes the messages of a Relay; bus.Publisher implements it. Publish keeps the order of messages with
+// the same key, and puts messages into the partition that their metadata names. A failed call may have published some
+// of the messages.
 type Publisher interface {
 	Publish(topic string, messages ...*message.Message) error
 }
@@ -50,7 +50,8 @@ type Options struct {
 	PositionEvery time.Duration
 	// SignOfLife is the maximum interval between two records of a partition, even if it does not lag; 0: 30 s.
 	SignOfLife time.Duration
-	// CountEvery is the interval between calls of Partitions; 0: 5 s.
+	// CountEvery is the interval between calls of Partitions for a topic, and between attempts to publish to a paused
+	// topic; 0: 5 s.
 	CountEvery time.Duration
 }
 
@@ -72,10 +73,10 @@ const (
 // Relay publishes a log to its topics, in order and at least once. Of all relays of one log, on all instances, one
 // works at a time. A relay publishes nothing to a partition while older records of that partition are unconfirmed. Each
 // record contains the position of the previous record in its partition, and the relay writes position records, which
-// contain only the log's position, into partitions that lag behind the log. So a reader that stores one position per
-// partition detects repeated and missing events.
+// contain the log's position instead of an event, into partitions that lag behind the log. So a reader that stores one
+// position per partition detects repeated and missing events.
 //
-// The relay chooses the partition of an event, by the partition count of the topic's current epoch. When a topic has
+// The relay chooses the partition of an event by the partition count of the topic's current epoch. When a topic has
 // grown, the relay writes a fence into all its partitions before it uses the new count. If the relay cannot publish to
 // a topic, because the topic has vanished, shrunk or is forbidden, the relay pauses the topic, logs an error, and
 // reports that it waits for Kafka (eventlog.Options.Waiting). Other topics are not delayed. Once publishing works
@@ -136,9 +137,9 @@ type leading struct {
 	pending     *shipment // published, but not confirmed yet; nil: nothing is in flight
 	read        time.Time // when the log was last read
 
-	confirmed sequence  // the part of sequence that is confirmed and may be saved
-	unsaved   bool      // confirmed has changed since it was saved
-	saved     time.Time // when confirmed was last saved
+	confirmed sequence  // the part of the field sequence that is confirmed and may be saved
+	unsaved   bool      // whether the field confirmed has changed since it was saved
+	saved     time.Time // when the field confirmed was last saved
 }
 
 // lead waits for the lease, and relays while this instance holds it.
@@ -162,8 +163,8 @@ func (r *Relay) lead(ctx context.Context, delay *retry.Backoff) (err error) {
 	r.log.SetWaiting("relay", "postgres", nil)
 	r.logger.InfoContext(ctx, "relay leads", "position", x.sequence.Position, "incarnation", x.incarnation)
 	defer func() {
-		// Wait for the confirmation of the events in flight, and save it. The next leader publishes events above the
-		// saved position again.
+		// Wait until the events in flight are confirmed, and save their position. The next leader publishes events
+		// above the saved position again.
 		if x.settle(ctx) == nil {
 			_ = x.save(ctx, true)
 		}
@@ -224,7 +225,8 @@ func (x *leading) idle() time.Duration {
 	return time.Until(next)
 }
 
-// restore reads the saved state of the relay. More may have been published than was saved.
+// restore begins a new incarnation if the log has lost commits (see recogniseLoss), and reads the saved state of the
+// relay. More may have been published than was saved.
 func (x *leading) restore(ctx context.Context) error {
 	if err := x.recogniseLoss(ctx); err != nil {
 		return err
@@ -263,7 +265,7 @@ func (x *leading) ship() *shipment {
 }
 
 // prepare makes a shipment of the next events of the log and of the position records that are due. It returns nil if
-// there is nothing to publish.
+// there are neither events nor position records.
 func (x *leading) prepare(ctx context.Context) (*shipment, error) {
 	events, err := x.next(ctx)
 	if err != nil {
@@ -421,7 +423,7 @@ func (r *Relay) begin(ctx context.Context, events int) *sending {
 }
 
 // event starts the trace span of an event and stores this span in the event's traceparent. If neither the batch nor the
-// event's trace is recorded, the event keeps the traceparent of its cause.
+// event's trace is recorded, the event keeps its traceparent.
 func (x *sending) event(e *eventlog.Logged, to topicPartition) {
 	if !x.batch.IsRecording() && !sampled(e.TraceParent) {
 		return

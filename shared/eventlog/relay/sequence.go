@@ -7,8 +7,9 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
-// sequence is the progress of a relay. All events up to Position were handed to the publisher. Last has the position of
-// the newest record, by topic and partition. Topics has the current epoch of each topic.
+// sequence is the progress of a relay. All events up to Position are in a shipment, except those of paused topics and
+// of topics that the catalog does not have. Last has the position of the newest record, by topic and partition; in a
+// paused topic, the position of the newest event that was left out. Topics has the current epoch of each topic.
 type sequence struct {
 	Position catalog.Position
 	Last     map[string]map[int32]catalog.Position
@@ -49,7 +50,7 @@ func (s *sequence) append(p topicPartition, position catalog.Position, now time.
 	return before
 }
 
-// due returns when the log's position must be written into a partition. For a partition that lags, this is the time of
+// due returns when a position record must be written into a partition. For a partition that lags, this is the time of
 // its last position record plus the parameter interval. For any other partition, this is the time of its last record
 // plus the parameter life. A partition into which this relay has written nothing is due at once.
 func (s *sequence) due(p topicPartition, interval, life time.Duration) time.Time {
@@ -63,8 +64,8 @@ func (s *sequence) due(p topicPartition, interval, life time.Duration) time.Time
 	return recorded.Add(life)
 }
 
-// announce records that the log's position is written into a partition. It returns that position and the position of
-// the previous record.
+// announce records that a position record is written into a partition. It returns the position in this record, and the
+// position of the previous record.
 func (s *sequence) announce(p topicPartition, now time.Time) (position, before catalog.Position) {
 	before = s.append(p, s.Position, now)
 	s.announced[p] = now

@@ -292,7 +292,8 @@ func (x *leading) fence(ctx context.Context, t *topic) error {
 }
 
 // publish sends the messages of all topics that are not paused, each topic independently. It returns at once, and
-// retries in the background until the messages are confirmed or ctx ends; settled waits for that.
+// retries in the background until the messages of a topic are confirmed, the topic turns out to be unusable, or ctx
+// ends. The method settled waits for the result.
 func (n *shipment) publish(ctx context.Context) {
 	x := n.relay
 	var sends errgroup.Group
@@ -314,7 +315,7 @@ func (n *shipment) publish(ctx context.Context) {
 	go func() { n.done <- sends.Wait() }()
 }
 
-// settled waits until all messages are confirmed, and pauses the topics that turned out to be unusable.
+// settled waits until publish has ended in the background, and pauses the topics that turned out to be unusable.
 func (n *shipment) settled(ctx context.Context) error {
 	err := <-n.done
 	n.spans.end(err)
@@ -324,7 +325,9 @@ func (n *shipment) settled(ctx context.Context) error {
 	return err
 }
 
-// publishTo returns when all messages are confirmed, when the topic turns out to be unusable, or when ctx ends.
+// publishTo publishes messages to a topic, and a position record in place of each event that the broker refuses
+// permanently (see standIn). It returns when all of them are confirmed, when the topic turns out to be unusable, or
+// when ctx ends.
 func (x *leading) publishTo(ctx context.Context, t *topic, of epoch, messages []*message.Message) (unusable, err error) {
 	var delay retry.Backoff
 	for {

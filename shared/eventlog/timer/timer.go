@@ -1,4 +1,4 @@
-// Package timer reads the timers of a log that are due. One instance at a time sends their commands. Commits of package
+// Package timer reads the due timers of a log, and lets one instance at a time send their commands. Commits of package
 // eventlog set the timers that events declare. The commit that stores the outcome of a timer's command removes the
 // timer.
 package timer
@@ -35,8 +35,8 @@ const (
 	// seenInterval bounds how long Await waits for a notification that the log has moved. Then it reads the timers even
 	// without a notification.
 	seenInterval = time.Second
-	// pollInterval is the minimum interval between two reads of the timers. A new timer that is due before all others
-	// is noticed after this time.
+	// pollInterval is the minimum interval between two reads of the timers, and between two attempts of Pause. A new
+	// timer that is due before all others is usually noticed within about this time.
 	pollInterval = 50 * time.Millisecond
 	// maxTurn bounds a turn (see Turn). The database session that holds the turn's lock is idle during the turn. After
 	// maxTurn the server ends the session, and another instance can take over.
@@ -76,9 +76,9 @@ func next(ctx context.Context, l *eventlog.Log) (due, now time.Time, err error) 
 	return due, time.UnixMicro(nowAt).UTC(), nil
 }
 
-// Turn calls f while no other instance sends the commands of timers. If another one does, Turn does nothing and returns
-// false. If f takes longer than maxTurn, another instance may begin its turn before f returns. Turn keeps no statement
-// waiting and no transaction open while f runs.
+// Turn calls f while no other instance sends the commands of timers. If another instance sends them, Turn does nothing
+// and returns false. If f takes longer than maxTurn, another instance may begin its turn before f returns. Turn keeps
+// no statement waiting and no transaction open while f runs.
 func Turn(ctx context.Context, l *eventlog.Log, f func(context.Context) error) (got bool, err error) {
 	return turn(ctx, l, maxTurn, f)
 }
@@ -98,7 +98,7 @@ func Pause(ctx context.Context, l *eventlog.Log, f func(context.Context) error) 
 }
 
 // turn is Turn with a bound that the caller chooses: the server ends the turn once the database session that holds the
-// turn's lock has been idle for the duration silence. If silence is 0, there is no bound.
+// turn's lock has been idle for the time in the parameter silence. If this parameter is 0, there is no bound.
 func turn(ctx context.Context, l *eventlog.Log, silence time.Duration, f func(context.Context) error) (got bool, err error) {
 	conn, err := l.Options().Pool.Acquire(ctx)
 	if err != nil {
@@ -117,7 +117,7 @@ func turn(ctx context.Context, l *eventlog.Log, silence time.Duration, f func(co
 			_ = conn.Conn().Close(ctx) // ending the database session releases the lock
 		}
 	}()
-	// The server ends the turn of a process that freezes, and a turn that takes longer than silence.
+	// The server ends the turn of a process that freezes, and a turn that takes longer than the parameter silence.
 	_, err = conn.Exec(ctx, "SELECT set_config('idle_session_timeout', $1, false)",
 		strconv.FormatInt(silence.Milliseconds(), 10)+"ms")
 	if err != nil {

@@ -22,9 +22,9 @@ func (e *dataError) Unwrap() error { return e.err }
 // Data marks an error as caused by the data that was written or read. It keeps the error's text.
 func Data(err error) error { return &dataError{err} }
 
-// IsData reports whether the data that was written or read is at fault. All other errors are the database's: lost or
-// refused connections, resources, time-outs, a server that shuts down or has become a standby, a missing schema or
-// missing rights.
+// IsData reports whether the data that was written or read is at fault. All other errors are attributed to the
+// database, such as lost or refused connections, exhausted resources, time-outs, a server that shuts down or has become
+// a standby, and missing schemas, tables or rights.
 func IsData(err error) bool {
 	var own *dataError
 	if errors.As(err, &own) || errors.As(err, new(pgx.ScanArgError)) {

@@ -95,7 +95,8 @@ func Pool(t testing.TB, url string) *pgxpool.Pool {
 	return p
 }
 
-// During calls run until the test ends. The test fails if run returns an error.
+// During calls the function run with a context that ends with the test. The test fails if the function returns an
+// error.
 func During(t testing.TB, run func(context.Context) error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -140,8 +141,8 @@ func TransactionID(t testing.TB, p *pgxpool.Pool) (xid int64) {
 
 // RequireNoSnapshot asserts that an operation which waits for an advisory lock keeps no old snapshot, so that the
 // database can be vacuumed meanwhile. It also asserts that the operation succeeds once the lock is released. The
-// operation must use connections with the name "waiter". If polls is set, the operation polls for the lock; otherwise
-// it waits in the server's queue.
+// operation must use connections with the name "waiter". If the parameter polls is true, the operation polls for the
+// lock; otherwise it waits in the server's queue.
 func RequireNoSnapshot(t *testing.T, url string, key int64, polls bool, operation func(context.Context) error) {
 	t.Helper()
 	other := Pool(t, url)

@@ -24,7 +24,7 @@ type Plan struct {
 }
 
 // Explain executes a statement, rolls back what the statement has changed, and returns its plan. The server plans the
-// statement for its arguments, as it does for the statements of a log.
+// statement for its arguments, as it does for the statements that a log executes with the mode eventlog.planned.
 func Explain(t *testing.T, pool *pgxpool.Pool, statement string, args ...any) Plan {
 	t.Helper()
 	tx, err := pool.Begin(t.Context())
@@ -36,7 +36,7 @@ func Explain(t *testing.T, pool *pgxpool.Pool, statement string, args ...any) Pl
 	return plans[0].Plan
 }
 
-// Walk calls visit for the node and all nodes below it.
+// Walk calls the function visit for the node and all nodes below it.
 func (p Plan) Walk(visit func(Plan)) {
 	visit(p)
 	for _, c := range p.Plans {
