@@ -16,8 +16,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/filelock"
 )
 
-// dataDir is the directory in which `edumatrix up` stores all data that must survive a restart. Only one process at a
-// time uses it.
+// dataDir is the directory of `edumatrix up`. It contains the secrets, the data of the embedded PostgreSQL and Kafka,
+// and the file with which other subcommands find the mesh. At most one `edumatrix up` at a time uses it.
 type dataDir struct {
 	path string
 	lock *filelock.Lock
@@ -55,8 +55,8 @@ func (d *dataDir) close() {
 
 func (d *dataDir) sub(name string) string { return filepath.Join(d.path, name) }
 
-// secrets are the generated secrets of a mesh. They are generated at the first start and stored in a file that no other
-// account of the machine can read.
+// secrets are the generated secrets of a mesh. They are generated at the first start and stored in the file
+// secrets.json, with mode 0600.
 type secrets struct {
 	JWTSecret        string `json:"jwt_secret"`
 	PostgresPassword string `json:"postgres_password"`
@@ -83,7 +83,8 @@ const (
 	lockFile = "lock"
 )
 
-// runningMesh is the file in the data directory in which `edumatrix up` describes itself for the other subcommands.
+// runningMesh is the content of the file mesh.json in the data directory. With it, the other subcommands find a running
+// `edumatrix up`.
 type runningMesh struct {
 	Gateway     string   `json:"gateway"`
 	Socket      string   `json:"socket"`
@@ -94,7 +95,7 @@ type runningMesh struct {
 	JWTSecret   string   `json:"jwt_secret"`
 	PID         int      `json:"pid"`
 
-	Services      map[string]string `json:"services"` // the URLs of the inner listeners, by service
+	Services      map[string]string `json:"services"` // the URLs at which services call each other, by name
 	ServiceSecret string            `json:"service_secret"`
 }
 
@@ -105,8 +106,8 @@ func (d *dataDir) announce(m runningMesh) error {
 	return nil
 }
 
-// findMesh reads the file of the running mesh. A mesh that was killed leaves the file behind, but its lock is released.
-// So findMesh ignores the file if the lock is free.
+// findMesh reads the file of the running mesh. A mesh that was killed leaves the file behind, but does not hold the
+// lock of the data directory. So findMesh ignores the file if this lock is free.
 func findMesh(getenv func(string) string) (runningMesh, error) {
 	var m runningMesh
 	dir := dataDirOf(getenv)
@@ -152,7 +153,7 @@ func readJSON(path string, v any) error {
 	return nil
 }
 
-// writeJSON replaces a file atomically. No other account of the machine can read the file.
+// writeJSON replaces a file atomically. The file has mode 0600.
 func writeJSON(path string, v any) error {
 	raw, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {

@@ -24,9 +24,9 @@ import (
 
 // The states of a dead letter.
 const (
-	stateFailed     = "failed"     // a command that failed; its outcome is final
+	stateFailed     = "failed"     // a command that failed or cannot be read; its outcome is final
 	stateParked     = "parked"     // an event that failed; the later events of its stream wait
-	stateUnreadable = "unreadable" // a message whose contents cannot be read
+	stateUnreadable = "unreadable" // a record of an event whose headers cannot be read
 	stateJob        = "job"        // a job that has failed permanently
 	stateDone       = "done"       // a message that was dropped, or an event that was applied later
 )
@@ -36,11 +36,11 @@ const resolveWithin = 10 * time.Minute
 
 // deadLetter is a message, event or job that a service could not process.
 type deadLetter struct {
-	ID        string            `json:"id"` // SERVICE/PARTITION/OFFSET, SERVICE/job/ID, or the message id
+	ID        string            `json:"id"` // SERVICE/PARTITION/OFFSET (of the field at), SERVICE/job/ID, or Message
 	Message   string            `json:"message"`
 	Service   string            `json:"service"`
 	State     string            `json:"state"`
-	Topic     string            `json:"topic"` // the topic from which the message came
+	Topic     string            `json:"topic"` // the message's own topic; Partition and Offset are its place there
 	Partition int32             `json:"partition"`
 	Offset    int64             `json:"offset"`
 	Key       string            `json:"key"`
@@ -55,10 +55,10 @@ type deadLetter struct {
 	Attempts  int               `json:"attempts,omitempty"` // the number of attempts of a job
 	Headers   map[string]string `json:"headers,omitempty"`
 	Data      json.RawMessage   `json:"data,omitempty"`
-	Problem   string            `json:"problem,omitempty"` // the reason why the data is missing
+	Problem   string            `json:"problem,omitempty"` // why Data is missing, or which subcommand shows it
 
 	source string             // the owner of an event
-	at     *meshv1.DeadLetter // the place on the topic of dead letters; nil if there is none, as for a job
+	at     *meshv1.DeadLetter // the place on the topic of dead letters; nil if the dead letter is not on the topic
 	job    int64              // the id of a job
 }
 
@@ -115,8 +115,8 @@ func deadLetters(ctx context.Context, t Terminal, args []string) error {
 	}
 }
 
-// letters returns the dead letters of a service with their states: first those on its topic of dead letters, in the
-// order of that topic, then parked events without a dead letter, then failed jobs.
+// deadLetters returns the dead letters of a service with their states: first those on its topic of dead letters, in the
+// order of each partition, then parked events without a dead letter, then failed jobs.
 func (i *installation) deadLetters(ctx context.Context, service string) ([]deadLetter, error) {
 	read, err := bus.DeadLetters(ctx, i.kafka, catalog.DeadLetterTopic(service))
 	if err != nil {
@@ -189,7 +189,7 @@ func (i *installation) merge(service string, read []bus.DeadLetterRecord, parked
 		topic     string
 		partition int32
 		offset    int64
-		id        string // the message id; the offsets of a topic begin at 0 again when it was deleted and created again
+		id        string // the message id; offsets begin at 0 again when a topic was deleted and created again
 	}
 	listed, seen := map[*meshv1.Parked]bool{}, map[origin]bool{}
 	for _, r := range read {
@@ -281,8 +281,8 @@ func (l deadLetter) findParked(parked []*meshv1.Parked) *meshv1.Parked {
 	return parked[i]
 }
 
-// parkedDeadLetter describes a parked event without a dead letter. The event was missing from the topic, so the service
-// read it from the log.
+// parkedDeadLetter describes a parked event without a dead letter: the dead letter has expired, or there was none,
+// because the event was missing from the topic and the service read it from the log.
 func parkedDeadLetter(service string, p *meshv1.Parked) deadLetter {
 	l := deadLetter{Service: service, State: stateParked, Topic: p.GetRecord().GetTopic(), Partition: -1, Offset: -1,
 		Key: p.GetStream(), Error: p.GetError(), Time: p.GetAt().AsTime(), Stream: p.GetStream(), Version: catalog.Version(p.GetVersion()),
@@ -416,7 +416,8 @@ func showDeadLetter(t Terminal, l deadLetter, asJSON bool) error {
 	return table.Flush()
 }
 
-// retry applies a parked event, and then the events that wait for it. It tries a failed job again.
+// retry applies a parked event, and then the events that wait for it. It makes a failed job run again. Other dead
+// letters cannot be retried; the error contains the reason.
 func (i *installation) retry(ctx context.Context, t Terminal, l deadLetter) error {
 	switch l.State {
 	case stateFailed:
@@ -433,7 +434,7 @@ func (i *installation) retry(ctx context.Context, t Terminal, l deadLetter) erro
 	return i.resolve(ctx, t, l, false)
 }
 
-// resolveJob tries a failed job again, or deletes it.
+// resolveJob makes a failed job run again, or deletes it.
 func (i *installation) resolveJob(ctx context.Context, t Terminal, l deadLetter, drop bool) error {
 	request := connect.NewRequest(&meshv1.ResolveJobRequest{Id: l.job, Drop: drop})
 	if _, err := i.operatorOf(l.Service).ResolveJob(ctx, request); err != nil {
@@ -447,7 +448,8 @@ func (i *installation) resolveJob(ctx context.Context, t Terminal, l deadLetter,
 	return nil
 }
 
-// drop skips a parked event, deletes a failed job, and hides any other dead letter.
+// drop skips a parked event, deletes a failed job, or records that another dead letter was dealt with. It returns an
+// error if the dead letter is resolved already.
 func (i *installation) drop(ctx context.Context, t Terminal, l deadLetter) error {
 	if l.State == stateDone {
 		return fmt.Errorf("%s is resolved already", l.ID)

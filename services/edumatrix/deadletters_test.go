@@ -18,7 +18,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// someDeadLetters returns an installation, the dead letters and the parked streams. The dead letters are: a failed
+// someDeadLetters returns an installation, dead letters of chat and parked streams. The dead letters are: a failed
 // command; a parked event that was delivered twice, and therefore has two dead letters; an event that failed and was
 // applied later; and an unreadable message. Two more events of the first parked stream wait. The second parked stream
 // has no dead letter.

@@ -1,5 +1,6 @@
-// Package edumatrix implements the program edumatrix. `edumatrix up` runs all five services in one process with
-// embedded stores. The other subcommands use a running mesh, whose addresses they read from its data directory.
+// Package edumatrix implements the program edumatrix. `edumatrix up` runs all five services in one process, with
+// embedded stores unless others are set. The other subcommands are for users and operators of a running mesh. They read
+// its addresses and secrets from flags, from the environment or from its data directory.
 package edumatrix
 
 import (
@@ -61,8 +62,8 @@ func (e *statusError) Unwrap() error { return e.err }
 var errUsage = errors.New("usage")
 
 // Main runs one subcommand and returns the exit status: 0 for success, 1 for a failure, 2 for wrong usage, or the
-// status in a statusError. On SIGINT or SIGTERM, the context of the subcommand ends, so that it can clean up; a second
-// signal ends the process at once.
+// status in a statusError. On SIGINT, SIGTERM or SIGHUP, the context of the subcommand ends, so that it can clean up; a
+// second signal ends the process at once. SIGHUP has no effect if the process was started with nohup.
 func Main(args []string, t Terminal) int {
 	ctx, release := process.UntilSignal(context.Background(), process.NewLog(t.Err))
 	defer release()

@@ -16,7 +16,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
 )
 
-// failing is a service whose jobs have failed permanently. It lists two jobs per page.
+// failing is a service with five jobs that have failed permanently. It lists at most two jobs per page.
 type failing struct {
 	meshv1connect.UnimplementedOperatorServiceHandler
 	resolved []*meshv1.ResolveJobRequest

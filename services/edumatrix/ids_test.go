@@ -14,8 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// Users can have any id that identity providers use as a subject. Some of these ids contain colons, bars and plus
-// signs.
+// Users can have the ids that common identity providers use (the claim sub of a token). Some of these ids contain
+// colons, bars or plus signs.
 func TestUsers_MayHaveAnyIDOfAnIdentityProvider(t *testing.T) {
 	t.Parallel()
 	c, _ := startTogether(t)

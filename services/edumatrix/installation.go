@@ -20,8 +20,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// installation is the connection of an operator's subcommand to a mesh: its brokers, and the inner listeners of its
-// services.
+// installation contains the addresses and the credential with which an operator's subcommand calls the brokers and the
+// services of a mesh.
 type installation struct {
 	declared   *catalog.Catalog
 	kafka      backend.Kafka
@@ -31,7 +31,7 @@ type installation struct {
 }
 
 // findInstallation reads the settings from the environment, and missing ones from the mesh that runs in the data
-// directory.
+// directory, if there is one. Without such a mesh, the environment must contain a credential.
 func findInstallation(t Terminal) (*installation, error) {
 	_ = process.NewLog(t.Err) // keeps go-redis from writing to standard error
 	c, err := config.Load(config.AllInOne, t.Getenv)
@@ -63,7 +63,7 @@ func findInstallation(t Terminal) (*installation, error) {
 	return i, nil
 }
 
-// log returns the client of a service that owns a log.
+// log returns a client for the OwnerService of a service, or an error if the service owns no log.
 func (i *installation) log(owner string) (meshv1connect.OwnerServiceClient, error) {
 	if err := i.known(owner); err != nil {
 		return nil, err
@@ -71,7 +71,7 @@ func (i *installation) log(owner string) (meshv1connect.OwnerServiceClient, erro
 	return meshv1connect.NewOwnerServiceClient(i.client, i.peers[owner]), nil
 }
 
-// operator returns a client for an operator's calls to a service that owns a log.
+// operator returns a client for the OperatorService of a service, or an error if the service owns no log.
 func (i *installation) operator(owner string) (meshv1connect.OperatorServiceClient, error) {
 	if err := i.known(owner); err != nil {
 		return nil, err
@@ -79,8 +79,8 @@ func (i *installation) operator(owner string) (meshv1connect.OperatorServiceClie
 	return i.operatorOf(owner), nil
 }
 
-// operatorOf returns a client for an operator's calls to any service. Services without a log accept such calls too,
-// because they also record which of their dead letters were dropped.
+// operatorOf returns a client for the OperatorService of any service. Services without a log have an OperatorService
+// too, because they also record which of their dead letters were dropped.
 func (i *installation) operatorOf(service string) meshv1connect.OperatorServiceClient {
 	return meshv1connect.NewOperatorServiceClient(i.client, i.peers[service])
 }
@@ -92,7 +92,8 @@ func (i *installation) known(owner string) error {
 	return nil
 }
 
-// answered adds instructions for the operator to the error of a failed call to a service.
+// answered returns the error of a failed call with the name of the service, and with instructions for the operator if
+// the service was unavailable or did not accept the credential. It returns nil if err is nil.
 func (i *installation) answered(owner string, err error) error {
 	if err == nil {
 		return nil

@@ -16,8 +16,9 @@ type listener struct {
 	port int
 }
 
-// innerListeners reads the addresses from the services' URLs. It returns an error for a URL of another machine or
-// without a host: nothing would listen there, and the mesh would wait without end for that service.
+// innerListeners reads the addresses from the services' URLs. It returns an error for a URL that readListener does not
+// accept, such as one of another machine: nothing would listen there, and the mesh would wait without end for that
+// service.
 func innerListeners(peers map[string]string) (map[string]listener, error) {
 	all := map[string]listener{}
 	for _, owner := range slices.Sorted(maps.Keys(peers)) {
@@ -31,7 +32,8 @@ func innerListeners(peers map[string]string) (map[string]listener, error) {
 	return all, nil
 }
 
-// readListener accepts a URL at which a service can listen and be called: a port of a loopback address, without a path.
+// readListener returns the address in a URL such as http://localhost:3003. It accepts only the scheme http, localhost
+// or a loopback IP address, and a port, without a user, path, query or fragment.
 func readListener(address string) (l listener, ok bool) {
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "http" || u.User != nil || u.Path != "" || u.RawQuery != "" || u.Fragment != "" {

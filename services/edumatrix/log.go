@@ -53,8 +53,9 @@ func showLog(ctx context.Context, t Terminal, args []string) error {
 	return fmt.Errorf("no log contains events of %q", rest[1])
 }
 
-// read passes the events of a log to a function, in order, up to the log's end at the time of the call. It calls the
-// function progress, if that is not nil, after each page.
+// read passes the events that the request ask selects to the function take, in order. If ask.Until is 0, read ends at
+// the log's head at the time of the first page. After each page, it calls the function progress, unless that is nil. It
+// changes the fields After and Until of ask.
 func (i *installation) read(ctx context.Context, owner string, ask *meshv1.ReadLogRequest,
 	take func(envelope.Event, *meshv1.Record) error, progress func(position, head catalog.Position)) error {
 	log, err := i.log(owner)

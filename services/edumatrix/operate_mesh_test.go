@@ -72,7 +72,8 @@ func TestRebuild_WhileTheMeshIsTalking(t *testing.T) {
 	}
 	close(stop)
 	wait.Wait()
-	// The new tables must contain the messages that were sent during the rebuild, and later ones.
+	// The new tables must contain messages that are sent after the rebuild. The rebuild below compares the earlier
+	// messages too.
 	for _, x := range talkers {
 		x.send("after")
 		var page struct {
@@ -118,7 +119,8 @@ func TestRebuild_WhileTheMeshIsTalking(t *testing.T) {
 	}
 }
 
-// TestOperator_IsNotReachableFromOutside checks that calls of operators need the installation's credential.
+// TestOperator_IsNotReachableFromOutside checks that a user cannot call the methods for operators: a service does not
+// accept a user's token for them, and the gateway does not have them.
 func TestOperator_IsNotReachableFromOutside(t *testing.T) {
 	t.Parallel()
 	c, _ := startTogether(t)
@@ -154,7 +156,7 @@ func TestOperator_IsNotReachableFromOutside(t *testing.T) {
 	}
 }
 
-// letters returns the output of dead-letters list --json.
+// letters returns the dead letters that `edumatrix dead-letters list --json` prints.
 func (o operator) letters(flags ...string) (all []deadLetter) {
 	o.t.Helper()
 	for _, line := range strings.Split(strings.TrimSpace(o.does(append([]string{"dead-letters", "list", "--json"}, flags...)...)), "\n") {
@@ -215,9 +217,9 @@ func TestDeadLetters_OfACommandAreShownAndDropped(t *testing.T) {
 	o.fails("no dead letter", "dead-letters", "show", "chat/0/99")
 }
 
-// A consumer gets a damaged record of an event, which cannot be read. The later events of the stream must wait, and
-// other streams must continue. A retry must read the event from the log, where the event is intact. It must apply this
-// event and the waiting events.
+// A consumer gets a damaged record of an event, and cannot read this record. The later events of the stream must wait,
+// and other streams must continue. A retry must read the event from the log, where the event is intact, and apply this
+// event and the waiting events. If the log does not contain the event, only dropping it succeeds.
 func TestDeadLetters_OfAnEventAreRetriedAndDropped(t *testing.T) {
 	t.Parallel()
 	c, _ := startTogether(t)
@@ -227,9 +229,9 @@ func TestDeadLetters_OfAnEventAreRetriedAndDropped(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer publisher.Close()
-	// The id of a direct conversation is derived from its users, so the test knows the stream of the conversation in
-	// advance. The first event of the conversation will be the next event of chat's log, so the test also knows the
-	// position of this event. The test can therefore publish a damaged record of this event before the event exists.
+	// The id of a direct conversation is derived from its users, so its stream is known in advance. The first event of
+	// the conversation will be the first event of chat's log, so the position of this event is known too. The test can
+	// therefore publish a damaged record of this event before the event exists.
 	alice, bob := "alice-"+uuid.NewString()[:8], "bob-"+uuid.NewString()[:8]
 	poison := func(stream string, position catalog.Position) {
 		t.Helper()

@@ -182,7 +182,7 @@ func TestEventsTail_ShowsNewEvents(t *testing.T) {
 	everything, stopEverything := start("tail", "--from-start", "--json")
 	newest, stopNewest := start("tail", "chat-events", "--all")
 	meshtest.Eventually(t, "the tail from the start shows earlier messages", func() bool { return strings.Contains(everything.String(), "before") })
-	// The second tail begins at the ends of the topics. The test does not know when this tail has started, so send
+	// The second tail begins at the ends of the topics. The test cannot observe when this tail has started, so send
 	// messages until the tail shows one.
 	for n := 0; !strings.Contains(newest.String(), `"body":"after`); n++ {
 		x.send(fmt.Sprint("after ", n))

@@ -15,7 +15,8 @@ const (
 	lineEvery = 2 * time.Second
 )
 
-// progress displays the progress of an operation: as a bar on a terminal, and otherwise as a line every 2 s.
+// progress displays the progress of an operation: as a bar on a terminal, and otherwise as lines, at most one every 2 s
+// for each step.
 type progress struct {
 	out      io.Writer
 	terminal bool
@@ -30,7 +31,8 @@ func newProgress(t Terminal) *progress {
 	return &progress{out: t.Err, terminal: isTerminal(t.Err) && t.Getenv("TERM") != "dumb", now: time.Now}
 }
 
-// at displays the current position and the final one.
+// at displays the position that a step has reached, and its end. Between two displays of one step, barEvery or
+// lineEvery must pass; only the end of a bar is always displayed.
 func (p *progress) at(step string, position, end catalog.Position) {
 	now, every := p.now(), lineEvery
 	if p.terminal {

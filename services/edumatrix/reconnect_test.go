@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// gatewayThatCloses starts a gateway. It answers the requests of a terminal and, after the query chat.history, closes
-// the connection. The first connection is closed with the first of the codes, and so on.
+// gatewayThatCloses starts a stand-in for a gateway. The stand-in answers the requests of a terminal client and, after
+// the query chat.history, closes the connection: the first connection with the first of the codes, and so on.
 func gatewayThatCloses(t *testing.T, codes ...int) (url string) {
 	t.Helper()
 	next := make(chan int, len(codes))

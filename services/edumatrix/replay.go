@@ -101,7 +101,8 @@ func (i *installation) consumed(ctx context.Context, consumer string, s selected
 	}
 }
 
-// send reads the log and publishes the selected events.
+// send reads the owner's log and publishes the selected events to another topic. It returns the number of events that
+// were published, even if it fails.
 func (i *installation) send(ctx context.Context, s selected, topics []string, to catalog.Topic, p *progress) (
 	sent int, err error) {
 	if _, err := i.kafka.EnsureTopics(ctx, []catalog.Topic{to}); err != nil {
@@ -142,7 +143,7 @@ func (s selected) within(at time.Time) bool {
 	return !at.Before(s.since) && (s.until.IsZero() || at.Before(s.until))
 }
 
-// moment parses a time, or a duration before now.
+// moment parses a time, or a duration before the time now. It returns the zero time for an empty text.
 func moment(text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil

@@ -13,8 +13,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/config"
 )
 
-// TestServices_NoneIsMissing checks that every list of services contains each service. A service is a folder of
-// services/ with a program of the same name in cmd.
+// TestServices_NoneIsMissing checks that shared/config, up.go, go.work and docker-compose.yml contain each service, and
+// that shared/config and up.go contain no other service. A service is a folder of services/, other than edumatrix, with
+// a program of the same name in cmd.
 func TestServices_NoneIsMissing(t *testing.T) {
 	t.Parallel()
 	programs, err := filepath.Glob("../*/cmd/*/main.go")

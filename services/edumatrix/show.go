@@ -25,7 +25,7 @@ const (
 	cyan   = "36"
 )
 
-// isTerminal reports whether the output goes to a terminal.
+// isTerminal reports whether the output goes to a character device, such as a terminal.
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok {
@@ -35,7 +35,7 @@ func isTerminal(w io.Writer) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
-// ink colours text if the output is a terminal.
+// ink colours text if it is true.
 type ink bool
 
 func (t Terminal) ink() ink {

@@ -16,7 +16,7 @@ import (
 
 // embeddedStores are the stores that this process starts and stops.
 type embeddedStores struct {
-	lost  chan error // receives an error when a store has ended unexpectedly
+	lost  chan error // receives an error when the embedded PostgreSQL has ended unexpectedly
 	stops []func() error
 }
 
@@ -29,8 +29,8 @@ func (e *embeddedStores) stop() error {
 	return errors.Join(all...)
 }
 
-// startStores starts the stores for which no address is configured, in the order Postgres, Redis, Kafka, and puts their
-// addresses into c.
+// startStores starts the stores for which no address is configured, in the order Postgres, Redis, Kafka, and sets their
+// addresses in the configuration c. If a start fails, it stops the stores that it has started.
 func startStores(ctx context.Context, c *config.Config, dir *dataDir, made secrets, log *slog.Logger) (_ *embeddedStores, err error) {
 	e := &embeddedStores{lost: make(chan error, 1)}
 	defer func() {

@@ -15,7 +15,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/process"
 )
 
-// tailEvents follows event topics until it is stopped.
+// tailEvents prints the events of topics until ctx ends.
 func tailEvents(ctx context.Context, t Terminal, args []string) error {
 	f := flags("events", t)
 	fromStart := f.Bool("from-start", false, "begin with the oldest event on the topics")
@@ -53,7 +53,7 @@ func tailEvents(ctx context.Context, t Terminal, args []string) error {
 	return tail.follow(ctx, reader, topics)
 }
 
-// eventTopics returns the named topics, or all topics with events.
+// eventTopics returns the named topics or, if none is named, all topics with events or states.
 func eventTopics(declared *catalog.Catalog, named []string, t Terminal) (topics []string, err error) {
 	for _, topic := range slices.Concat(declared.LoggedTopics(""), declared.StateTopics()) {
 		if !slices.Contains(topics, topic.Name) {

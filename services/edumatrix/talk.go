@@ -20,7 +20,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// talk is the terminal client: it sends typed lines, and prints the messages of others.
+// talk is the terminal client: it sends typed lines, and prints the messages of the conversation.
 func talk(ctx context.Context, t Terminal, args []string) error {
 	f := flags("chat", t)
 	user := f.String("user", "", "id of the user who connects")
@@ -51,8 +51,8 @@ func talk(ctx context.Context, t Terminal, args []string) error {
 		conversation: *conversation}).run(ctx)
 }
 
-// conversationOnTerminal is the terminal client of one conversation. It reconnects when the connection is lost, and
-// then prints the missed messages from the history.
+// conversationOnTerminal is the terminal client of one conversation. It reconnects when the connection is lost, unless
+// the close code forbids this, and then prints the missed messages from the history.
 type conversationOnTerminal struct {
 	Terminal
 	url, token, user, to string
@@ -121,7 +121,8 @@ func (c *conversationOnTerminal) run(ctx context.Context) error {
 // maxLine is the maximum number of characters of a message (chat.send_message).
 const maxLine = 8000
 
-// read sends typed lines to a channel. It skips lines with more than maxLine characters.
+// read sends typed lines to a channel until the input or ctx ends. It skips empty lines, and lines with more than
+// maxLine characters.
 func (c *conversationOnTerminal) read(ctx context.Context, lines chan<- string) {
 	for in := bufio.NewReader(c.In); ; {
 		line, err := in.ReadString('\n')
@@ -177,7 +178,8 @@ func (c *conversationOnTerminal) connect(ctx context.Context) (*client.Client, e
 	return conn, nil
 }
 
-// catchUp prints the newest page of the history or, after a lost connection, the missed messages.
+// catchUp prints the newest page of the history when it is first called, and later the messages that have not been
+// printed yet.
 func (c *conversationOnTerminal) catchUp(ctx context.Context, conn *client.Client) error {
 	for {
 		var page struct {
@@ -194,7 +196,7 @@ func (c *conversationOnTerminal) catchUp(ctx context.Context, conn *client.Clien
 		first := !c.greeted
 		request := map[string]any{"conversation_id": c.conversation}
 		if !first {
-			request["after"] = c.shown // without "after", the first request returns the newest messages
+			request["after"] = c.shown // without "after", the query returns the newest messages
 		}
 		err := conn.Query(ctx, "chat.history", request, &page)
 		if err != nil {
@@ -284,7 +286,8 @@ func (c *conversationOnTerminal) converse(ctx context.Context, conn *client.Clie
 // unsent is a line without an outcome. It is sent again with the same command id, so the line becomes only one message.
 type unsent struct{ id, line string }
 
-// sendAll sends the lines without an outcome, in order, and reports whether all of them have got their outcomes.
+// sendAll sends the lines without an outcome, in order, and reports whether each of them now has an outcome or was
+// accepted as queued.
 func (c *conversationOnTerminal) sendAll(ctx context.Context, conn *client.Client) bool {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()

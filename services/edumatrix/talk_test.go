@@ -16,7 +16,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// unreadScreen is a terminal that blocks when it is to show "message 0", until the channel read is closed.
+// unreadScreen is a terminal whose Write blocks at "message 0" until the channel in the field read is closed.
 type unreadScreen struct {
 	screen
 	read chan struct{}
@@ -29,7 +29,7 @@ func (s *unreadScreen) Write(p []byte) (int, error) {
 	return s.screen.Write(p)
 }
 
-// openTerminal starts edumatrix chat for bob with alice. The returned function ends it.
+// openTerminal starts `edumatrix chat` of bob with alice. The returned function ends the subcommand.
 func openTerminal(t *testing.T, c config.Config, out io.Writer) (end func()) {
 	t.Helper()
 	token, err := auth.Mint(c.JWTSecret, auth.User{ID: "bob"}, time.Hour)

@@ -8,8 +8,8 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
-// token signs a development token with JWT_SECRET or, if that is not set, with the secret that `edumatrix up`
-// generated.
+// token signs a development token with JWT_SECRET or, if that is not set, with the secret of the mesh that runs in the
+// data directory.
 func token(_ context.Context, t Terminal, args []string) error {
 	f := flags("token", t)
 	user := f.String("user", "", "id of the user whom the token names")

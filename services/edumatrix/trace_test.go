@@ -22,7 +22,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/process"
 )
 
-// startTogether runs all five services in this process on embedded stores, and keeps their trace spans in memory.
+// startTogether runs all five services in this process, with embedded Redis and Kafka and a new database, and keeps
+// their trace spans in memory.
 func startTogether(t *testing.T) (config.Config, *tracetest.InMemoryExporter) {
 	t.Helper()
 	environment := map[string]string{"JWT_SECRET": "a secret of this test, long enough", "PORT": fmt.Sprint(meshtest.FreePort(t))}
@@ -92,7 +93,7 @@ func dial(t *testing.T, c config.Config, user string, onEvent func(client.Event)
 }
 
 // TestTrace_FromTheFrameToTheLastFanOut checks the trace of one message. Each span in the list want must belong to the
-// given service, and be a child of the previous span in the list.
+// given service, and each span after the first must be a child of the one before it.
 func TestTrace_FromTheFrameToTheLastFanOut(t *testing.T) {
 	t.Parallel()
 	c, spans := startTogether(t)
@@ -134,8 +135,8 @@ func TestTrace_FromTheFrameToTheLastFanOut(t *testing.T) {
 	t.Fatal(problem)
 }
 
-// chain follows the parents of spans from the last span to the first one, and returns the first difference from the
-// expected spans.
+// chain follows the parents of spans from the last span to the first one, and compares them with the expected spans. It
+// returns the first difference, or an empty text.
 func chain(all tracetest.SpanStubs, want []struct{ service, name string }) string {
 	byID := map[string]tracetest.SpanStub{}
 	var last *tracetest.SpanStub

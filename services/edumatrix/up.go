@@ -30,7 +30,8 @@ type service struct {
 	run  func(context.Context, process.Env) error
 }
 
-// services returns the services in the order in which they start: the owners first, because the gateway calls them.
+// services returns the services in the order in which they are started: the owners first, because the gateway calls
+// them.
 func services() []service {
 	return []service{
 		{"presence", presence.Run}, {"chat", chat.Run}, {"feed", feed.Run}, {"notification", notification.Run},
@@ -38,14 +39,14 @@ func services() []service {
 	}
 }
 
-// up runs the mesh until ctx ends.
+// up runs the mesh until ctx ends, or until a service or the embedded PostgreSQL fails.
 func up(ctx context.Context, t Terminal, args []string) (err error) {
 	if err := parse(flags("up", t), args); err != nil {
 		return err
 	}
 	defer func() {
 		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-			err = nil // it was stopped before it was ready
+			err = nil // the mesh was stopped while it was starting
 		}
 	}()
 	begun, log := time.Now(), process.NewLog(t.Err)
@@ -113,8 +114,8 @@ func instanceOf(c config.Config) string {
 	return ""
 }
 
-// useSecrets sets missing secrets to the secrets that `edumatrix up` generated. It also lets pages of this machine
-// connect.
+// useSecrets sets missing secrets: JWT_SECRET to the generated one, unless JWKS_URL is set, and SERVICE_SECRET to one
+// that is derived from the generated one. It also lets pages of this machine connect.
 func useSecrets(c *config.Config, made secrets) {
 	if c.JWTSecret == "" && c.JWKSURL == "" {
 		c.JWTSecret = made.JWTSecret
@@ -148,13 +149,14 @@ type together struct {
 	declared *catalog.Catalog
 	log      *slog.Logger
 	instance string       // see instanceOf
-	lost     <-chan error // receives an error when an embedded store has ended unexpectedly
+	lost     <-chan error // receives an error when the embedded PostgreSQL has ended unexpectedly
 	ready    func()
 	exporter sdktrace.SpanExporter // receives all trace spans in tests; if nil, they are exported as configured
 }
 
-// run serves until ctx ends or a service fails. It stops the gateway first and then the owners, so that the gateway can
-// notify its clients and the last commands still get their outcomes.
+// run serves until ctx ends, or until a service or the embedded PostgreSQL fails. When ctx ends, it stops the gateway
+// first and then the owners, so that the gateway can notify its clients and the last commands still get their outcomes.
+// After a failure, it stops all services at once.
 func (t together) run(ctx context.Context) error {
 	owners, stopOwners := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopOwners()
@@ -215,8 +217,8 @@ func (t together) run(ctx context.Context) error {
 	return err
 }
 
-// env returns the environment of one service. Services share everything except the configuration, the traces and the
-// name in the logs.
+// env returns the environment of one service. Services share everything except the configuration, the traces, the name
+// in the logs and the function ready.
 func (t together) env(ctx context.Context, service string, ready func()) (_ process.Env, stopTraces func(), _ error) {
 	log := t.log.With("service", service)
 	traces, err := telemetry.Start(ctx, telemetry.Options{Service: service, Settings: t.configs[service].Traces,

@@ -18,7 +18,8 @@ import (
 )
 
 // There are 1,000 connections, in 500 conversations of two users. The first workload uses all conversations, and the
-// second one only the first 40. In both, messages are sent in a third of the conversations that the workload uses.
+// second one only the first 40. In both, each load sends messages in a random third of the conversations that its
+// workload uses.
 const (
 	benchConversations = 500
 	benchFew           = 40
@@ -28,10 +29,11 @@ const (
 // per message, and the highest rate of messages that the mesh sustains (see measured.held). Clients and servers share
 // the machine.
 //
-// BENCH_BEFORE names another checkout of the project, which the benchmark builds too. The benchmark then measures every
-// figure for both builds in turns (before, after, before, after). BENCH_ROUNDS is the number of rounds; the default is
-// 2, or 1 without BENCH_BEFORE. BENCH_SECONDS is the time for which each rate is measured; the default is 4.
-// BENCH_ONLY=embedded and BENCH_ONLY=separate measure only one kind of mesh.
+// BENCH_BEFORE names another checkout of the project, which the benchmark builds too. The benchmark then measures both
+// builds in turns (before, after, before, after). BENCH_ROUNDS is the number of rounds; the default is 2, or 1 without
+// BENCH_BEFORE. BENCH_SECONDS is the time in seconds for which each rate is measured; the default is 4. The two fixed
+// rates (200 and 1,000 messages per second) are measured for twice as long. BENCH_ONLY=embedded and BENCH_ONLY=separate
+// measure only one kind of mesh.
 func BenchmarkMesh(b *testing.B) {
 	r := &benchmark{seconds: setting(b, "BENCH_SECONDS", 4), rounds: 1, held: map[string]int{}}
 	r.variants = []variant{{"after", binaries}}
@@ -78,7 +80,7 @@ type benchmark struct {
 	rounds   int
 	seconds  int
 	figures  []figure
-	held     map[string]int // the highest rate of the previous round, by variant and workload
+	held     map[string]int // the highest rate of the previous round, by stores, variant and workload
 }
 
 // inTurns calls measure for each variant in each round. The argument first is true in the first round.
@@ -109,7 +111,7 @@ func (r *benchmark) separate(b *testing.B) {
 	s := stores{"kafka": kafka.PID(), "redis": redis.PID(), "postgres": postgres.PID()}
 	warm := false
 	r.inTurns(b, func(b *testing.B, v variant, _ bool) {
-		database := postgres.Database(b) // a new database for each build, because the schemas may differ
+		database := postgres.Database(b) // a new database each time, because the schemas of the builds may differ
 		m := separateOf(b, v.bin, database, redisURL(rs.Host, rs.Port, rs.Password, rs.URL),
 			strings.Join(kafka.Settings().Brokers, ","), "TOPIC_PREFIX="+someone(v.name)+".")
 		if !warm { // the JIT compiler of Kafka does most of its work in the first half minute under load
@@ -131,7 +133,7 @@ func (r *benchmark) idle(b *testing.B, v variant, m *mesh) {
 	r.add(b, "embedded", v, "idle, % of a core", 100*used.Seconds()/lasting.Seconds())
 }
 
-// measure measures all figures of one mesh.
+// measure measures the figures of one mesh under load.
 func (r *benchmark) measure(b *testing.B, stores string, v variant, m *mesh, s stores) {
 	lasting := time.Duration(r.seconds) * time.Second
 	cpu := func() map[string]time.Duration { return m.cpu(s) }
@@ -166,9 +168,9 @@ func (r *benchmark) measure(b *testing.B, stores string, v variant, m *mesh, s s
 	}
 }
 
-// search returns the result of the highest rate that the mesh sustains, with an accuracy of about 15 %. It multiplies
-// or divides the rate by 4/3 until one rate is sustained and the next higher one is not. Then it tries one rate between
-// the two.
+// search returns the result of the highest rate that the mesh sustains, with an accuracy of about 15 %, or a zero
+// result if the mesh does not sustain 50 messages per second. It multiplies or divides the rate by 4/3 until one rate
+// is sustained and the next higher one is not. Then it tries one rate between the two.
 func search(start int, try func(rate int) measured) (highest measured) {
 	const step = 4. / 3
 	below, above := 0, 0
@@ -209,7 +211,7 @@ func (r *benchmark) add(b *testing.B, stores string, v variant, name string, val
 	}
 }
 
-// table returns the figures of all rounds, with their medians and the ratio of the medians.
+// table returns the figures of all rounds with their medians and, for two variants, the ratio of the medians.
 func (r *benchmark) table() string {
 	type key struct{ stores, name string }
 	values := map[key]map[string][]float64{}

@@ -106,9 +106,9 @@ func sentSoFar(t *testing.T, m *mesh, user, conversation string) int64 {
 	return page.Version
 }
 
-// sendUntil sends messages until stop is true, and returns the bodies of the acknowledged messages. If a message gets
-// no outcome, sendUntil sends it again with the same command id, on a new connection if necessary, until the outcome is
-// known.
+// sendUntil sends messages until the parameter stop is true, and returns the bodies of the acknowledged messages. If a
+// message gets no outcome, sendUntil sends it again with the same command id, on a new connection if necessary, until
+// the outcome is known. The test fails if a message is refused, or gets no outcome for 90 s.
 func sendUntil(t *testing.T, m *mesh, user, conversation string, gateway int, stop *atomic.Bool) (acked []string) {
 	var c *client.Client
 	defer func() {
@@ -151,8 +151,9 @@ func sendUntil(t *testing.T, m *mesh, user, conversation string, gateway int, st
 	return acked
 }
 
-// TestOutage_StoresComeBackWithoutARestart stops one store after another and starts it again. While a store is down,
-// /health must report that it is unavailable. No message may be lost, and no service may need a restart.
+// TestOutage_StoresComeBackWithoutARestart stops and starts PostgreSQL, Redis and Kafka, one after the other. While a
+// store is down, /health must report that this store is unavailable. No message may be lost, and no service may need a
+// restart.
 func TestOutage_StoresComeBackWithoutARestart(t *testing.T) {
 	t.Parallel()
 	kafka, redis, postgres := meshtest.NewKafkaServer(t), meshtest.NewRedisServer(t), meshtest.NewPostgresServer(t)
@@ -235,8 +236,8 @@ func TestOutage_StoresComeBackWithoutARestart(t *testing.T) {
 	}
 }
 
-// TestBusy_OneConversationDoesNotDelayOthers sends 2,000 messages per second to one conversation. Meanwhile, commands
-// in another conversation must get their outcomes.
+// TestBusy_OneConversationDoesNotDelayOthers sends 6,000 messages to one conversation, at most 2,000 per second.
+// Meanwhile, commands in another conversation must get their outcomes.
 func TestBusy_OneConversationDoesNotDelayOthers(t *testing.T) {
 	t.Parallel()
 	m := separate(t)
@@ -264,7 +265,7 @@ func TestBusy_OneConversationDoesNotDelayOthers(t *testing.T) {
 					}
 					_, err := p.try(uuid.NewString(), "chat.send_message", map[string]any{
 						"conversation_id": conversationOf(busy), "body": fmt.Sprint(i, " ", n)})
-					if err != nil && codeOf(err) != client.Queued { // a queued command is decided later; see awaitVersion below
+					if err != nil && codeOf(err) != client.Queued { // a queued command is decided later
 						t.Error(err)
 					}
 				}

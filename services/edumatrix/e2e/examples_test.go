@@ -225,7 +225,7 @@ func (p *page) text(id string) string {
 	return p.value("document.getElementById('" + id + "').textContent")
 }
 
-// submit fills in a form and submits it.
+// submit calls the page's onsubmit handler of a form, with the given values of the form's fields.
 func (p *page) submit(form string, fields map[string]string) {
 	p.t.Helper()
 	elements := map[string]any{}

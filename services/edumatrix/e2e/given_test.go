@@ -12,7 +12,7 @@ import (
 )
 
 // TestUp_UsesTheStoresThatAreNamed names stores in the environment: each store alone, and all stores together. The mesh
-// must use a named store instead of the embedded one.
+// must work with the named stores, and with embedded ones in place of the others.
 func TestUp_UsesTheStoresThatAreNamed(t *testing.T) {
 	t.Parallel()
 	for _, named := range []string{"postgres", "redis", "kafka", "postgres redis kafka"} {
@@ -101,8 +101,8 @@ func TestUp_PrintsOnceThatItIsReadyAndWhere(t *testing.T) {
 	}
 }
 
-// TestUp_AppliesTheConfiguredLimits checks that the services apply the configured limits, and that the smallest allowed
-// pool of database connections is enough for all five services.
+// TestUp_AppliesTheConfiguredLimits checks that a user can be in at most MAX_CONVERSATIONS conversations, and that the
+// smallest allowed pool of database connections is enough for all five services.
 func TestUp_AppliesTheConfiguredLimits(t *testing.T) {
 	t.Parallel()
 	m := embedded(t, "MAX_CONVERSATIONS=2", "POSTGRES_POOL_MAX=1")

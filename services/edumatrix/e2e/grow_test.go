@@ -118,8 +118,8 @@ func (m *mesh) gathering(t *testing.T) *gathering {
 	return g
 }
 
-// beginGroup makes a user start a group with another user, and returns the stream of the group. It repeats the command
-// until the command has an outcome.
+// beginGroup makes a user start a group with another user, and returns the stream of the group. It sends the command up
+// to 50 times, until the command has an outcome.
 func (g *gathering) beginGroup(by *person, with string) (stream string) {
 	id := uuid.NewString()
 	for range 50 {

@@ -117,7 +117,8 @@ func fillMillion(b *testing.B, database, stream string) {
 	b.Logf("a million messages were loaded in %v", time.Since(begin).Round(time.Second))
 }
 
-// ordinary measures the actions of ordinary users: one user sends a message, another gets it, and a third connects.
+// ordinary measures the actions of ordinary users, n times: one user sends a message and another gets it. Every second
+// time, a third user connects.
 func (m *mesh) ordinary(b *testing.B, n int) (l meshtest.Latencies) {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(b.Context(), time.Minute)

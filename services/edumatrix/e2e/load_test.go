@@ -220,9 +220,10 @@ func (m measured) String() string {
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // send sends messages at a constant rate, without waiting for outcomes. The parameter conversations is a number n: the
-// messages are sent in a random third of the first n conversations of the crowd. At the end, send waits until all
-// messages have arrived or no more arrive (see settle). The delay of a message counts from the time at which it was
-// due, not from the time at which it was sent.
+// messages are sent in a random third of the first n conversations of the crowd. If the messages cannot be sent within
+// twice the time lasting, send stops sending. At the end, it waits until all messages have arrived or no more arrive
+// (see settle). The delay of a message counts from the time at which it was due, not from the time at which it was
+// sent.
 func (c *crowd) send(b *testing.B, cpu func() map[string]time.Duration, conversations, rate int, lasting time.Duration) measured {
 	b.Helper()
 	c.loads++

@@ -94,7 +94,7 @@ func peers(t testing.TB) (env []string) {
 	return env
 }
 
-// separate starts a process for each service and two gateways on real stores.
+// separate starts one process for each owner, and two gateways, on real stores.
 func separate(t testing.TB, extra ...string) *mesh {
 	t.Helper()
 	kafka, redis := meshtest.Kafka(t), meshtest.Redis(t)
@@ -156,7 +156,7 @@ func (m *mesh) run(t testing.TB) {
 	m.ready(t)
 }
 
-// ready waits until every gateway accepts clients. It fails as soon as a process has ended.
+// ready waits until every gateway accepts clients. It fails the test as soon as a process has ended, or after 120 s.
 func (m *mesh) ready(t testing.TB) {
 	t.Helper()
 	deadline := time.Now().Add(120 * time.Second)

@@ -200,7 +200,7 @@ type history struct {
 	Version int64 `json:"version"`
 }
 
-// all reads a whole conversation, page by page.
+// all reads the history of a conversation, page by page, and returns the bodies of its messages.
 func (p *person) all(conversation string) (bodies []string) {
 	p.t.Helper()
 	for after := int64(0); ; {

@@ -45,7 +45,7 @@ func TestHistory_HasMessagesAcknowledgedBeforeTheConnection(t *testing.T) {
 	require.Equal(t, "acknowledged", page.Messages[0].Body)
 }
 
-// stall blocks updates of chat's projection until release is called.
+// stall blocks updates of chat's projection until the returned function is called.
 func stall(t *testing.T, database string) (release func()) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), database)

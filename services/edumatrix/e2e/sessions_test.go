@@ -106,7 +106,7 @@ func testSessions(t *testing.T, m *mesh) {
 	}
 	old, err := client.Dial(ctx, client.Options{URL: m.socket(0), Token: mint(t, bob.id, time.Hour), Protobuf: m.protobuf,
 		SessionID: phone.Connected().SessionID})
-	if err == nil { // Dial may succeed: the gateway learns only afterwards, from presence, that the session has ended
+	if err == nil { // Dial may succeed: presence may report only afterwards to the gateway that the session has ended
 		t.Cleanup(old.Close)
 		sessionEnded(t, old)
 	}
@@ -147,7 +147,7 @@ func testSessionRooms(t *testing.T, m *mesh) {
 	eventually(t, "the rooms of the session", func() bool { // presence stores the rooms with the gateway's next report
 		if back != nil {
 			back.Abort()
-			time.Sleep(100 * time.Millisecond) // a gateway limits a user's new connections to ten per second
+			time.Sleep(100 * time.Millisecond) // a user's new connections are limited to 10 per second, 256 at once
 		}
 		back = goesOn(1)
 		return slices.Equal(back.Connected().Rooms, rooms)

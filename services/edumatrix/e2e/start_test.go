@@ -125,7 +125,8 @@ func TestStart_NamesTheInvalidSetting(t *testing.T) {
 	}
 }
 
-// TestTerminal_TwoPeopleTalk runs the client in two terminals, as the README shows.
+// TestTerminal_TwoPeopleTalk runs the client in two terminals, as the README shows, and then the subcommands verify,
+// health and token.
 func TestTerminal_TwoPeopleTalk(t *testing.T) {
 	t.Parallel()
 	m := embedded(t)

@@ -19,7 +19,7 @@ import (
 )
 
 // variableBroken is the environment variable that makes TestBroken_IsCaught run the broken programs. Without it, the
-// test only checks that they can be built.
+// test only checks that the changed packages can be built.
 const variableBroken = "FAULTS_BROKEN"
 
 // mistake is a change of the mesh's source files that breaks a promise. The build uses changed copies of the files
@@ -100,7 +100,8 @@ var mistakes = []mistake{
 	},
 }
 
-// TestBroken_IsCaught builds the mesh with each mistake, and checks that the suite finds the mistake.
+// TestBroken_IsCaught builds the mesh with each mistake, and checks that the suite finds the mistake. See
+// variableBroken.
 func TestBroken_IsCaught(t *testing.T) {
 	var s *stand
 	if os.Getenv(variableBroken) != "" {
@@ -110,7 +111,7 @@ func TestBroken_IsCaught(t *testing.T) {
 		t.Run(m.name, func(t *testing.T) {
 			overlay, err := overlay(t.TempDir(), append(slices.Clone(clocks), m.changes...))
 			require.NoError(t, err)
-			if s == nil { // only check that the programs can be built
+			if s == nil { // only check that the changed packages can be built
 				for _, c := range m.changes {
 					compile := exec.Command("go", "build", overlay, "./"+path.Dir(c.file))
 					compile.Dir = filepath.Join("..", "..", "..")

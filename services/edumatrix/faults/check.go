@@ -40,11 +40,11 @@ type judge struct {
 	count map[string]int
 }
 
-// Poison is an unreadable payload that a fault published.
+// Poison is an unreadable payload that a fault has published, or has tried to publish.
 type Poison struct {
 	Topic   string
 	Payload string
-	Dead    bool // whether it must become a dead letter; if false, it may or may not
+	Dead    bool // whether it must become a dead letter; if false, it may become one
 }
 
 // Check compares a history with the contents of the stores, and returns the violations of guarantees. No messages other
@@ -79,8 +79,9 @@ func (j *judge) broken(promise, format string, args ...any) {
 	}
 }
 
-// log checks the contents of one log: versions must be dense, positions must ascend, and the stored memberships must
-// follow from the events.
+// log checks the contents of one log: positions must ascend, versions must be dense, and ids must differ; the relay
+// must have reached the end of the log, and no stream may be parked; and the stored memberships must follow from the
+// events.
 func (j *judge) log(l *Log) {
 	versions, ids := map[string]int64{}, map[string]bool{}
 	var position int64
@@ -225,8 +226,8 @@ func (c *Command) kinds() (all []string) {
 	return all
 }
 
-// order compares versions with real time. A command that was sent after the outcome of another command had arrived must
-// have a higher version in the stream.
+// order compares versions with real time. A command that was sent after the outcome of another command of its stream
+// had arrived must have the higher version.
 func (j *judge) order() {
 	type span struct {
 		sent, answered time.Time
@@ -241,7 +242,8 @@ func (j *judge) order() {
 	}
 	for stream, all := range streams {
 		slices.SortFunc(all, func(a, b span) int { return int(a.version - b.version) })
-		// In this loop, latest is the command that was sent last, of all commands with lower versions than s.
+		// In this loop, the variable latest is the command that was sent last, of all commands with lower versions than
+		// that of s.
 		var latest span
 		for _, s := range all {
 			if s.answered.Before(latest.sent) {
@@ -256,10 +258,11 @@ func (j *judge) order() {
 }
 
 // topics checks that every event of the logs is on its topic, and that a reader of a partition can accept its records
-// in order. A reader accepts a record if Before, the position of the previous event in the partition, is at or below
-// the highest position that the reader has accepted. Otherwise an event is missing. If a batch was interrupted, a later
-// record may precede an earlier one, and the relay publishes both again. Therefore topics requires only that the reader
-// finally accepts the highest position of the partition.
+// in order. A reader accepts a record if the record's field Before is at or below the highest position that the reader
+// has accepted. (Before is the position of the previous event in the partition.) Otherwise an event is missing. If a
+// batch was interrupted, a later record may precede an earlier one, and the relay publishes both again. Therefore
+// topics requires only that the reader finally accepts the highest position of the partition. It does not check topics
+// that have lost confirmed records (Stored.Torn).
 func (j *judge) topics() {
 	type place struct {
 		topic     string
@@ -298,8 +301,9 @@ func (j *judge) topics() {
 	}
 }
 
-// notifications checks that every user whom another user added to a conversation was notified exactly once, and in the
-// order of the conversation's events.
+// notifications checks that a user was notified exactly once of each event with which another user added them to a
+// conversation, in the order of these events, and of no other event. It also checks that notification has consumed all
+// events of chat.
 func (j *judge) notifications() {
 	chat, own := j.s.log("chat"), j.s.log("notification")
 	type raised struct {

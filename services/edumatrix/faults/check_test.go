@@ -10,7 +10,8 @@ import (
 )
 
 // fixture is a history without violations: alice starts a conversation with bob and carol, sends messages, removes
-// carol and adds her again. Each test changes its own copy.
+// carol and adds her again. She also writes two posts, and bob subscribes to her posts. Each test changes a fixture of
+// its own.
 type fixture struct {
 	h        *History
 	s        *Stored
@@ -91,7 +92,8 @@ func (x *fixture) post(n int64) Seen {
 // unseen removes the last post from the events that bob saw.
 func (x *fixture) unseen() { x.bob.Events = x.bob.Events[:len(x.bob.Events)-1] }
 
-// session adds a session that connected before the first event and saw the given versions of the conversation.
+// session adds a session that connected before the first event, and saw the given versions of the conversation and all
+// notifications of the user.
 func (x *fixture) session(user string, versions ...int64) *Session {
 	s := &Session{User: user, Device: "device of " + user, Dialed: begun.Add(-time.Second), Ready: begun}
 	for _, v := range versions {
@@ -119,12 +121,13 @@ func (x *fixture) saw(s *Session, versions ...int64) {
 	}
 }
 
-// outcome changes the outcome of a command, both in the log and in the answer that the client got.
+// outcome changes the kind of a command's outcome, both in the log and in the answer that the client got.
 func (x *fixture) outcome(command int, kind string) {
 	x.s.Logs[0].Outcomes[command].Kind, x.h.commands[command].Answers[1].Kind = kind, kind
 }
 
-// came moves the beginning of a session to the time begun + late.
+// came moves the beginning and the subscription of a session to the given duration after the time in the variable
+// begun.
 func (x *fixture) came(s *Session, late time.Duration) {
 	s.Dialed, s.Ready, s.Subscribed = begun.Add(late), begun.Add(late), begun.Add(late)
 }

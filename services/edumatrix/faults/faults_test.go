@@ -145,7 +145,8 @@ func run(t *testing.T, s *stand, programs meshrun.Binaries, plan Plan, size size
 	return r
 }
 
-// report prints the verdict, adds it to the list of verdicts, and fails the test if a promise was broken.
+// report prints the verdict and adds it to the list of verdicts, if variableList is set. It fails the test if a promise
+// was broken, or if a fault has not begun while a command was in flight.
 func (r *result) report(t *testing.T) {
 	t.Helper()
 	inFlight, verdict := 0, "held"

@@ -1,7 +1,7 @@
 // Package faults tries to break the guarantees of the mesh. A population of clients sends commands to separate service
-// processes, and records every command, answer and event. Meanwhile a plan, which is derived from a seed, kills,
-// freezes, cuts and delays processes, stores and connections. Afterwards Check compares the recorded history with the
-// contents of the stores.
+// processes, and records every command, answer and event. Meanwhile, processes, stores and connections are killed,
+// frozen, cut and delayed. The plan of these faults is fixed, or derived from a seed. Afterwards Check compares the
+// recorded history with the contents of the stores.
 //
 // The checker and the plans do no I/O and have fast tests. The files with the build tag integration run the mesh.
 // docs/guarantees.md lists the guarantees, and `make faults` runs the package.
@@ -21,7 +21,7 @@ const (
 	Failed      = "failed"
 	Queued      = "queued"
 	Unavailable = "unavailable"
-	// Nothing means that no answer arrived within answerTime.
+	// Nothing means that no answer arrived within answerTime (worker_test.go), although the connection stayed open.
 	Nothing = "nothing"
 )
 
@@ -140,7 +140,7 @@ func (h *History) Tell(c *Command, a Answer) {
 }
 
 // Sent returns the number of commands that were sent, and the number of those without an outcome. The channel is closed
-// when the next command is sent for the first time.
+// when the next new command is sent.
 func (h *History) Sent() (sent, open int, more <-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -165,7 +165,7 @@ func (h *History) Resume(s *Session, notRecovered []string) {
 	}
 }
 
-// See records an event.
+// See records an event that a session has received.
 func (h *History) See(s *Session, e Seen) {
 	e.At = time.Now()
 	h.mu.Lock()
@@ -180,7 +180,8 @@ func (h *History) End(s *Session, why string) {
 	s.Ended, s.Why = time.Now(), why
 }
 
-// Saw returns the newest version of a stream that a session has received, or 0 if it has received none.
+// Saw returns the version of the last event of a stream that a session has received. It returns 0 if the session has
+// received no event of the stream, or none since its room was not recovered.
 func (h *History) Saw(s *Session, stream string) (version int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -192,7 +193,8 @@ func (h *History) Saw(s *Session, stream string) (version int64) {
 	return 0
 }
 
-// Counts returns the numbers of sessions, of their resumptions, and of the events that they received.
+// Counts returns the numbers of sessions, of their resumptions, and of the events that they received, including records
+// of the type NotRecovered.
 func (h *History) Counts() (sessions, resumed, events int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// Link is a proxy for TCP connections that can disturb them. Unlike with Toxiproxy, a connection can hang for a while
-// and then continue without a loss of data. Toxiproxy's "timeout" discards the data that arrive meanwhile, and then
-// closes the connection.
+// Link is a proxy that can disturb the TCP connections through it. Unlike with Toxiproxy, a connection can hang for a
+// while and then continue without a loss of data. Toxiproxy's "timeout" discards the data that arrive meanwhile, and
+// then closes the connection.
 type Link struct {
 	addr, to string
 	done     chan struct{} // closed by Close
@@ -34,7 +34,7 @@ type Conditions struct {
 // way is one connection through a link: near is the socket of the caller, far the socket of the target.
 type way struct{ near, far net.Conn }
 
-// NewLink opens a link from one address to another.
+// NewLink opens a link that listens at the first address and forwards each connection to the second one.
 func NewLink(addr, to string) (*Link, error) {
 	l := &Link{addr: addr, to: to, done: make(chan struct{}), ways: map[*way]bool{}, changed: make(chan struct{})}
 	if err := l.Mend(); err != nil {

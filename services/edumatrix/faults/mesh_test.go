@@ -36,7 +36,7 @@ type mesh struct {
 	torn     map[string]bool // topics that lost confirmed records
 	skew     time.Duration   // the maximum offset of a service's clock from the machine's clock
 	problems []string        // violations of promises that were found during the run
-	away     []string        // stores that are stopped or frozen
+	away     []string        // stores that a fault has stopped or frozen, or is about to rewind
 }
 
 // service is one process of a mesh.
@@ -75,7 +75,7 @@ func newMesh(t testing.TB, s *stand, programs meshrun.Binaries, plan Plan) *mesh
 		if program != "gateway" && program != "presence" {
 			m.link("postgres of "+name, s.postgres.Addr())
 			env = append(env, "DATABASE_URL="+s.database(m.database, m.links["postgres of "+name].Addr()))
-			if off := plan.Skew * time.Duration(len(m.services)%3-1); off != 0 { // chat-1 and feed get opposite offsets
+			if off := plan.Skew * time.Duration(len(m.services)%3-1); off != 0 { // chat-1 gets -Skew and feed +Skew
 				env = append(env, variableClock+"="+off.String())
 			}
 		}
@@ -211,7 +211,8 @@ func (m *mesh) stop() {
 	}
 }
 
-// remove deletes everything that the run created.
+// remove kills the processes, and deletes the database and the topics of the run. If the test has failed, it first
+// keeps the output of the processes.
 func (m *mesh) remove() {
 	for _, x := range m.services {
 		m.kill(x)

@@ -45,7 +45,8 @@ func newNemesis(t testing.TB, m *mesh, p *population) *nemesis {
 	return &nemesis{t: t, m: m, p: p, random: p.random(1)}
 }
 
-// run executes the plan. It returns when the given number of commands has been sent and all faults are over.
+// run executes the plan. It returns when at least the given number of commands has been sent and all faults are over.
+// After 4 minutes, it gives up and records a broken promise.
 func (n *nemesis) run(plan Plan, commands int) {
 	pending := slices.Clone(plan.Faults)
 	var again time.Time
@@ -97,7 +98,7 @@ func (n *nemesis) due() {
 	}
 }
 
-// heal ends all faults that have not ended yet.
+// heal ends all faults that have not ended yet, and waits until the mesh is ready.
 func (n *nemesis) heal() {
 	for len(n.actions) > 0 {
 		a := n.actions[0]
@@ -317,7 +318,7 @@ var consumed = []string{catalog.CommandTopic("chat"), catalog.CommandTopic("feed
 
 // poison publishes three unreadable payloads to each topic except the topics of dead letters. The services that read
 // the topics in consumed must turn each payload into a dead letter. Gateways, which read the topics of events and of
-// outcomes, must skip the payloads. poison returns false if no payload was published.
+// outcomes, must skip the payloads. poison returns false if Kafka has not confirmed the first payload.
 func (n *nemesis) poison() bool {
 	k := n.m.stand.brokers(n.m.prefix + ".")
 	producer, err := impatient(k)
@@ -346,7 +347,7 @@ func (n *nemesis) poison() bool {
 				n.t.Logf("poison: Kafka is unavailable: %v", err)
 				return false
 			}
-			p.Dead = err == nil && slices.Contains(consumed, topic) // after an error, the record may have been published
+			p.Dead = err == nil && slices.Contains(consumed, topic) // after an error, the record may be published
 			if err == nil {
 				taken++
 			}

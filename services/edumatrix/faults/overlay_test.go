@@ -41,8 +41,8 @@ var clocks = []change{
 `},
 }
 
-// overlay makes the changes in copies of the files in a folder. It returns the build flag with which the compiler uses
-// the copies.
+// overlay makes the changes in copies of the files, which it writes to the folder dir. It returns the build flag with
+// which the compiler uses the copies.
 func overlay(dir string, changes []change) (flag string, err error) {
 	root, err := filepath.Abs("../../..")
 	if err != nil {

@@ -10,12 +10,14 @@ import (
 
 // Fault is a disturbance of the mesh for a limited time.
 type Fault struct {
-	// Kind is the kind of disturbance, and On its target: a process, a store or a link.
+	// Kind is the kind of disturbance. On is its target: a process, a store, a link or the owner of a log; empty if the
+	// kind has no targets.
 	Kind, On string
-	// After is the number of sent commands at which the fault begins. For is its duration.
+	// After is the number of sent commands from which on the fault may begin. For is its duration.
 	After int
 	For   time.Duration
-	// Times is the number of repetitions within For; 0 means once.
+	// Times is how often the target is killed or cut (0: once). These times share the duration For; the pauses between
+	// them are added to it.
 	Times int
 }
 
@@ -75,7 +77,7 @@ var kinds = []kind{
 	{"slow client", nil, 3 * time.Second, 8 * time.Second, 1, 2},
 }
 
-// Plan is the sequence of faults that is derived from a seed.
+// Plan is a sequence of faults. NewPlan derives the faults from the seed.
 type Plan struct {
 	Seed   uint64
 	Faults []Fault
@@ -94,8 +96,7 @@ func (p Plan) String() string {
 	return strings.Join(all, ", ")
 }
 
-// NewPlan returns a plan of a number of faults, which are derived from a seed. They begin while the given number of
-// commands is sent.
+// NewPlan returns a plan whose faults are derived from a seed. They begin while the given number of commands is sent.
 func NewPlan(seed uint64, faults, commands int) Plan {
 	p := Plan{Seed: seed}
 	r := rand.New(rand.NewPCG(seed, 1))
@@ -115,8 +116,8 @@ func NewPlan(seed uint64, faults, commands int) Plan {
 	return p
 }
 
-// draw draws the target, the time, the duration and the repetitions of a fault. The fault begins when 10 % to 70 % of
-// the commands have been sent.
+// draw draws the target, the time, the duration and the repetitions of a fault. The fault may begin when 10 % to 70 %
+// of the commands have been sent.
 func (k kind) draw(r *rand.Rand, commands int) Fault {
 	f := Fault{Kind: k.name, After: commands/10 + r.IntN(max(1, commands*6/10)), Times: 1, For: k.shortest}
 	if len(k.on) > 0 {

@@ -131,7 +131,7 @@ func (p *population) send() {
 	}
 }
 
-// settle stops sending, and waits until every command has its outcome, or until the time has passed.
+// settle stops sending, and waits until every worker has ended its last command, or until the given time has passed.
 func (p *population) settle(within time.Duration) {
 	p.stopping.Store(true)
 	done := make(chan struct{})
@@ -151,7 +151,7 @@ func (p *population) end() {
 	p.running.Wait()
 }
 
-// connected waits until every device is connected and ready.
+// connected waits until every device is connected. It returns false if this takes longer than the given time.
 func (p *population) connected(within time.Duration) bool {
 	for end := time.Now().Add(within); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		all := true
@@ -174,7 +174,8 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// directory contains the conversations and their members, as far as the clients know. The members may be out of date.
+// directory contains the conversations that the clients have started, and their members according to the outcomes of
+// commands. The members may be out of date.
 type directory struct {
 	mu    sync.Mutex
 	all   []*talk
@@ -206,8 +207,8 @@ func (d *directory) count() int {
 	return len(d.all)
 }
 
-// pick returns a random conversation. In most cases it is one of which the user is a member, as far as the directory
-// knows.
+// pick returns a random conversation. In most cases the user is a member of it according to the directory. pick returns
+// false if it finds none.
 func (d *directory) pick(r *rand.Rand, user string) (t talk, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -19,7 +19,7 @@ import (
 // in docs/guarantees.md. The same maximum applies after Redis was emptied or has lost its newest writes.
 const presenceTime = 10 * time.Second
 
-// watcher is a client that subscribes to the presence of all users.
+// watcher is a client that subscribes to the presence of all users of a run.
 type watcher struct {
 	*client.Client
 	mu     sync.Mutex

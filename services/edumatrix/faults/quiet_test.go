@@ -11,8 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// quiet waits until all commands and events have been processed and delivered. It then reads the contents of the
-// stores.
+// quiet sends a last message to each conversation (mark). It then waits until all events are published, applied and
+// delivered, for at most 45 s, and returns the contents of the stores and the rows that a rebuild changes.
 func (m *mesh) quiet(p *population, poisoned []Poison) (*Stored, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
@@ -53,7 +53,8 @@ func (m *mesh) quiet(p *population, poisoned []Poison) (*Stored, error) {
 		stored.Logs = append(stored.Logs, l)
 	}
 	// If a fault has killed a consumer, the consumer reads the poison only after its consumer group has assigned the
-	// partitions to it again. So read the topics repeatedly, until all poison is among the dead letters.
+	// partitions to it again. So read the topics repeatedly, at most 16 times, until the dead letters contain all
+	// poison that must be there.
 	for tries := 0; ; tries++ {
 		stored.Records, stored.Dead, err = m.readTopics(ctx)
 		if (err == nil && len(stored.unburied(poisoned)) == 0) || tries >= 15 || ctx.Err() != nil {
@@ -69,8 +70,8 @@ func (m *mesh) quiet(p *population, poisoned []Poison) (*Stored, error) {
 	return stored, err
 }
 
-// mark sends a message to every conversation, so that every member has at least one event that was certainly written
-// during their membership.
+// mark sends a message to every conversation that has members, so that every member has at least one event that was
+// certainly written during their membership.
 func (m *mesh) mark(ctx context.Context, conn *pgx.Conn, p *population) error {
 	rows, err := conn.Query(ctx, `SELECT room, min(member) FROM chat.memberships
 		WHERE closed_position IS NULL GROUP BY room`)
@@ -100,7 +101,8 @@ func (m *mesh) mark(ctx context.Context, conn *pgx.Conn, p *population) error {
 	return nil
 }
 
-// seenAll waits until every open session has received the newest event of every room of its user.
+// seenAll waits until every device is connected, and its session has received the newest event of every conversation
+// that its user is in.
 func (p *population) seenAll(waits, ctx context.Context, conn *pgx.Conn, m *mesh) error {
 	l, err := readLog(ctx, conn, m.catalog, "chat")
 	if err != nil {
@@ -123,7 +125,8 @@ func (p *population) seenAll(waits, ctx context.Context, conn *pgx.Conn, m *mesh
 	})
 }
 
-// seenPosts waits until every open session has received the posts of the authors to whom it subscribes.
+// seenPosts waits until every device is connected, and its session has received all posts that were written by authors
+// to whom it had subscribed.
 func (p *population) seenPosts(waits, ctx context.Context, conn *pgx.Conn, m *mesh) error {
 	l, err := readLog(ctx, conn, m.catalog, "feed")
 	if err != nil {

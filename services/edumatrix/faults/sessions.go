@@ -8,8 +8,8 @@ import (
 )
 
 // sessions compares the events that each session received, over all its connections, with the logs. A session must have
-// received every event that was written to its rooms after the session was ready, once and in order. It must not have
-// received events of other rooms.
+// received every event that was written to its rooms between its beginning and its end, once and in order, except for
+// the missed events of rooms that were not recovered. It must not have received events of other rooms.
 func (j *judge) sessions() {
 	logs := map[string]*seenLog{}
 	for i := range j.s.Logs {
@@ -84,7 +84,7 @@ type viewer struct {
 	session *Session
 	acked   map[string]map[int64]time.Time
 	last    map[string]int64 // the last version that the session received, by stream
-	jumps   map[string]bool  // streams that were not recovered, until their next event
+	jumps   map[string]bool  // rooms that were not recovered, until their next event
 }
 
 func (v *viewer) broken(promise, format string, args ...any) {
@@ -131,7 +131,7 @@ func (v *viewer) see(l *seenLog, e Seen) {
 	v.last[e.Stream] = e.Version
 }
 
-// due returns the lowest version that the session must have received, if it is lower than before; otherwise 0.
+// due returns the lowest version that the session must have received, or 0 if there is none below the parameter before.
 // The gateway read the rooms of the user before the session was ready. Therefore the session must receive every version
 // that was written to these rooms afterwards.
 func (v *viewer) due(l *seenLog, stream string, open []interval, before int64) int64 {
@@ -159,7 +159,8 @@ func (v *viewer) same(written Event, e Seen) {
 	}
 }
 
-// missed checks that a session that lasted to the end of the run has received the newest event of each of its rooms.
+// missed checks that a session that lasted to the end of the run has received the newest event of each of its rooms,
+// except for rooms that were not recovered.
 func (v *viewer) missed(l *seenLog) {
 	if !v.session.Ended.IsZero() {
 		return

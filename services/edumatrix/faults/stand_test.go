@@ -16,8 +16,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// stand contains the servers that all runs share, which were started for these tests alone. A run may stop a server,
-// but must start it again. The services connect to the servers only over links.
+// stand contains the servers that all runs share. They were started for these tests alone. A run may stop a server, but
+// must start it again. The services connect to the servers only over links.
 type stand struct {
 	t        testing.TB
 	kafka    *meshtest.KafkaServer

@@ -11,7 +11,8 @@ type Stored struct {
 	Records []Record        // the records on the topics of all logs, in the order of each partition
 	Torn    map[string]bool // topics that lost confirmed records
 	Dead    []Dead
-	// Skew is the maximum offset of a clock that set the times of events from the clock of the clients.
+	// Skew is the maximum difference between the clocks of the services, which set the times of events, and the clock
+	// of the clients.
 	Skew time.Duration
 	// Differences are the rows that a rebuild of the projections changed.
 	Differences []string
@@ -47,7 +48,7 @@ type Event struct {
 	AboutAt  int64
 }
 
-// Change is a room that an event opens or closes, with the users for whom it does so.
+// Change is a room that an event opens or closes, with the users for whom the event does so.
 type Change struct {
 	Room  string
 	Users []string

@@ -16,8 +16,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 )
 
-// forget deletes all records on the topics of events, as Kafka does at the end of their retention. It keeps the records
-// in n.m.kept for the judge. It returns false if the broker is unavailable; some records may then be left.
+// forget deletes all records on the topics of the logs, as Kafka does at the end of their retention. It keeps the
+// records in n.m.kept for the judge. It returns false if the broker is unavailable; some records may then be left.
 func (n *nemesis) forget() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
@@ -56,8 +56,8 @@ func (m *mesh) forget(ctx context.Context) error {
 	return errors.Join(err, deleted.Error())
 }
 
-// lost sets Dead to false for the poisoned messages on the topics that have lost records, which is(topic) reports. Such
-// a message need not become a dead letter, because it may have been lost before a consumer read it.
+// lost sets Dead to false for the poisoned messages on each topic for which is(topic) returns true. Such a topic has
+// lost records, perhaps before a consumer has read the messages, so they need not become dead letters.
 func (n *nemesis) lost(is func(topic string) bool) {
 	for i, p := range n.poisoned {
 		n.poisoned[i].Dead = p.Dead && !is(p.Topic)

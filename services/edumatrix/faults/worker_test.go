@@ -137,7 +137,7 @@ func (s seeded) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// sibling returns a random device of the user of a device, which may be the device itself.
+// sibling returns a random device of the user of the device d. It may return d itself.
 func (p *population) sibling(d *device, r *rand.Rand) *device {
 	var all []*device
 	for _, other := range p.devices {

@@ -14,8 +14,8 @@ const (
 	hold                   = 4 * time.Second // the time for which the last picture stays before the animation repeats
 )
 
-// draw draws terminals side by side. Each line appears at the time at which it was recorded. The animations of all
-// terminals have the same length.
+// draw returns an SVG of terminals side by side. Each line appears at the time at which it was recorded. The animations
+// of all terminals have the same length.
 func draw(terminals ...*terminal) []byte {
 	var end time.Duration
 	rows := 0

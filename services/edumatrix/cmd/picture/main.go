@@ -66,7 +66,7 @@ func (t *terminal) types(text string) error {
 	return err
 }
 
-// shows waits until the terminal shows a text the given number of times.
+// shows waits until at least the given number of lines of the terminal contain a text.
 func (t *terminal) shows(ctx context.Context, text string, times int) error {
 	for {
 		t.mu.Lock()

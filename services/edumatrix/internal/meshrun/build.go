@@ -9,7 +9,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/config"
 )
 
-// Programs are all programs of the mesh.
+// Programs are the names of the mesh's programs.
 var Programs = append(config.Services(), config.AllInOne)
 
 // Build builds programs into a new folder, with the race detector if the test itself runs with it. The flags are passed

@@ -4,6 +4,6 @@ package meshrun
 
 import "syscall"
 
-// endsWithUs does nothing, because only Linux supports it. On other systems, a program outlives a test process that is
-// killed.
+// endsWithUs returns nil, because most systems other than Linux have no such attribute. On these systems, a program
+// outlives a test process that is killed.
 func endsWithUs() *syscall.SysProcAttr { return nil }

@@ -30,7 +30,7 @@ type Process struct {
 	done   chan struct{}
 }
 
-// Start starts the program, for the first time or again. On Linux, the program ends when the test process ends.
+// Start starts the program, for the first time or again. On Linux, the program gets SIGTERM when the test process ends.
 func (p *Process) Start(t testing.TB) {
 	t.Helper()
 	cmd, done, started := exec.Command(p.Program, p.Args...), make(chan struct{}), make(chan error, 1)
@@ -78,8 +78,8 @@ func (p *Process) Running() bool {
 // Signal sends a signal to the program, if it is still running.
 func (p *Process) Signal(s syscall.Signal) { _ = p.cmd.Process.Signal(s) }
 
-// Wait waits for the end of the program and returns its exit status. The test fails if the program takes longer than
-// endTime.
+// Wait waits for the end of the program and returns its exit status. If the program takes longer than endTime, Wait
+// fails the test and sends SIGQUIT, so that the program prints its goroutines and ends.
 func (p *Process) Wait(t testing.TB) int {
 	t.Helper()
 	select {
@@ -138,7 +138,7 @@ func (o *Printed) String() string {
 // Binaries is a folder with the mesh's programs.
 type Binaries string
 
-// Process returns a Process for one of the programs, which is not started yet.
+// Process returns a Process for one of the programs. The Process is not started yet.
 func (b Binaries) Process(name string, args, env []string) *Process {
 	return &Process{Name: name, Program: filepath.Join(string(b), name), Args: args, Env: env}
 }
