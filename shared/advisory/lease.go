@@ -28,7 +28,7 @@ type Lease struct {
 // LeaseOptions configure a Lease.
 type LeaseOptions struct {
 	Key     int64  // key of the lock
-	Purpose string // used in errors: "the relay"
+	Purpose string // used in errors, such as "the relay"
 	Schema  string // search_path of the lease's database session
 	// Silence is the time without a message after which the server ends a database session that is not in a
 	// transaction; 0: 2.5 s.
@@ -37,13 +37,13 @@ type LeaseOptions struct {
 	Renewal time.Duration
 	// Every is the average time between two attempts to get the lock (see Await). It is required.
 	Every time.Duration
-	// Standby is called once the server has answered, before the first attempt. Nil: not called.
+	// Standby is called after the server has answered and before the first attempt to get the lock. Nil: not called.
 	Standby func()
 }
 
 // TakeLease waits until this instance gets the lease, on a database connection of its own. The returned context ends
-// when the lease is lost. Commits on this connection do not wait for the disk. So a crash of the server may undo
-// changes that were made under the lease, and the next holder has to make them again.
+// when the lease is lost or released, or when ctx ends. Commits on this connection do not wait for the disk. So a crash
+// of the server may undo changes that were made under the lease, and the next holder has to make them again.
 func TakeLease(ctx context.Context, c *pgx.ConnConfig, o LeaseOptions) (*Lease, context.Context, error) {
 	if o.Silence <= 0 {
 		o.Silence = 2500 * time.Millisecond
@@ -82,14 +82,14 @@ func (x *Lease) keep(ctx context.Context, renewal time.Duration) {
 	}
 }
 
-// Use calls f with the lease's connection, for an operation of at most 5 s, which continues even if ctx ends.
+// Use calls Lend with a context that ends after 5 s, but does not end with ctx.
 func (x *Lease) Use(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	return x.Lend(ctx, f)
 }
 
-// Lend calls f with the lease's connection. If f fails, the lease is lost.
+// Lend calls the function f with the lease's connection, one call at a time. If f fails, the lease is lost.
 func (x *Lease) Lend(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()

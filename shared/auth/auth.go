@@ -1,5 +1,5 @@
 // Package auth identifies users by their tokens: JSON Web Tokens of the school's own sign-in, signed with a shared
-// secret (HS256) or with a key from its JWKS.
+// secret (HS256) or with a key from the sign-in's JSON Web Key Set (JWKS).
 package auth
 
 import (
@@ -49,8 +49,8 @@ type User struct {
 	Expires time.Time // time from which the token is no longer accepted: its exp plus the leeway for clocks that differ
 }
 
-// ActingFor returns the id of the user for whom u acts: u itself, or onBehalfOf if that is set. Another user than u is
-// refused unless u has the role "service".
+// ActingFor returns the id of the user for whom u acts: u itself, or the user onBehalfOf if that parameter is set.
+// Another user than u is refused unless u has the role "service", and an invalid id is refused.
 func (u User) ActingFor(onBehalfOf string) (actor string, err error) {
 	switch {
 	case onBehalfOf == "" || onBehalfOf == u.ID:
@@ -68,13 +68,14 @@ type Options struct {
 	Secret  string // secret that tokens are signed with, of at least MinSecret bytes
 	JWKSURL string // URL of the keys, if there is no Secret
 
-	// Audience is a value that a token's aud must contain, and Issuer the value that its iss must have; empty: any.
-	// Both are required with a JWKSURL, because the keys at the URL also sign tokens for other programs.
+	// Audience is a list of values; a token's aud must contain at least one of them. Issuer is the value that a token's
+	// iss must have. If one of these options is empty, the claim is not checked. A JWKSURL requires both options,
+	// because the keys at the URL also sign tokens for other programs.
 	Audience []string
 	Issuer   string
 
-	// RoleClaim is the claim with the user's role; dots separate the names of nested objects ("realm_access.roles").
-	// Empty: users have no role.
+	// RoleClaim is the claim with the user's role. If a token has no claim with exactly this name, dots separate the
+	// names of nested objects ("realm_access.roles"). Empty: users have no role.
 	RoleClaim string
 
 	Log *slog.Logger // default: slog.Default
@@ -91,10 +92,10 @@ type Verifier struct {
 	keys    *keySet // nil: the secret is used
 }
 
-// NewVerifier returns a Verifier for tokens that are signed with a secret or, if that is empty, with the keys at a
-// JWKS URL. The keys are fetched in the background until ctx ends: every hour, and when a token names an unknown key,
-// at most every 10 s. If the keys cannot be fetched yet, NewVerifier returns no error; tokens are refused as
-// unavailable meanwhile.
+// NewVerifier returns a Verifier for tokens that are signed with a secret or, if o.Secret is empty, with the keys at a
+// JWKS URL. The keys are fetched in the background until ctx ends: every hour, 1 s to 30 s after a failure, and when a
+// token is signed with an unknown key (for such tokens, at most every 10 s). If the keys cannot be fetched yet,
+// NewVerifier does not return an error; tokens are refused as unavailable meanwhile.
 func NewVerifier(ctx context.Context, o Options) (*Verifier, error) {
 	return newVerifier(ctx, o, fetchIntervals{usual: time.Hour, retry: time.Second, slowest: 30 * time.Second,
 		unknown: 10 * time.Second, patience: 3 * time.Second})
@@ -147,9 +148,9 @@ func (v *Verifier) Ready() <-chan struct{} {
 	return v.keys.first
 }
 
-// Verify returns the user that a token identifies. Its error is a refusal that explains why the token is invalid,
-// without quoting it. The code is refusal.Unavailable if the token may be valid, but the keys cannot be fetched now to
-// check it, and refusal.Unauthorized otherwise.
+// Verify returns the user that a token identifies. The error is a refusal that explains why the token is invalid,
+// without quoting the token. The code is refusal.Unavailable if the token may be valid, but the keys cannot be fetched
+// now to check it, and refusal.Unauthorized otherwise.
 func (v *Verifier) Verify(ctx context.Context, token string) (User, error) {
 	if token = strings.TrimSpace(token); token == "" {
 		return User{}, refusal.New(refusal.Unauthorized,
@@ -254,8 +255,8 @@ func (v *Verifier) user(c claims) (User, error) {
 	return u, nil
 }
 
-// role reads the claim that RoleClaim names: a text or a list of texts. In a list the role "service" takes
-// precedence; otherwise the first role counts.
+// role reads the claim that RoleClaim names: a text or a list of texts. In a list, the role "service" takes
+// precedence; otherwise the first role that is not empty counts.
 func (v *Verifier) role(c claims) string {
 	if v.options.RoleClaim == "" {
 		return ""
@@ -317,7 +318,7 @@ func clean(s string, limit int) string {
 
 const inMilliseconds = "is in milliseconds, or far beyond any calendar: it has to be in seconds since 1970"
 
-// reason explains why a token is invalid. parsed is nil if the token could not be split into its parts.
+// reason explains why a token is invalid. The parameter parsed is nil if the token could not be split into its parts.
 func (v *Verifier) reason(err error, parsed *jwt.Token, c claims) string {
 	if parsed != nil && !errors.Is(err, jwt.ErrTokenMalformed) &&
 		(parsed.Method == nil || !slices.Contains(v.methods, parsed.Method.Alg())) {

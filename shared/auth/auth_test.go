@@ -147,7 +147,8 @@ func TestVerify_AcceptsAnyLegalJSON(t *testing.T) {
 	}
 }
 
-// critical returns a token with a valid signature, whose header requires an extension that Verify does not support.
+// critical returns a token with a valid signature, and with a header that requires an extension that Verify does not
+// support.
 func critical(t *testing.T) string {
 	t.Helper()
 	token := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"sub": "alice", "exp": time.Now().Add(time.Hour).Unix()})

@@ -25,7 +25,7 @@ import (
 // fetchIntervals configures how often keys are fetched.
 type fetchIntervals struct {
 	usual    time.Duration // after a successful fetch
-	retry    time.Duration // after a fetch that failed; doubled up to slowest
+	retry    time.Duration // after a fetch that failed; doubled after each further failure, up to the field slowest
 	slowest  time.Duration
 	unknown  time.Duration // minimum interval of fetches for tokens with an unknown key, because anyone can make such tokens
 	patience time.Duration // how long a token with an unknown key waits for a fetch before it is refused as unavailable
@@ -47,7 +47,7 @@ type keySet struct {
 	pace   fetchIntervals
 	client *http.Client
 	log    *slog.Logger
-	warned bool // a key with which anyone can sign was logged; used only by run
+	warned bool // a key with which anyone can sign was logged; used only by the goroutine of run
 	ended  <-chan struct{}
 	wake   chan struct{} // signals that a fetch is wanted
 	first  chan struct{} // closed when keys were fetched for the first time
@@ -57,8 +57,8 @@ type keySet struct {
 	begun   int           // fetches that have begun
 	done    int           // fetches that have ended: equal to the field begun, or one less
 	failed  error         // error of the last fetch
-	wanted  bool          // a token names an unknown key, and no fetch has begun since
-	allowed time.Time     // when a fetch for an unknown key may begin
+	wanted  bool          // a token was signed with an unknown key, and no fetch has begun since
+	allowed time.Time     // earliest time at which a fetch for an unknown key may begin
 	changed chan struct{} // closed when a fetch ends
 }
 
@@ -74,8 +74,8 @@ func newKeySet(ctx context.Context, o Options, p fetchIntervals) (*keySet, error
 	return k, nil
 }
 
-// redirect follows a redirect of the URL, but not from https to http, where an attacker in the network could insert
-// keys.
+// redirect follows up to maxRedirects redirects of the URL, but not from https to http, where an attacker in the
+// network could insert keys.
 func redirect(r *http.Request, via []*http.Request) error {
 	switch {
 	case via[0].URL.Scheme == "https" && r.URL.Scheme != "https":
@@ -121,8 +121,8 @@ func (k *keySet) run(ctx context.Context) {
 	}
 }
 
-// sleep waits until the next fetch is due, which is earlier if a token names an unknown key. It returns false when ctx
-// ends.
+// sleep waits until a fetch is due, and counts that fetch as begun. The parameter next is the latest time of the fetch;
+// a token that is signed with an unknown key makes an earlier fetch due. sleep returns false if ctx ends first.
 func (k *keySet) sleep(ctx context.Context, next time.Time) bool {
 	for {
 		k.mu.Lock()
@@ -151,9 +151,9 @@ func (k *keySet) sleep(ctx context.Context, next time.Time) bool {
 	}
 }
 
-// fetch replaces the keys by the keys at the URL, so tokens of a withdrawn key become invalid. It ignores keys that are
-// not for signing tokens, because sets also contain keys for other purposes. A set without any usable key is an error,
-// because no token would be valid.
+// fetch replaces the stored keys by the keys at the URL, so tokens of a withdrawn key become invalid. If the set cannot
+// be read, the stored keys remain. fetch ignores keys that are not for signing tokens, because sets also contain keys
+// for other purposes. A set without any usable key is an error, because no token would be valid.
 func (k *keySet) fetch(ctx context.Context) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, k.url, nil)
 	if err != nil {
@@ -269,8 +269,9 @@ var (
 	errKeyMethod = errors.New("the key that the token's kid names is not for the method (alg) that the token names")
 )
 
-// key returns the keys that may verify a token's signature. If none of the stored keys suits the token, key first waits
-// for newly fetched keys (see renew); if they cannot be fetched in time, the error is errNoKeys.
+// key returns the keys that may verify a token's signature. If no stored key suits the token, and the token's kid does
+// not name a stored key for another method either, key first waits for newly fetched keys (see renew); if they cannot
+// be fetched in time, the error is errNoKeys.
 func (k *keySet) key(ctx context.Context, token *jwt.Token) (any, error) {
 	id, named := token.Header["kid"].(string)
 	if !named && token.Header["kid"] != nil {
@@ -310,8 +311,8 @@ func (k *keySet) find(method jwt.SigningMethod, id string, named bool) (found jw
 }
 
 // renew waits until a fetch that began after the call of renew has succeeded, or until the function enough returns true
-// after an earlier fetch. While no fetch has ended yet, it waits for the first one, although that has begun already. If
-// the fetch fails or does not end in time, the error is errNoKeys.
+// after an earlier fetch. If no fetch has ended yet, renew waits for the first fetch, which has begun already. If the
+// fetch fails or does not end within k.pace.patience, the error is errNoKeys.
 func (k *keySet) renew(ctx context.Context, enough func() bool) error {
 	awaited := k.want()
 	patience := time.NewTimer(k.pace.patience)

@@ -23,13 +23,15 @@ const (
 )
 
 // Options returns the settings that all clients of the mesh share. Existing installations use the same values: first
-// retry after 100 ms, 8 retries, connect timeout 3 s, request timeout 30 s.
+// retry after 100 ms, 8 retries, connect timeout 3 s, request timeout 30 s. The request timeout applies to fetching and
+// producing; for most other requests it is 25 s.
 func (k Kafka) Options() []kgo.Opt {
 	return []kgo.Opt{
 		kgo.SeedBrokers(k.Brokers...),
 		kgo.ClientID(k.ClientID),
 		kgo.DialTimeout(connectTimeout),
-		// The overhead is added to the time that a request allows the broker, such as FetchWait.
+		// The overhead is added to the time that a request allows the broker, such as FetchWait. Most requests allow
+		// none.
 		kgo.RequestTimeoutOverhead(requestTimeout - FetchWait),
 		kgo.RequestRetries(maxRetries),
 		kgo.RetryBackoffFn(retryPause),
@@ -40,8 +42,8 @@ func (k Kafka) Options() []kgo.Opt {
 		kgo.MetadataMinAge(100 * time.Millisecond),
 		kgo.DisableClientMetrics(),
 
-		// An acknowledged record is on every in-sync replica, once, in order. Nothing is compressed: within one machine
-		// or network, processor time is scarcer than bandwidth.
+		// An acknowledged record is on every in-sync replica; the client's own retries neither repeat nor reorder
+		// records. Nothing is compressed: within one machine or network, processor time is scarcer than bandwidth.
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.ProducerBatchCompression(kgo.NoCompression()),
 		kgo.ProducerBatchMaxBytes(1 << 20), // the brokers' default limit
@@ -49,8 +51,8 @@ func (k Kafka) Options() []kgo.Opt {
 		kgo.ProduceRequestTimeout(produceWait),
 		kgo.RecordRetries(maxRetries),
 		kgo.RecordDeliveryTimeout(2 * time.Second),
-		// Publishing has to end within a bounded time, even if that can repeat a record: the caller publishes failed
-		// records again, and consumers accept repeats.
+		// Publishing has to end within a bounded time, even if a record can then be stored twice: the caller
+		// publishes failed records again, and consumers accept repeats.
 		kgo.AllowIdempotentProduceCancellation(),
 
 		kgo.FetchMaxWait(FetchWait),
@@ -63,7 +65,7 @@ func (k Kafka) Options() []kgo.Opt {
 }
 
 // retryPause returns the delay before the nth retry in a row: 100 ms, then 200 ms, and 250 ms from then on, with a
-// random jitter of a quarter.
+// random jitter of plus or minus a quarter.
 func retryPause(n int) time.Duration {
 	return retry.Delay(n, firstRetry, maxRetry)
 }

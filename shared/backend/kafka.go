@@ -20,8 +20,8 @@ const (
 	tryKafka        = "is it running, and is KAFKA_BROKERS right (host:port, separated by commas)?"
 	tryKafkaStorage = "is its disk full?"
 
-	// CheckName is the client software name that Check sends. While the embedded broker cannot store records, it
-	// answers requests with this name with an error.
+	// CheckName is the client software name that Check sends. The embedded broker answers a request with this name
+	// with an error while the broker cannot store records.
 	CheckName = "edumatrix-check"
 )
 
@@ -34,7 +34,7 @@ type Kafka struct {
 	TopicPrefix string
 }
 
-// Topic returns the name, on the brokers, of a topic of the catalog or of a consumer group.
+// Topic returns the name that a topic of the catalog, or a consumer group, has on the brokers.
 func (k Kafka) Topic(name string) string { return k.TopicPrefix + name }
 
 // Where returns the addresses of the brokers.
@@ -42,14 +42,14 @@ func (k Kafka) Where() string { return strings.Join(k.Brokers, ",") }
 
 func (k Kafka) String() string { return "kafka " + k.Where() }
 
-// Check sends a request to the brokers in turn until one responds or ctx ends. An embedded broker also reports
-// whether it can store records.
+// Check sends a request to the brokers in turn until one responds or ctx ends. An embedded broker with a data directory
+// responds with an error while it cannot store records.
 func (k Kafka) Check(ctx context.Context) error {
 	_, err := k.apiVersions(ctx)
 	return err
 }
 
-// apiVersions requests the supported versions from the brokers in turn, until one responds.
+// apiVersions requests the list of supported request versions from the brokers in turn, until one responds.
 func (k Kafka) apiVersions(ctx context.Context) (*kmsg.ApiVersionsResponse, error) {
 	problems := []error{}
 	for _, address := range k.Brokers {
@@ -69,8 +69,8 @@ func (k Kafka) apiVersions(ctx context.Context) (*kmsg.ApiVersionsResponse, erro
 	return nil, unreachable("Kafka", k.Where(), tryKafka, err)
 }
 
-// askVersions sends the request to one broker over a connection of its own. Checks run every second, and a complete
-// client for each would cost too much.
+// askVersions sends the request of apiVersions to one broker, over a new connection. Checks run every second, and a
+// complete client for each check would cost too much.
 func (k Kafka) askVersions(ctx context.Context, address string) (_ *kmsg.ApiVersionsResponse, err error) {
 	const id, maxAnswer = 1, 1 << 20
 	defer func() {
@@ -109,7 +109,7 @@ func (k Kafka) askVersions(ctx context.Context, address string) (_ *kmsg.ApiVers
 	response := kmsg.NewPtrApiVersionsResponse()
 	response.Version = request.Version
 	if len(body) >= 2 && int16(binary.BigEndian.Uint16(body)) == kerr.UnsupportedVersion.Code {
-		response.Version = 0 // such a response always has the first version
+		response.Version = 0 // the broker does not support the requested version and answers in version 0
 	}
 	if err := response.ReadFrom(body); err != nil {
 		return nil, fmt.Errorf("this is not a Kafka broker: %w", err)

@@ -16,7 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// The defaults that existing installations are tuned to.
+// These are the values that existing installations are tuned to.
 const (
 	defaultPoolMax = 20
 	postgresIdle   = 30 * time.Second
@@ -26,10 +26,10 @@ const (
 
 const tryPostgres = "is it running, and is DATABASE_URL right?"
 
-// Postgres is the address of the database.
+// Postgres contains the address of the database and the size of the pool.
 type Postgres struct {
 	URL     string // may end in ?schema=public, which other clients of the same installation need
-	PoolMax int32  // default 20
+	PoolMax int32  // maximum number of connections of the pool (0: 20)
 }
 
 // Open connects a pool and pings the server.
@@ -69,8 +69,8 @@ func (p Postgres) poolConfig() (*pgxpool.Config, error) {
 	return config, nil
 }
 
-// retire returns a function for pgxpool's AfterRelease. It counts how often a connection was released, and makes the
-// pool close the connection after the given number of uses.
+// retire returns a function for pgxpool's AfterRelease. That function counts how often a connection was released,
+// and makes the pool close the connection after the given number of uses.
 func retire(after int) func(*pgx.Conn) bool {
 	const key = "edumatrix.uses"
 	return func(c *pgx.Conn) bool {
@@ -81,7 +81,7 @@ func retire(after int) func(*pgx.Conn) bool {
 	}
 }
 
-// withoutSchema checks the URL and returns it without the parameters that IsForeignParameter reports.
+// withoutSchema checks the URL and returns it without its foreign parameters (see IsForeignParameter).
 func (p Postgres) withoutSchema() (string, error) {
 	u, err := url.Parse(p.URL)
 	if err != nil || (u.Host == "" && u.Query().Get("host") == "") || (u.Scheme != "postgres" && u.Scheme != "postgresql") {
@@ -147,7 +147,7 @@ var libpqVariables = []string{"PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGPAS
 	"PGSSLNEGOTIATION", "PGTARGETSESSIONATTRS", "PGSERVICE", "PGSERVICEFILE", "PGTZ", "PGOPTIONS", "PGMINPROTOCOLVERSION",
 	"PGMAXPROTOCOLVERSION", "PGCHANNELBINDING", "PGREQUIREAUTH"}
 
-// IgnoreLibpqVariables unsets libpq's variables, for a process with a database of its own.
+// IgnoreLibpqVariables unsets libpq's variables, for a process that starts its own database.
 func IgnoreLibpqVariables() {
 	for _, name := range libpqVariables {
 		_ = os.Unsetenv(name) // fails only for invalid names
@@ -169,7 +169,8 @@ func libpqSet() string {
 	return "; besides, " + strings.Join(set, ", ") + " are set"
 }
 
-// Where returns host, port and database.
+// Where returns the host, the port and the database, or the folder of the server's socket and the database. It returns
+// "(no address)" if the URL cannot be parsed or has no host.
 func (p Postgres) Where() string {
 	u, err := url.Parse(p.URL)
 	if err != nil {
@@ -191,7 +192,7 @@ func (p Postgres) Where() string {
 	return net.JoinHostPort(host, port) + u.Path
 }
 
-// String omits the password, and so do the methods below.
+// String returns the address without user and password.
 func (p Postgres) String() string { return "postgres " + p.Where() }
 
 // GoString returns the same text as String.

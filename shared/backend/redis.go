@@ -15,7 +15,7 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
-// The defaults that existing installations are tuned to.
+// These are the values that existing installations are tuned to.
 const (
 	redisRetries = 3
 	redisBackoff = 100 * time.Millisecond
@@ -24,11 +24,11 @@ const (
 
 const tryRedis = "is it running, and are REDIS_URL, or REDIS_HOST, REDIS_PORT and REDIS_PASSWORD, right?"
 
-// Redis is the address of the server.
+// Redis contains the address of the server, and its password.
 type Redis struct {
 	URL      string // takes precedence over the other fields
-	Host     string
-	Port     int // default 6379
+	Host     string // "": localhost
+	Port     int    // 0: 6379
 	Password string
 }
 
@@ -92,7 +92,7 @@ func dial(secure *tls.Config, timeout time.Duration) func(context.Context, strin
 	}
 }
 
-// Where returns host and port.
+// Where returns the host and the port, or the path of the socket. It returns "(no address)" if the URL is invalid.
 func (r Redis) Where() string {
 	if r.URL != "" {
 		if o, err := redis.ParseURL(r.URL); err == nil {
@@ -110,7 +110,7 @@ func (r Redis) Where() string {
 	return net.JoinHostPort(host, strconv.Itoa(port))
 }
 
-// String omits the password, and so do the methods below.
+// String returns the address without the password.
 func (r Redis) String() string { return "redis " + r.Where() }
 
 // GoString returns the same text as String.

@@ -18,8 +18,8 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
-// KeptRetention is the topic setting in which the embedded broker stores the configured retention, in milliseconds. A
-// topic's retention.ms is always -1 there, because package embedded deletes records by KeptRetention.
+// KeptRetention is the topic setting in which the embedded broker stores the configured retention, in milliseconds. The
+// setting retention.ms is -1 for all topics of that broker, because package embedded deletes records by KeptRetention.
 const KeptRetention = "edumatrix.retention.ms"
 
 const inSyncReplicas = "min.insync.replicas"
@@ -86,7 +86,7 @@ func (f found) differences(declared catalog.Topic, name string, brokers int) (li
 	return list
 }
 
-// describe reads the existing topics, by their names in the catalog, and counts the brokers.
+// describe returns those of the given topics that exist, by their names in the catalog, and the number of brokers.
 func (k Kafka) describe(ctx context.Context, admin *kadm.Client, topics []catalog.Topic) (
 	all map[string]found, brokers int, err error) {
 	var names []string
@@ -199,8 +199,8 @@ func deref(text *string) string {
 }
 
 // awaitTopics waits until the metadata of every broker contains the topics with a leader for each partition. The
-// controller confirms a topic before the brokers get its metadata; until they do, clients get the error that the topic
-// does not exist.
+// controller confirms a topic before all brokers have the topic's metadata. A broker without the metadata answers
+// clients that the topic does not exist.
 func (k Kafka) awaitTopics(ctx context.Context, client *kgo.Client, topics []catalog.Topic) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

@@ -35,8 +35,8 @@ func verifyKafka(ctx context.Context, k Kafka, topics []catalog.Topic) []Result 
 }
 
 // guessVersion derives a broker's version from the requests that it supports, because a broker does not report its
-// version. Brokers that are not Apache Kafka match no version; they count as older than 4.0 if they support the
-// requests that 4.0 has removed (KIP-896: the first three versions of Produce).
+// version. A broker that is not Apache Kafka may match no version. It then counts as earlier than 4.0 if it supports
+// the versions 0 to 2 of Produce, which 4.0 has removed (KIP-896), and as 4.0 or later if it does not.
 func guessVersion(r *kmsg.ApiVersionsResponse) string {
 	modern := false
 	for _, k := range r.ApiKeys {
@@ -80,7 +80,7 @@ func (k Kafka) compareTopics(ctx context.Context, topics []catalog.Topic) (findi
 	return finding{detail: fmt.Sprintf("all %d as declared: partitions, retention, replicas", len(topics))}, nil
 }
 
-// roundTrip sends a record through a topic created for the check.
+// roundTrip sends a record through a topic that it creates and deletes, and returns how long the record took.
 func (k Kafka) roundTrip(ctx context.Context) (took time.Duration, err error) {
 	topic := catalog.Topic{Name: "verify-" + uuid.NewString(), Partitions: 1, Retention: time.Hour}
 	name := k.Topic(topic.Name)

@@ -99,7 +99,8 @@ func redisVersion(ctx context.Context, client *redis.Client) (finding, error) {
 	return finding{detail: "the server reports no version", warn: true}, nil
 }
 
-// judgeRedis checks a version: 7.4 is tested and shipped, 7.0 has all commands that are used.
+// judgeRedis checks the version of a Redis server. The mesh is tested and shipped with 7.4; 7.0 has all commands that
+// the mesh uses.
 func judgeRedis(version string) (finding, error) {
 	parts := append(strings.Split(version, "."), "0")
 	major, err := strconv.Atoi(parts[0])

@@ -13,16 +13,16 @@ import (
 	"time"
 )
 
-// Lock is held until Release is called.
+// Lock is a lock that is held until Release is called or the process ends.
 type Lock struct{ file *os.File }
 
-// ErrHeld means that another process holds the lock.
+// ErrHeld means that the lock is held already, by another process or by an earlier call in this process.
 var ErrHeld = errors.New("it is in use")
 
 // pollInterval is the interval between the attempts of Await.
 const pollInterval = 20 * time.Millisecond
 
-// Try takes the lock of a file, which it creates if missing. If another process holds the lock, the error is ErrHeld.
+// Try takes the lock of a file, which it creates if missing. If the lock is held already, the error is ErrHeld.
 func Try(path string) (*Lock, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -36,7 +36,8 @@ func Try(path string) (*Lock, error) {
 	return &Lock{f}, nil
 }
 
-// Await takes the lock once its holder has released it. If ctx ends first, the error is ErrHeld as well.
+// Await takes the lock once its holder has released it. If ctx ends first, the error wraps ErrHeld and the cause of
+// ctx.
 func Await(ctx context.Context, path string) (*Lock, error) {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
@@ -54,7 +55,8 @@ func Await(ctx context.Context, path string) (*Lock, error) {
 }
 
 // Held reports whether a process holds the lock. To find out, it takes the lock for a moment, shared with other calls
-// of Held; a process that tries to take the lock at that moment has to try again.
+// of Held; a process that tries to take the lock at that moment has to try again. If the file cannot be opened, Held
+// returns false.
 func Held(path string) bool {
 	f, err := os.Open(path)
 	if err != nil {

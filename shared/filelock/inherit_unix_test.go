@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A child process has a copy of the locked file. A process that is just being started has one for a moment; this child
-// keeps it. Release must release the lock all the same.
+// A child process has a copy of the locked file. Any process that is just being started has such a copy for a moment;
+// the child in this test keeps its copy. Release must release the lock all the same.
 func TestRelease_ReleasesALockThatAChildHasInherited(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "lock")

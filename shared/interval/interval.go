@@ -22,8 +22,8 @@ type Gap struct {
 }
 
 // Missed returns the gaps between the positions after and head, for a user who has all events up to after and resumes
-// at head: those of the user's own room, of the rooms that the user is subscribed to, and of the intervals. Empty gaps
-// are left out.
+// at head. There is one gap for the user's own room, one for each room that the user is subscribed to, and one for each
+// interval. Empty gaps are left out.
 func Missed(user string, subscribed []string, intervals []Interval, after, head catalog.Position) []Gap {
 	gaps := make([]Gap, 0, 1+len(subscribed)+len(intervals))
 	add := func(g Gap) {

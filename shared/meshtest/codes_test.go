@@ -86,7 +86,7 @@ func parsed(t *testing.T, folder string) (files []*ast.File) {
 	return files
 }
 
-// constants returns the texts of a package's constants, by name.
+// constants returns the values of a package's string constants, by name.
 func constants(files []*ast.File) map[string]string {
 	all := map[string]string{}
 	for _, file := range files {
@@ -120,7 +120,7 @@ func literal(e ast.Expr) (string, bool) {
 }
 
 // codesIn returns the codes that the files pass to refusal.New or use in a literal of type refusal.Error, by their
-// places in the source.
+// positions in the source. The parameter general contains the constants of package refusal, by name.
 func codesIn(files []*ast.File, general map[string]string) map[string]string {
 	own, found := constants(files), map[string]string{}
 	take := func(e ast.Expr) {

@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// Measured is the duration of an operation, in microseconds, and the average number of rows in its result.
+// Measured contains two percentiles of the duration of an operation, in microseconds, and the average number of rows in
+// the operation's result.
 type Measured struct {
 	Name     string
 	P50, P99 float64
@@ -34,11 +35,12 @@ func Measure(b testing.TB, name string, do func(ctx context.Context) (rows int, 
 	return Measured{name, took[len(took)/2], took[len(took)*99/100], float64(rows) / float64(len(took))}
 }
 
-// perRow returns the time per row of the result in microseconds, or the whole time if there are no rows.
+// perRow returns the median time per row of the result in microseconds, or the whole median time if the results have
+// fewer than one row on average.
 func (m Measured) perRow() float64 { return m.P50 / max(m.Rows, 1) }
 
-// LogSizes prints the measurements at two sizes, side by side. If the results have different numbers of rows, their
-// times cannot be compared, so LogSizes also prints the time per row.
+// LogSizes prints the measurements of the same operations at two sizes, side by side. If the numbers of rows in two
+// results differ much, the times cannot be compared, so LogSizes also prints the time per row.
 func LogSizes(b testing.TB, smallSize, largeSize int, small, large []Measured) {
 	b.Helper()
 	var text strings.Builder

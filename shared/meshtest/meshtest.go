@@ -3,10 +3,11 @@
 //
 // Kafka and PostgreSQL are shared: `make test` starts one of each for the whole run. A test process that was started
 // without `make test` starts its own servers at the first call. Every call returns a topic prefix, a database or a
-// Redis for one test only, so that tests run in parallel. Shared servers must not be stopped: a test that stops a store
-// starts its own with NewKafkaServer, NewRedisServer or NewPostgresServer.
+// Redis for one test only, so that tests can run in parallel. Shared servers must not be stopped: a test that stops a
+// store starts its own with NewKafkaServer, NewRedisServer or NewPostgresServer.
 //
-// KAFKA_BROKERS, REDIS_URL and DATABASE_URL name servers to use instead. If a server cannot be started, the test fails.
+// If KAFKA_BROKERS, REDIS_URL or DATABASE_URL is set, tests use the server that this variable names instead. If a
+// server cannot be started, the test fails.
 package meshtest
 
 import (
@@ -91,7 +92,7 @@ func GrowTopic(t testing.TB, k backend.Kafka, topic string, partitions int) {
 	}
 }
 
-// DeleteRecords deletes all records of a topic, as expired retention does.
+// DeleteRecords deletes all records of a topic, as if they were older than the topic's retention.
 func DeleteRecords(t testing.TB, k backend.Kafka, topic string) {
 	t.Helper()
 	admin := KafkaAdmin(t, k)
@@ -159,7 +160,8 @@ func Postgres(t testing.TB) string {
 	return freshDatabase(t, sharedServer(t, "postgres", server.PostgresVariable))
 }
 
-// freshDatabase creates a database on the server at a URL for the duration of the test.
+// freshDatabase creates a database for the duration of the test, on the server at the URL admin, and returns the URL of
+// the database.
 func freshDatabase(t testing.TB, admin string) string {
 	t.Helper()
 	database := unique()

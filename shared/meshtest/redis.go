@@ -20,7 +20,8 @@ const (
 )
 
 // redisDatabase leases one of the databases of a shared server, and waits until one is free. The database is emptied
-// before the test, and after it, which also ends the lease.
+// before and after the test. The lease is a key in the database, so emptying the database after the test ends the
+// lease.
 func redisDatabase(t testing.TB, address string) backend.Redis {
 	t.Helper()
 	u, err := url.Parse(address)
@@ -57,7 +58,7 @@ func lease(t testing.TB, ctx context.Context, r backend.Redis) bool {
 		_ = client.Close() // the client was used only for the lease
 		return false
 	}
-	// A test that did not end in order has left its keys in the database.
+	// An earlier test that did not end in order may have left its keys in the database.
 	if _, err := client.TxPipelined(ctx, func(p redis.Pipeliner) error {
 		p.FlushDB(ctx)
 		p.Set(ctx, redisLease, t.Name(), redisLeaseTime)

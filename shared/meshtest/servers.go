@@ -10,8 +10,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest/internal/server"
 )
 
-// lifecycle contains the operations on a server that a test started for itself. They are called from the test's own
-// goroutine, and a failure ends the test.
+// lifecycle contains the operations on a server that a test started for itself. A test must call these operations in
+// its own goroutine, because a failure ends the test.
 type lifecycle struct {
 	t   testing.TB
 	own interface {
@@ -55,7 +55,7 @@ func (l lifecycle) Freeze() {
 	l.must(l.own.Freeze())
 }
 
-// Thaw ends Freeze.
+// Thaw resumes the frozen server.
 func (l lifecycle) Thaw() {
 	l.t.Helper()
 	l.must(l.own.Thaw())
@@ -87,8 +87,8 @@ type KafkaServer struct {
 // NewKafkaServer starts a broker on empty data, which takes some seconds.
 func NewKafkaServer(t testing.TB) *KafkaServer { return NewKafkaServerBehind(t, 0) }
 
-// NewKafkaServerBehind starts a broker that directs its clients to another port of loopback, where a proxy of the
-// test listens (0: there is no proxy). Settings and Addr return the broker's own address.
+// NewKafkaServerBehind starts a broker that directs its clients to a port of loopback where a proxy of the test
+// listens (0: to the broker's own port). Settings and Addr return the broker's own address.
 func NewKafkaServerBehind(t testing.TB, proxy int) *KafkaServer {
 	t.Helper()
 	k, err := server.StartKafka(t.Context(), log(t), proxy)
@@ -167,7 +167,7 @@ func NewPostgresServerWith(t testing.TB, cache int64, settings map[string]string
 // URL returns the URL of the server's database.
 func (p *PostgresServer) URL() string { return p.postgres.URL() }
 
-// Database returns the URL of a fresh database on the server, for as long as a test or benchmark runs.
+// Database returns the URL of a fresh database on the server. The database is deleted when the test or benchmark ends.
 func (p *PostgresServer) Database(t testing.TB) string {
 	t.Helper()
 	return freshDatabase(t, p.URL())
@@ -176,8 +176,8 @@ func (p *PostgresServer) Database(t testing.TB) string {
 // Addr returns the server's host and port.
 func (p *PostgresServer) Addr() string { return fmt.Sprintf("127.0.0.1:%d", p.postgres.Port()) }
 
-// Jaeger returns the addresses of a real server without traces that belongs to one test. The first call on a machine
-// builds the server, which takes minutes.
+// Jaeger starts a real server, without traces, for one test. It returns the address that receives spans and the address
+// of the query API. The first call on a machine builds the server, which takes minutes.
 func Jaeger(t testing.TB) (otlpEndpoint, queryURL string) {
 	t.Helper()
 	j, err := server.StartJaeger(t.Context(), log(t))

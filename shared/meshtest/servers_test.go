@@ -41,7 +41,7 @@ func TestOwnServers_ComeBackWithTheirData(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := start(t)
-			// A broker that answers may not lead its partitions yet, so reads and writes are tried repeatedly.
+			// A broker can answer before it leads its partitions, so reads and writes are tried repeatedly.
 			holds := func(n int) {
 				t.Helper()
 				require.Eventually(t, func() bool {
@@ -84,7 +84,7 @@ func ownKafka(t *testing.T) ownServer {
 	own := meshtest.NewKafkaServer(t)
 	k := own.Settings()
 	createTopic(t, k, "numbers")
-	// Each write and each read gets a new client, so that it does not depend on the state of an earlier one.
+	// Each write and each read gets a new client, so that it does not depend on the state of an earlier client.
 	client := func(more ...kgo.Opt) (*kgo.Client, error) {
 		return kgo.NewClient(append(append(k.Options(), kgo.RecordRetries(0), kgo.RequestRetries(0)), more...)...)
 	}

@@ -28,7 +28,7 @@ func sharedServer(t testing.TB, store, variable string) string {
 	return address
 }
 
-// held contains the servers of this process, one of each for all of its tests.
+// held contains the servers of this process, one of each kind for all of the process's tests.
 var held = map[string]*holder{
 	"kafka":    {store: "kafka", variable: server.KafkaVariable},
 	"postgres": {store: "postgres", variable: server.PostgresVariable},

@@ -57,8 +57,8 @@ func TestWalls_BetweenModulesHold(t *testing.T) {
 	require.Greater(t, seen, 30, "packages of the workspace")
 }
 
-// brokenWalls returns the imports of a package that the package must not have. The rules depend on the package's folder
-// and not on a list of packages, so they also hold for a new package.
+// brokenWalls returns a text for each import that the package must not have. Nearly all rules depend on the package's
+// folder and not on a list of packages, so they also hold for a new package.
 func brokenWalls(p listedPackage) (broken []string) {
 	own, ours := strings.CutPrefix(p.ImportPath, project)
 	if !ours {
@@ -113,8 +113,8 @@ func isKafkaClient(linked string) bool {
 		func(client string) bool { return strings.HasPrefix(linked, client) })
 }
 
-// brokenWall returns why the package own must not import the package imported, even in its tests. It returns "" if the
-// import is allowed.
+// brokenWall returns the reason why one package (the parameter own) must not import another package (the parameter
+// imported), even in its tests. It returns "" if the import is allowed.
 func brokenWall(own, imported string) string {
 	target, ours := strings.CutPrefix(imported, project)
 	if !ours {
@@ -152,7 +152,7 @@ func within(own string) (service, inside string) {
 }
 
 // isAggregate reports whether a package of a service contains aggregates or rules. Every package of an owner does,
-// except those that are listed here.
+// except its root package and the packages in the folders that are listed here.
 func isAggregate(service, inside string) bool {
 	first, _, _ := strings.Cut(inside, "/")
 	switch service {

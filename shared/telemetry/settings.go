@@ -36,7 +36,7 @@ type Settings struct {
 	attributes  []attribute.KeyValue
 }
 
-// Endpoint returns the collector's address without its password; it is empty if nothing is exported.
+// Endpoint returns the collector's address with the password masked, or "" if nothing is exported.
 func (s Settings) Endpoint() string {
 	if s.endpoint == nil {
 		return ""
@@ -181,7 +181,8 @@ func (r *settingsReader) endpoint(name, value string) *url.URL {
 	return u
 }
 
-// sampler reads OTEL_TRACES_SAMPLER. The library would replace a misspelt name by the default sampler.
+// sampler reads OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG. A misspelt name of a sampler is an error; the library
+// would use the default sampler instead.
 func (r *settingsReader) sampler() sdktrace.Sampler {
 	name := strings.ToLower(r.get("OTEL_TRACES_SAMPLER"))
 	ratio := 1.0
@@ -214,7 +215,8 @@ func (r *settingsReader) sampler() sdktrace.Sampler {
 // headerName matches an HTTP header field name (a token of RFC 9110).
 var headerName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
 
-// pairs parses name=value,name=value with percent-encoded values.
+// pairs parses name=value,name=value with percent-encoded values. Each name must match the parameter names, unless that
+// parameter is nil.
 func (r *settingsReader) pairs(variable, text string, names *regexp.Regexp) map[string]string {
 	if text == "" {
 		return nil
@@ -248,7 +250,8 @@ func (r *settingsReader) numbers(variables ...string) {
 	}
 }
 
-// certificates reads the files with which the collector is verified, and the client certificate.
+// certificates reads the certificates that verify the collector, and the client's own certificate and key. It returns
+// nil if there are none.
 func (r *settingsReader) certificates() *tls.Config {
 	var config tls.Config
 	read := func(suffix string) (name string, content []byte) {
@@ -284,7 +287,7 @@ func (r *settingsReader) certificates() *tls.Config {
 	return &config
 }
 
-// exporter connects to the collector, or returns nil if nothing is to be exported.
+// exporter returns an exporter that sends spans to the collector, or nil if nothing is to be exported.
 func (s Settings) exporter(ctx context.Context) (sdktrace.SpanExporter, error) {
 	if s.endpoint == nil {
 		return nil, nil
@@ -305,7 +308,8 @@ func (s Settings) exporter(ctx context.Context) (sdktrace.SpanExporter, error) {
 	return otlptracegrpc.New(ctx, options...)
 }
 
-// version returns the version of the program's module, or the commit from which the program was built.
+// version returns the version of the program's module, or else the commit from which the program was built, or "" if
+// the build contains neither.
 func version() string {
 	build, ok := debug.ReadBuildInfo()
 	if !ok {

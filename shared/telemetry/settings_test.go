@@ -25,7 +25,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// environment returns a function that looks up variables. Each of set is a variable in the form NAME=value.
+// environment returns a function that looks up variables. The parameter set contains the variables in the form
+// NAME=value; the last one of a name counts.
 func environment(set ...string) func(string) string {
 	return func(name string) string {
 		for _, pair := range slices.Backward(set) {

@@ -36,10 +36,11 @@ type Telemetry struct {
 	tracer   trace.Tracer
 }
 
-// Start starts recording. If the collector is unreachable, traces are lost; there is no other effect.
+// Start starts recording. If the collector is unreachable, traces are lost, and a warning is logged at most once a
+// minute; the service itself works as usual.
 //
-// Without an exporter no span is recorded, even if a caller's traceparent has the sampled flag. Ids are still generated
-// and passed on, so that the trace of another program is not interrupted here.
+// If nothing is exported, no span is recorded, even if a caller's traceparent has the sampled flag. Ids are still
+// generated and passed on, so that the trace of another program is not interrupted here.
 func Start(ctx context.Context, o Options) (*Telemetry, error) {
 	name := o.Service
 	if o.Settings.serviceName != "" {
@@ -83,7 +84,7 @@ func Start(ctx context.Context, o Options) (*Telemetry, error) {
 // Tracer returns the tracer of the service.
 func (t *Telemetry) Tracer() trace.Tracer { return t.tracer }
 
-// Stop exports the remaining spans and ends.
+// Stop exports the remaining spans, unless ctx ends first, and ends the recording.
 func (t *Telemetry) Stop(ctx context.Context) error { return t.provider.Shutdown(ctx) }
 
 // TraceParent returns the W3C traceparent of the span in ctx; empty if there is no span.
@@ -93,7 +94,8 @@ func TraceParent(ctx context.Context) string {
 	return carrier["traceparent"]
 }
 
-// Continue returns a context in which new spans are children of the span that a traceparent names.
+// Continue returns a context in which new spans are children of the span that a traceparent names. If the traceparent
+// is empty or invalid, it returns ctx.
 func Continue(ctx context.Context, traceparent string) context.Context {
 	if traceparent == "" {
 		return ctx
@@ -101,8 +103,8 @@ func Continue(ctx context.Context, traceparent string) context.Context {
 	return propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": traceparent})
 }
 
-// Link returns a link to the span that a traceparent names, for a span that is not its child. ok is false if the
-// traceparent names no span.
+// Link returns a link to the span that a traceparent names, for a span that is not a child of that span. The result ok
+// is false if the traceparent is empty or invalid.
 func Link(traceparent string) (link trace.Link, ok bool) {
 	span := trace.SpanContextFromContext(Continue(context.Background(), traceparent))
 	return trace.Link{SpanContext: span}, span.IsValid()
@@ -118,7 +120,7 @@ type quiet struct {
 	told time.Time
 }
 
-// ExportSpans exports spans. It logs an error and returns nil.
+// ExportSpans exports spans. It logs an error, unless it has logged one within the last minute, and always returns nil.
 func (q *quiet) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
 	err := q.SpanExporter.ExportSpans(ctx, spans)
 	if err == nil {

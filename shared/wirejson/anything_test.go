@@ -23,8 +23,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
-// anything declares a message type with every feature of Protobuf, including features that the catalog does not use
-// yet.
+// anything declares a message type with every feature of Protobuf that wirejson supports, including features that the
+// catalog does not use.
 const anything = `
 name: "anything.proto" package: "test" syntax: "proto3"
 dependency: "google/protobuf/timestamp.proto" dependency: "google/protobuf/duration.proto"
@@ -91,7 +91,8 @@ func everyType(t testing.TB) []protoreflect.MessageType {
 	return all
 }
 
-// fill sets some fields of a message to random values. depth is the number of messages that contain the message.
+// fill sets some fields of a message to random values. The parameter depth is the number of messages that contain the
+// message.
 func fill(t *rapid.T, m protoreflect.Message, depth int) {
 	d := m.Descriptor()
 	switch d.FullName() {

@@ -3,8 +3,8 @@
 // ("direct" for KIND_DIRECT), and bytes are base64.
 //
 // All scalars, lists and maps are written, including empty ones, so that a client need not check whether a field
-// exists. Messages and times that are not set, enums without a value, and unset fields that are optional or in a oneof
-// are left out.
+// exists. Marshal leaves out messages, times and durations that are not set, enums without a value, and unset fields
+// that are optional or in a oneof.
 package wirejson
 
 import (
@@ -229,7 +229,8 @@ func appendString(b []byte, s string) ([]byte, error) {
 	return append(append(b, s[from:]...), '"'), nil
 }
 
-// appendEnum writes an enum's value without the prefix that all of its values have: "direct" for KIND_DIRECT.
+// appendEnum writes the value of an enum in lower case, without the prefix that enumPrefix returns: "direct" for
+// KIND_DIRECT.
 func appendEnum(b []byte, e protoreflect.EnumDescriptor, n protoreflect.EnumNumber) []byte {
 	b = append(b, '"')
 	if v := e.Values().ByNumber(n); v != nil {

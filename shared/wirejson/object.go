@@ -11,7 +11,8 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// Into is the destination of a field of Object. The functions Text, Texts, Bool, Integer and Raw create one.
+// Into is the name and the destination of a field that Object decodes. The functions Text, Texts, Bool, Integer and Raw
+// create an Into.
 type Into struct {
 	name  string
 	text  *string
@@ -36,12 +37,13 @@ func Integer(name string, into *int64) Into { return Into{name: name, whole: int
 // Raw accepts any value and stores its encoded form, which shares the memory of the data. Null counts as unset.
 func Raw(name string, into *[]byte) Into { return Into{name: name, raw: into} }
 
-// Object decodes one JSON object as strictly as Unmarshal does, into fields that do not belong to a message: no
-// unknown or repeated field, and no field of another type. Null means that a field is not set. Unlike Unmarshal, Object
-// accepts a text with U+0000.
+// Object decodes one JSON object as strictly as Unmarshal does, into up to 16 fields that do not belong to a message:
+// no unknown or repeated field, and no field of another type. Null means that a field is not set. Unlike Unmarshal,
+// Object accepts a text with U+0000.
 //
-// Its errors are refusals, like those of Unmarshal. If the code is "invalid_field", all other fields were decoded
-// nevertheless, so that the caller can answer with the id of the request.
+// The errors are refusals, like those of Unmarshal. If the code is "invalid_field", all valid fields were decoded
+// nevertheless, so that the caller can answer with the id of the request. The exception is a field name that contains
+// half of a surrogate pair, which ends the decoding.
 func Object(data []byte, fields ...Into) error {
 	if !utf8.Valid(data) {
 		return refusal.New(refusal.Malformed, "the data is not UTF-8")
@@ -121,8 +123,8 @@ func names(fields []Into) string {
 
 func quotedAlways(name string) string { return fmt.Sprintf("%q", clipped(name)) }
 
-// refusedField returns the refusal for a problem. A problem without a path is returned as it is, because its text names
-// the field.
+// refusedField returns the refusal for a problem. If the problem has no path, the refusal contains only the problem's
+// text, which names the field.
 func refusedField(err error) error {
 	if p, ok := err.(*problem); ok && p.code == refusal.InvalidField && p.path == "" {
 		return refusal.New(p.code, "%s", p.text)

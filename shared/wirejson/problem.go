@@ -11,11 +11,11 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// maxQuoted is the number of bytes of a client's invalid name or value that an error quotes.
+// maxQuoted is the maximum number of bytes of a client's invalid name or value that an error quotes.
 const maxQuoted = 64
 
-// problem is the error of a field. Every message and list around the field adds its part of the path while it returns
-// the problem.
+// problem is an error in the data of a client, such as an invalid field. The functions that decode the messages, lists
+// and maps around the field each add a part of the path when they return the problem.
 type problem struct {
 	code string
 	path string
@@ -32,7 +32,7 @@ func invalid(format string, args ...any) error {
 	return &problem{code: refusal.InvalidField, text: fmt.Sprintf(format, args...)}
 }
 
-// in adds the name of a field, or an index, to the path of a problem.
+// in adds the name of a field, or an index, at the front of a problem's path.
 func in(name string, err error) error {
 	if p := (*problem)(nil); errors.As(err, &p) {
 		if p.path != "" && p.path[0] != '[' {
@@ -60,7 +60,8 @@ func refused(err error) error {
 	return refusal.NewField(p.path, "%s", p.text)
 }
 
-// quoted quotes a name that a client has chosen, unless it looks like the name of a field.
+// quoted returns a name that a client has chosen, cut off after maxQuoted bytes. The name is put in quotes unless it
+// looks like the name of a field.
 func quoted(name string) string {
 	plain := name != "" && strings.IndexFunc(name, func(r rune) bool {
 		return r != '_' && r != '-' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')

@@ -6,7 +6,7 @@ import (
 	"unicode/utf8"
 )
 
-// scanner reads JSON (RFC 8259) value by value. The data is known to be UTF-8.
+// scanner reads JSON (RFC 8259) value by value. It does not check whether the data is UTF-8.
 type scanner struct {
 	data []byte
 	at   int
@@ -43,7 +43,8 @@ func (s *scanner) take(c byte) error {
 	return nil
 }
 
-// more moves to the next member of an object or list, or past its end. It reports whether there is another member.
+// more moves to the next member of an object or list, or past the end of the object or list. It reports whether there
+// is another member.
 func (s *scanner) more(first bool, end byte) (bool, error) {
 	c := s.next()
 	if c == end {
@@ -130,7 +131,7 @@ func (s *scanner) raw() error {
 	return malformed("the control character U+%04X stands in a text at byte %d, and has to be escaped", s.data[s.at], s.at)
 }
 
-// escaped reads the rest of a text from its first backslash on.
+// escaped reads the rest of a text from its first backslash on, and returns the whole text.
 func (s *scanner) escaped(first int) ([]byte, error) {
 	t := append(make([]byte, 0, 2*(first-s.at)+64), s.data[s.at:first]...)
 	for s.at = first; s.at < len(s.data); {

@@ -27,7 +27,7 @@ const maxNesting = 32
 // field otherwise. After an error the message must not be used.
 func Unmarshal(data []byte, m proto.Message) error { return unmarshal(data, m, false) }
 
-// UnmarshalKnown is Unmarshal, but ignores the fields that the message does not declare.
+// UnmarshalKnown decodes like Unmarshal, but ignores the fields that the message does not declare.
 func UnmarshalKnown(data []byte, m proto.Message) error { return unmarshal(data, m, true) }
 
 func unmarshal(data []byte, m proto.Message, known bool) error {
@@ -222,7 +222,7 @@ func (d *decoder) mapping(all protoreflect.Map, f protoreflect.FieldDescriptor, 
 	}
 }
 
-// mapKey decodes a key, which JSON writes as a text.
+// mapKey decodes the key of a map, which is a text in JSON.
 func mapKey(f protoreflect.FieldDescriptor, name []byte) (protoreflect.MapKey, error) {
 	var v protoreflect.Value
 	var err error

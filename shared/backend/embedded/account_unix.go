@@ -27,8 +27,9 @@ func (a account) String() string {
 	return fmt.Sprintf("uid %d, which PostgreSQL runs as because it refuses to run as root,", a.uid)
 }
 
-// chooseAccount returns the account of this process. If this process is root, chooseAccount returns the owner of the
-// existing data or, if there is no data or root owns it, the account "nobody".
+// chooseAccount returns the owner of the existing data, if this process is root, or the account "nobody" if there is no
+// data or root owns the data. A process that is not root gets its own account, or an error if another account owns the
+// data.
 func chooseAccount(data string) (account, error) {
 	var stat syscall.Stat_t
 	exists := syscall.Stat(data, &stat) == nil
@@ -57,8 +58,8 @@ func chooseAccount(data string) (account, error) {
 	return account{true, uint32(uid), uint32(gid)}, nil
 }
 
-// inaccessibleFolder returns the first folder on the path to dir that the account cannot enter, or "" if the account
-// can enter all of them.
+// inaccessibleFolder returns the topmost folder that the account cannot enter, among the folder dir and the folders
+// above dir. It returns "" if there is no such folder, or if the account is that of this process.
 func (a account) inaccessibleFolder(dir string) string {
 	if !a.other {
 		return ""
@@ -105,7 +106,7 @@ func (a account) apply(cmd *exec.Cmd) {
 	}
 }
 
-// signal makes a server shut down.
+// signal makes a server shut down. It returns nil if the server has ended already.
 func (c *cluster) signal(pid int, how stopping) error {
 	s := syscall.SIGINT
 	if how == stopNow {

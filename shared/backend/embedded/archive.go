@@ -20,16 +20,16 @@ import (
 	"github.com/xi2/xz"
 )
 
-// The version of PostgreSQL that is downloaded if none is installed.
+// archiveVersion is the version of PostgreSQL that is downloaded if no suitable version is installed.
 const (
 	archiveVersion = "17.11"
 	archiveMajor   = 17
 )
 
-// archiveSums are the SHA-256 sums of the archives, as the library embedded-postgres stores them. The keys are the
-// library's names for platforms. The sums were taken from the published artifacts when the version was chosen. They are
-// needed because the library compares an archive only with a sum from the server that the archive came from. (The two
-// archives for macOS are identical and contain programs for both of its processors.)
+// archiveSums are the SHA-256 sums of the .txz archives that the library embedded-postgres stores after a download. The
+// keys are the library's names for platforms. The sums were taken from the published artifacts when the version was
+// chosen. They are needed because the library compares an archive only with a sum from the server that the archive came
+// from. (The two archives for macOS are identical and contain programs for both kinds of processors.)
 var archiveSums = map[string]string{
 	"linux-amd64":        "f044ba1009e9c7ed62a5a9a6f923ca6327fe4e80d8f6bf4f8887dbc59ac14bed",
 	"linux-amd64-alpine": "d4c71a0ed4756905b071aefc0bd0d0458a53a25edc643d473917cff1f49d1aa3",
@@ -62,8 +62,9 @@ func downloadedBinaries(ctx context.Context, o PostgresOptions, who account) (bi
 	return inspectBinaries(ctx, programs)
 }
 
-// cacheDir returns the folder of downloaded programs. The account that runs the programs must be able to enter the
-// folder. That account cannot enter root's home, so root uses the machine's cache.
+// cacheDir creates and returns the folder of downloaded programs: the chosen one or, by default, a folder in the user's
+// cache. The account that runs the programs must be able to enter the folder. That account usually cannot enter root's
+// home, so the default of root is then a folder in the machine's cache.
 func cacheDir(chosen string, who account) (string, error) {
 	if chosen == "" {
 		if user, err := os.UserCacheDir(); err == nil {
@@ -83,7 +84,8 @@ func cacheDir(chosen string, who account) (string, error) {
 	return chosen, os.MkdirAll(chosen, 0o755)
 }
 
-// ensure returns the folder of unpacked programs. A folder gets its final name only after its content was checked.
+// ensure returns the folder of unpacked programs, which it downloads if they are missing. The folder gets its final
+// name only after the archive was checked and unpacked.
 func (a archive) ensure(ctx context.Context) (string, error) {
 	programs := filepath.Join(a.dir, archiveVersion)
 	if _, err := os.Stat(programs); err == nil {
@@ -199,7 +201,8 @@ func downloadArchive(ctx context.Context, into, source string) error {
 	return err
 }
 
-// unpack unpacks a .txz. All users may read and run the files; no file can be written outside of dir.
+// unpack unpacks a .txz into the folder dir. All users may read the files and run the programs among them. An entry
+// cannot be written outside of that folder.
 func unpack(ctx context.Context, file, dir string) error {
 	f, err := os.Open(file)
 	if err != nil {

@@ -65,8 +65,8 @@ func publish(t *testing.T, txz string) (source, sum string, fetched *atomic.Int3
 	return s.URL, hex.EncodeToString(own[:]), fetched
 }
 
-// testArchive returns an archive that is downloaded from source, and for which sum is the pinned checksum on every
-// platform.
+// testArchive returns an archive that is downloaded from the URL source. The parameter sum is the archive's pinned
+// checksum on every platform.
 func testArchive(t *testing.T, source, sum string) archive {
 	sums := map[string]string{}
 	for platform := range archiveSums {

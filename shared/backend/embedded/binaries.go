@@ -31,8 +31,8 @@ func (b binaries) program(name string) string {
 	return filepath.Join(b.dir, name)
 }
 
-// chooseBinaries finds programs for data of a major version (0: no data exists yet): the configured programs, or
-// installed ones, or downloaded ones.
+// chooseBinaries finds programs for data of a major version (0: no data exists yet). Configured programs that do not
+// suit the data are an error. If no programs are configured, suitable installed ones are preferred to downloaded ones.
 func chooseBinaries(ctx context.Context, o PostgresOptions, who account, major int) (binaries, error) {
 	if o.Binaries != "" {
 		b, err := inspectBinaries(ctx, o.Binaries)
@@ -107,7 +107,8 @@ func inspectBinaries(ctx context.Context, dir string) (binaries, error) {
 	return b, err
 }
 
-// installedBinaries returns the programs that are installed on this machine, the newest version first.
+// installedBinaries returns the programs that it finds in PATH and in the usual folders, the newest major version
+// first.
 func installedBinaries(ctx context.Context) []binaries {
 	var dirs []string
 	if found, err := exec.LookPath("postgres"); err == nil {

@@ -17,9 +17,9 @@ type child struct {
 	err  error         // how the child ended; set before the channel done is closed
 }
 
-// startChild starts a process from an operating system thread of its own. On Linux the kernel signals the child when
-// the thread that started it ends. This thread ends with the child or with this process; any other thread may end
-// earlier.
+// startChild starts a process from an operating system thread of its own. On Linux the kernel signals a child when the
+// thread that started the child ends. The thread of startChild is reserved until the child ends, so the kernel signals
+// the child only if this process ends. Any other thread may end earlier.
 func startChild(cmd *exec.Cmd) (*child, error) {
 	c := &child{cmd: cmd, done: make(chan struct{})}
 	started := make(chan error, 1)
@@ -44,7 +44,7 @@ func startChild(cmd *exec.Cmd) (*child, error) {
 
 func (c *child) pid() int { return c.cmd.Process.Pid }
 
-// stop stops a server, with an orderly shutdown if possible, and waits for it.
+// stop stops a server, with an orderly shutdown if possible, and waits until the server has ended.
 func (c *child) stop(of *cluster) error {
 	select {
 	case <-c.done:
@@ -73,7 +73,7 @@ const (
 	stopNow                  // at once: the next start recovers
 )
 
-// run runs a program to its end and returns its output.
+// run runs a program until the program or ctx ends, and returns the program's output.
 func run(ctx context.Context, cmd *exec.Cmd) ([]byte, error) {
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out

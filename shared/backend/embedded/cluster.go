@@ -60,7 +60,8 @@ func (c *cluster) close() {
 	}
 }
 
-// accessiblePath makes the data folder usable for the account and returns the path under which the account can use it.
+// accessiblePath returns a path under which the account can use the data folder dir. If the account cannot enter the
+// folders above dir, this is the path of an open handle, which the method command passes to the program.
 func (c *cluster) accessiblePath(dir string) (string, error) {
 	if c.account.inaccessibleFolder(c.options.Dir) == "" {
 		return dir, nil
@@ -117,7 +118,7 @@ func (c *cluster) create(ctx context.Context) error {
 	if err := c.account.own(fresh); err != nil {
 		return err
 	}
-	// Texts are UTF-8 and sort by code point everywhere. Connections are refused until there is a password.
+	// Texts are UTF-8 and sort by code point on every system. Connections are refused until there is a password.
 	args := []string{"--username=" + c.options.User, "--encoding=UTF8", "--locale=C", "--locale-provider=builtin",
 		"--builtin-locale=C.UTF-8", "--auth=reject"}
 	if c.options.Settings["fsync"] == "off" {
@@ -140,7 +141,7 @@ func (c *cluster) create(ctx context.Context) error {
 	return os.Rename(fresh, c.dir)
 }
 
-// setPassword creates the configured user if it is missing, and sets the password.
+// setPassword creates the configured user, as a superuser, if it is missing, and sets the user's password.
 func (c *cluster) setPassword(ctx context.Context) error { return c.setPasswordIn(ctx, c.dir) }
 
 func (c *cluster) setPasswordIn(ctx context.Context, dir string) error {
@@ -241,8 +242,8 @@ func (c *cluster) settings(port int) map[string]string {
 	return settings
 }
 
-// awaitReady waits until the server's own status file, with its own process id, reports that the server is ready.
-// Another server on the same port has another status file.
+// awaitReady waits until the status file in the data folder contains the server's process id and the status "ready". A
+// connection to the port would not be enough, because another server may listen there.
 func (c *cluster) awaitReady(ctx context.Context, server *child) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -263,7 +264,9 @@ func (c *cluster) awaitReady(ctx context.Context, server *child) error {
 	}
 }
 
-// running reads the process id and the state of the server of this data; pid is 0 if there is none.
+// running reads the status file of the data folder, postmaster.pid. It returns the process id and the status of the
+// server that wrote the file; this server may have ended without removing the file. The result pid is 0 if there is no
+// such file.
 func (c *cluster) running() (pid int, status string) {
 	text, err := os.ReadFile(filepath.Join(c.dir, "postmaster.pid"))
 	if err != nil {
@@ -288,8 +291,8 @@ func (c *cluster) stopOrphan(ctx context.Context) error {
 		return nil
 	}
 	if !isServerOf(pid, c.dir) {
-		// The process id belongs to another process now. Delete the file, because a new server might take that process
-		// for a running server and refuse to start.
+		// The server has ended, and its process id may belong to another process. Delete the file, because a new server
+		// might take that process for a running server and refuse to start.
 		return os.Remove(filepath.Join(c.dir, "postmaster.pid"))
 	}
 	c.options.Log.Info("stopping the PostgreSQL that an earlier start has left", "pid", pid, "dir", c.options.Dir)

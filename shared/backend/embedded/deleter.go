@@ -14,8 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend"
 )
 
-// deleter deletes records that are older than the retention of their topic. It is a client of the broker like any
-// other.
+// deleter deletes records that are older than the retention of their topic, with the exceptions that StartKafka lists.
+// It is a client of the broker like any other.
 type deleter struct {
 	kafka backend.Kafka
 	log   *slog.Logger
@@ -44,7 +44,7 @@ func (d *deleter) run(ctx context.Context, every time.Duration) {
 	}
 }
 
-// pass checks every partition once.
+// pass deletes the expired records of all partitions, once.
 func (d *deleter) pass(ctx context.Context) error {
 	kept, err := d.retentions(ctx)
 	if err != nil || len(kept) == 0 {
@@ -54,7 +54,8 @@ func (d *deleter) pass(ctx context.Context) error {
 	for name := range kept {
 		topics = append(topics, name)
 	}
-	// Read the committed offsets first: they may rise meanwhile, which keeps too many records and never too few.
+	// Read the committed offsets first. If a group commits a higher offset meanwhile, the records that it has read
+	// since are kept until the next pass.
 	committed, err := d.committed(ctx)
 	if err != nil {
 		return err
@@ -130,7 +131,8 @@ type place struct {
 	partition int32
 }
 
-// committed returns, for each partition, the lowest offset that a group still has to read.
+// committed returns, for each partition, the lowest offset that a group has committed: the group has not read the
+// record at that offset yet.
 func (d *deleter) committed(ctx context.Context) (map[place]int64, error) {
 	groups, err := d.admin.ListGroups(ctx)
 	if err != nil {
@@ -155,8 +157,9 @@ func (d *deleter) committed(ctx context.Context) (map[place]int64, error) {
 	return lowest, nil
 }
 
-// expired adds the expired records of one topic to the offsets in remove. It keeps records that a group has not read.
-// It also keeps the last record of a partition, so that the partition's offsets continue after a restart.
+// expired adds to the parameter remove, for each partition of one topic that has expired records, the offset of the
+// first record to keep. It keeps records that a group has not read, according to the parameter committed. It also keeps
+// the last record of a partition, so that the partition's offsets continue after a restart.
 func (d *deleter) expired(ctx context.Context, topic string, retention time.Duration,
 	oldest, ends map[int32]kadm.ListedOffset, committed map[place]int64, remove kadm.Offsets) error {
 	some := false
@@ -171,8 +174,8 @@ func (d *deleter) expired(ctx context.Context, topic string, retention time.Dura
 		return err
 	}
 	for p, end := range ends {
-		// upTo is the offset of the first record that is recent enough, but at most that of the last record, which is
-		// kept.
+		// upTo is the offset of the first record to keep. Because of its age, this is the first record that is recent
+		// enough, or the partition's last record if none is.
 		upTo := min(young[topic][p].Offset, end.Offset-1)
 		if young[topic][p].Offset < 0 {
 			upTo = end.Offset - 1

@@ -13,14 +13,15 @@ import (
 	"strings"
 )
 
-// The variables for a child process that downloads: the folder for the archive, and the address of the archive.
+// A child process that downloads gets two environment variables: the folder for the archive, and the URL of the source
+// ("": the library's own source).
 const (
 	downloadInto   = "EDUMATRIX_DOWNLOAD_INTO"
 	downloadSource = "EDUMATRIX_DOWNLOAD_SOURCE"
 )
 
-// A program that starts PostgreSQL as root starts itself once more under PostgreSQL's account for the download. The
-// child must act before the program does anything else.
+// To download PostgreSQL, a program that runs as root starts itself once more, under PostgreSQL's account. The child
+// must download before the program does anything else.
 func init() {
 	into := os.Getenv(downloadInto)
 	if into == "" {
@@ -33,9 +34,9 @@ func init() {
 	os.Exit(0)
 }
 
-// passedOn contains the variables of this process that the child gets: PATH, and those that configure network access.
-// The child gets no others, because they may contain secrets, and other processes of the child's account can read its
-// environment.
+// passedOn contains the environment variables that the child inherits from this process, in upper or lower case: PATH,
+// and those that configure network access. The child does not inherit the others, because they may contain secrets, and
+// other processes of the child's account can read its environment.
 var passedOn = []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "PATH"}
 
 // download runs downloadArchive under the account.

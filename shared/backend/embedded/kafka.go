@@ -27,7 +27,7 @@ type KafkaOptions struct {
 	Port int // 0: a free one
 	Log  *slog.Logger
 
-	// DeleteEvery is the interval between searches for expired records; default 30 s.
+	// DeleteEvery is the interval between searches for expired records (0: 30 s).
 	DeleteEvery time.Duration
 }
 
@@ -47,7 +47,7 @@ type Kafka struct {
 // partition, the partition's offsets would begin at 0 again after a restart. The offsets of the groups would still be
 // higher, so the groups would skip new records. Instead, the broker keeps records without a limit and stores the
 // requested retention as backend.KeptRetention. A deleter removes older records, except the last record of a partition
-// and records that a group has not read.
+// and, for each group that has committed an offset, the records from that offset on.
 func StartKafka(o KafkaOptions) (_ *Kafka, err error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

@@ -11,7 +11,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/filelock"
 )
 
-// lockFile takes the lock. If another process holds the lock, the error contains that process's id.
+// lockFile takes the lock. If the lock is held already, the error contains the id of the process that holds it.
 func lockFile(path string) (*filelock.Lock, error) {
 	lock, err := filelock.Try(path)
 	if errors.Is(err, filelock.ErrHeld) {
@@ -28,7 +28,7 @@ func awaitLock(ctx context.Context, path string) (*filelock.Lock, error) {
 	return noteHolder(lock, err, path)
 }
 
-// noteHolder records which process took the lock.
+// noteHolder writes the id of this process to the holder file, unless taking the lock failed with err.
 func noteHolder(lock *filelock.Lock, err error, path string) (*filelock.Lock, error) {
 	if err != nil {
 		return nil, err

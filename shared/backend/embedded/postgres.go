@@ -35,9 +35,9 @@ type PostgresOptions struct {
 
 	Binaries string            // a folder of PostgreSQL's programs, 17 or later; default: installed, else downloaded
 	CacheDir string            // contains downloaded programs; default: a folder of the user's cache (root: the machine's)
-	Cache    int64             // bytes of memory for the cache of pages, from 128 MiB (default) to 2 GiB
+	Cache    int64             // bytes of memory for the cache of pages (0: 128 MiB), limited to 128 MiB to 2 GiB
 	Settings map[string]string // further server settings, such as fsync=off in tests; they take precedence
-	Log      *slog.Logger      // receives long steps, such as a download; default: nothing is logged
+	Log      *slog.Logger      // logs steps that take long, such as a download; default: nothing is logged
 }
 
 // Postgres is a PostgreSQL server that is a child of this process.
@@ -142,8 +142,8 @@ func (p *Postgres) start(ctx context.Context) (err error) {
 	return p.cluster.ensureDatabase(ctx, p.URL())
 }
 
-// serve starts the server and waits until it accepts connections. If another process takes the chosen free port first,
-// serve tries another free port.
+// serve starts the server and waits until it accepts connections. If no port is configured and another process takes
+// the chosen free port first, serve tries another free port, and gives up after five ports.
 func (p *Postgres) serve(ctx context.Context) (err error) {
 	for attempt := 1; ; attempt++ {
 		if p.port = p.options.Port; p.port == 0 {
@@ -174,13 +174,14 @@ func (p *Postgres) Port() int { return p.port }
 // PID returns the process id of the server.
 func (p *Postgres) PID() int { return p.server.pid() }
 
-// Version returns the version that the server's programs report: "17.11".
+// Version returns the version that the server's programs report, such as "17.11".
 func (p *Postgres) Version() string { return p.cluster.binaries.version }
 
 // Done returns a channel that is closed when the server has ended, by Stop or unexpectedly.
 func (p *Postgres) Done() <-chan struct{} { return p.server.done }
 
-// Stop stops the server after it has written its memory to disk, and waits for it. It may be called again.
+// Stop stops the server and waits until it has ended. The server first writes its memory to disk; if that takes longer
+// than 20 s, the server is stopped at once. Stop may be called again.
 func (p *Postgres) Stop() error {
 	p.stop.Do(func() {
 		if p.server != nil {

@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// serve runs a store, prints the store's address, and never returns: the test kills the process.
+// serve runs a store and prints the store's address. It returns only if the start fails: the test kills the process.
 func serve(store, dir string) error {
 	switch store {
 	case "postgres":

@@ -86,7 +86,7 @@ func (r *Redis) URL() string {
 	return u.String()
 }
 
-// Stop stops the server. It may be called again.
+// Stop stops the server. Stop may be called again.
 func (r *Redis) Stop() {
 	r.stop.Do(func() {
 		r.end()

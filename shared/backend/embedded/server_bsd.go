@@ -14,7 +14,7 @@ import (
 func endsWithUs() *syscall.SysProcAttr { return &syscall.SysProcAttr{} }
 
 // isServerOf reports whether a process exists and runs PostgreSQL. The process id comes from the data folder, so the
-// process is then the server of that data.
+// process is then taken for the server of that data.
 func isServerOf(pid int, _ string) bool {
 	if !alive(pid) {
 		return false

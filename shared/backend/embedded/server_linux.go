@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// endsWithUs makes the kernel send SIGINT, which shuts a server down, to a child when the thread that started the child
-// ends.
+// endsWithUs makes the kernel send SIGINT to a child when the thread that started the child ends. SIGINT shuts a
+// PostgreSQL server down.
 func endsWithUs() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGINT} }
 
 // isServerOf reports whether a process works on the data: a server's working directory is its data folder.

@@ -22,7 +22,7 @@ func (account) download(ctx context.Context, into, source string) error {
 	return downloadArchive(ctx, into, source)
 }
 
-// signal stops a server. On Windows only PostgreSQL's own tool can do that.
+// signal makes a server shut down. On Windows only PostgreSQL's own tool, pg_ctl, can do that.
 func (c *cluster) signal(_ int, how stopping) error {
 	mode := "fast"
 	if how == stopNow {

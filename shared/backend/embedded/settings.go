@@ -9,7 +9,7 @@ const (
 	maxWAL   = 4 << 30   // recovery of this much after a crash takes about a minute
 )
 
-// sized returns the settings that depend on the memory for the server's cache; 0 means PostgreSQL's default. The
+// sized returns the settings for a server whose cache has the given number of bytes; 0 means PostgreSQL's default. The
 // checkpoints and the WAL (write-ahead log) below are those of PostgreSQL.
 //
 //   - shared_buffers is the cache. The indexes of event logs get new entries at random places, and each page that is
@@ -18,8 +18,8 @@ const (
 //     after a checkpoint writes the whole page to the WAL, so checkpoints should be rare. Four times the cache is
 //     enough: a checkpoint writes at most the whole cache, which is then a quarter of the WAL. The setting is never
 //     below minWAL or above maxWAL.
-//   - checkpoint_timeout makes checkpoints rare when there is little load. A start after a crash still reads no more
-//     WAL than max_wal_size.
+//   - checkpoint_timeout makes checkpoints rare when there is little load. A start after a crash still reads hardly
+//     more WAL than max_wal_size.
 //
 // wal_compression stays off: it saves disk space but costs processor time, which is scarce where all services share a
 // machine.

@@ -30,7 +30,7 @@ const (
 	storageProbe = 64 << 10 // bytes, about the size of a batch of records
 )
 
-// check writes a file, at most twice a second, and returns the result.
+// check writes a file, at most twice a second, and returns the result of the last write.
 func (s *storage) check() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -50,8 +50,8 @@ func (s *storage) check() error {
 	return s.err
 }
 
-// answerChecks makes the broker answer a check (backend.Kafka.Check) with an error while it cannot store records.
-// Clients, which send the same request when they connect, are not affected.
+// answerChecks makes the broker answer a check (backend.Kafka.Check) with an error while the broker cannot store
+// records. Clients, which send the same request when they connect, are not affected.
 func (s *storage) answerChecks(c *kfake.Cluster) {
 	c.ControlKey(int16(kmsg.ApiVersions), func(r kmsg.Request) (kmsg.Response, error, bool) {
 		asked := r.(*kmsg.ApiVersionsRequest)

@@ -4,10 +4,10 @@
 //	testservers -- go test -tags integration ./...
 //
 // With -install, as root or with a sudo that needs no password, testservers first installs missing packages with
-// apt-get. Without a command, it then exits. The command finds the servers by the variables MESHTEST_…. If
-// KAFKA_BROKERS, REDIS_URL or DATABASE_URL names a server, that server is used and none is started. With -hold,
-// testservers runs no command: it prints the variables, and runs until its input ends. Package meshtest uses -hold for
-// test processes that were not started by testservers.
+// apt-get; without a command and without -hold, it then exits. The command finds the servers by the variables
+// MESHTEST_…. If KAFKA_BROKERS, REDIS_URL or DATABASE_URL names a server, testservers does not start one of that kind
+// and passes on the named one. With -hold, testservers does not run a command: it prints the variables, and runs until
+// its input ends. Package meshtest uses -hold for test processes that were not started by testservers.
 package main
 
 import (
@@ -125,8 +125,8 @@ func hold(ctx context.Context, servers *server.Set) error {
 	return nil
 }
 
-// command runs the command and returns its exit status. When this process is signalled, it interrupts the command,
-// which then has a minute to end.
+// command runs the command and returns the command's exit status. When ctx ends, because this process was signalled,
+// the command is interrupted and has a minute to end; the status is then 130.
 func command(ctx context.Context, args, env []string) (int, error) {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = env, os.Stdin, os.Stdout, os.Stderr

@@ -27,8 +27,8 @@ func program(t *testing.T) string {
 	return file
 }
 
-// without returns the environment of this process without the variables that name a PostgreSQL server, so that
-// testservers starts one.
+// without returns the environment of this process without the variables MESHTEST_… and DATABASE_URL, so that
+// testservers starts a PostgreSQL server.
 func without(t *testing.T) (env []string) {
 	t.Helper()
 	for _, setting := range os.Environ() {
@@ -68,8 +68,8 @@ func TestCommand_GetsTheServersAndItsStatusIsReturned(t *testing.T) {
 	require.NotContains(t, string(out), "passed")
 }
 
-// TestServers_EndWithTestservers ends the program testservers in each possible way. The servers that the program has
-// started must end too.
+// TestServers_EndWithTestservers ends the program testservers in three ways. The server that the program has started
+// must end too.
 func TestServers_EndWithTestservers(t *testing.T) {
 	t.Parallel()
 	file := program(t)

@@ -19,9 +19,9 @@ type child struct {
 	err  error         // the child's error; set before the channel done is closed
 }
 
-// startChild starts a process from an operating system thread of its own. On Linux the kernel signals the child when
-// the thread that started it ends. This thread ends with the child or with this process; any other thread may end
-// earlier.
+// startChild starts a process from an operating system thread of its own. On Linux the kernel signals a child when the
+// thread that started the child ends. The thread of startChild is reserved until the child ends, so the kernel signals
+// the child only if this process ends. Any other thread may end earlier.
 func startChild(cmd *exec.Cmd) (*child, error) {
 	cmd.SysProcAttr = endsWithUs()
 	c := &child{cmd: cmd, done: make(chan struct{})}

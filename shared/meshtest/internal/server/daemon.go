@@ -19,7 +19,7 @@ const startTime = 90 * time.Second
 type daemon struct {
 	name      string
 	dir       string           // folder of its data and its output
-	command   func() *exec.Cmd // returns the command to run; for a container, it starts and attaches to the container
+	command   func() *exec.Cmd // returns the command that runs the server, in the container if there is one
 	container string           // "" for a process
 	answers   func(context.Context) error
 	child     *child
@@ -106,7 +106,7 @@ func (d *daemon) Kill() error {
 // Freeze suspends the server, with its connections open.
 func (d *daemon) Freeze() error { return d.signal(syscall.SIGSTOP, "pause") }
 
-// Thaw ends Freeze.
+// Thaw resumes the frozen server.
 func (d *daemon) Thaw() error { return d.signal(syscall.SIGCONT, "unpause") }
 
 func (d *daemon) signal(s syscall.Signal, docker string) error {

@@ -27,8 +27,8 @@ func NewDir(name string) (string, error) {
 // another container, whose process id is not visible here.
 const staleAfter = time.Hour
 
-// removeStale deletes the folders of processes that ended without deleting them, because of a panic or a timeout of
-// go test.
+// removeStale deletes the folders of processes that ended without deleting them, for example because of a panic or a
+// timeout of go test.
 func removeStale() error {
 	dirs, err := filepath.Glob(filepath.Join(os.TempDir(), dirPrefix+"*"))
 	if err != nil {

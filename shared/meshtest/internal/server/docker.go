@@ -17,8 +17,8 @@ var engineAnswers = sync.OnceValue(func() bool {
 	return exec.CommandContext(ctx, "docker", "version", "--format", "{{.Server.Version}}").Run() == nil
 })
 
-// contain creates a container of an image, which publishes a port under the same number on loopback, and makes the
-// daemon run in the container.
+// contain creates a container from an image and makes the daemon run in the container. The container's port is
+// published on loopback, under the same number.
 func (d *daemon) contain(ctx context.Context, image string, port int, options, args []string) error {
 	d.container = "edumatrix-meshtest-" + strings.ToLower(rand.Text())
 	create := []string{"create", "--name", d.container, "--publish", fmt.Sprintf("127.0.0.1:%d:%d", port, port)}

@@ -61,8 +61,8 @@ func BuildJaeger(ctx context.Context, log *slog.Logger) (string, error) {
 	}
 	log.Info("building Jaeger, once: it takes minutes", "into", program)
 	begun := time.Now()
-	// The build has no lower priority than the tests beside it. With a lower priority, the build makes no progress
-	// while other processes keep all processors busy, and the test that needs Jaeger times out.
+	// The build has the same priority as the tests beside it. With a lower priority, the build would hardly progress
+	// while other processes keep all processors busy, and the test that needs Jaeger would time out.
 	cmd := exec.CommandContext(ctx, "go", "build", "-ldflags=-s -w", "-o", program+".new", jaegerProgram)
 	cmd.Dir = module
 	// Use the flags of the Makefile, so that the compiled standard library is reused.

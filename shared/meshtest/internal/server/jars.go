@@ -11,7 +11,7 @@ import (
 	"path/filepath"
 )
 
-// KafkaVersion is the version in pom.xml and of the image.
+// KafkaVersion is the version of Kafka in pom.xml and in the Docker image.
 const KafkaVersion = "4.0.0"
 
 //go:embed pom.xml

@@ -26,8 +26,8 @@ type Kafka struct {
 	settings backend.Kafka
 }
 
-// StartKafka starts a broker on empty data. If advertised is not 0, the broker directs clients to that port, such as
-// the port of a proxy.
+// StartKafka starts a broker on empty data. The broker directs clients to the port in the parameter advertised, such as
+// the port of a proxy (0: to the broker's own port).
 func StartKafka(ctx context.Context, log *slog.Logger, advertised int) (*Kafka, error) {
 	dir, err := NewDir("kafka")
 	if err != nil {

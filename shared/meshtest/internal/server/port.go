@@ -25,8 +25,9 @@ var ports = struct {
 	given map[int]*filelock.Lock
 }{given: map[int]*filelock.Lock{}}
 
-// FreePort returns a free port of loopback. It returns each port only once. Until this process ends, it returns the
-// port to no other process of the same account. So a server may be stopped and started again while other tests run.
+// FreePort returns a free port of loopback. Until this process ends, FreePort does not return the same port again, in
+// this process or in another process of the same account. So a server may be stopped and started again while other
+// tests run.
 func FreePort() (int, error) {
 	cache, err := cacheDir()
 	if err != nil {

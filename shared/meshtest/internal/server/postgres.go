@@ -104,7 +104,7 @@ func (p *Postgres) Freeze() error {
 	return nil
 }
 
-// Thaw ends Freeze.
+// Thaw resumes the frozen server.
 func (p *Postgres) Thaw() error {
 	for _, pid := range p.frozen {
 		if err := syscall.Kill(pid, syscall.SIGCONT); err != nil && !errors.Is(err, syscall.ESRCH) {

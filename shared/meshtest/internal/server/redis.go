@@ -17,7 +17,7 @@ import (
 
 const redisImage = "redis:7.4-alpine"
 
-// Redis is a real server that writes every command to disk before it responds, so that a restart loses nothing.
+// Redis is a real server that writes every change to disk before it responds, so that a restart loses nothing.
 type Redis struct {
 	daemon
 	settings backend.Redis
@@ -82,7 +82,7 @@ func (r *Redis) Snapshot() error { return r.copyData(redisData, redisSnapshot) }
 // Rewind resets a stopped server to its snapshot.
 func (r *Redis) Rewind() error { return r.copyData(redisSnapshot, redisData) }
 
-// redisData is the folder of the append-only file, to which the server writes every command before it responds.
+// redisData is the folder of the append-only file, to which the server writes every change before it responds.
 // redisSnapshot is the folder of a copy. The copy may end with an incomplete command, which the server removes when it
 // starts.
 const (

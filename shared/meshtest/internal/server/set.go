@@ -15,8 +15,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend"
 )
 
-// The variables with the addresses of the servers that tests share. A developer can instead set a variable that the
-// mesh itself uses (see plainNames); tests then use the server that this variable names.
+// These environment variables contain the addresses of the servers that tests share. A developer can instead set a
+// variable that the mesh itself uses (see plainNames); tests then use the server that this variable names.
 const (
 	KafkaVariable    = "MESHTEST_KAFKA_BROKERS"
 	RedisVariable    = "MESHTEST_REDIS_URL"
@@ -27,7 +27,8 @@ var plainNames = map[string]string{
 	KafkaVariable: "KAFKA_BROKERS", RedisVariable: "REDIS_URL", PostgresVariable: "DATABASE_URL",
 }
 
-// Named returns the server that the environment names for one of the variables above; "" if it names none.
+// Named returns the address in one of the variables above or, if that variable is not set, in the corresponding
+// variable of the mesh (see plainNames). It returns "" if neither is set.
 func Named(variable string) string {
 	if value := os.Getenv(variable); value != "" {
 		return value
@@ -39,7 +40,7 @@ func Named(variable string) string {
 var All = []string{"kafka", "redis", "postgres"}
 
 // Set contains the servers that the tests of several processes share. A server that the environment does not name is
-// started, except Redis: it starts within milliseconds, so each test starts its own.
+// started, except Redis: a Redis starts within milliseconds, so each test starts its own.
 type Set struct {
 	named    map[string]string // variable -> address
 	kafka    *Kafka

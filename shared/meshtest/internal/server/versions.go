@@ -8,8 +8,8 @@ import (
 	"strconv"
 )
 
-// The oldest major versions that can be used: Kafka 4 needs Java 17, and the Lua scripts of presence need commands of
-// Redis 7.
+// These are the oldest major versions that can be used: Kafka 4 needs Java 17, and the Lua scripts of presence need
+// commands of Redis 7.
 const (
 	oldestJava  = 17
 	oldestRedis = 7
@@ -28,7 +28,8 @@ func hasJava(ctx context.Context) bool {
 
 var javaVersion = regexp.MustCompile(`version "(?:1\.)?(\d+)`)
 
-// javaMajor returns 17 for 17.0.15, and 8 for 1.8.0_392, the old form of versions; 0 for any other text.
+// javaMajor returns the major version in the output of java -version: 17 for 17.0.15, and 8 for 1.8.0_392, which has
+// the form of versions before Java 9. It returns 0 if the output contains no version.
 func javaMajor(said string) int {
 	found := javaVersion.FindStringSubmatch(said)
 	if found == nil {
