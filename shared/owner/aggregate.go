@@ -10,18 +10,19 @@ import (
 // neither personal fields nor a clock; catalog.Origin and catalog.Fact contain the time. One goroutine at a time uses
 // it. Aggregates need not import this package.
 //
-// If the events of a stream are counters (CLASS_COUNTER), Evolve gets only the newest event, because each event
-// contains the whole value.
+// When a stream of counters (CLASS_COUNTER) is loaded, Evolve gets the newest event without the earlier ones, because
+// each event contains the whole value.
 type State interface {
 	// Decide returns the events to which a command leads, no events if nothing has to change, or an error. It does not
 	// change the state.
 	//
-	// An event that is declared for another stream of the same service is appended there in the same transaction. If it
-	// is wrapped in a catalog.Expecting, that stream must be at the expected version; otherwise the command is refused.
-	// At least one event must belong to the aggregate's own stream.
+	// An event that is declared for another stream of the same service is appended there in the same transaction. If
+	// such an event is wrapped in a catalog.Expecting and its stream is not at the expected version, the command is
+	// refused. If there are events, at least one of them must belong to the aggregate's own stream.
 	//
 	// A *refusal.Error is a final outcome. A *refusal.NotYetError is not an outcome: the command is decided again for
-	// up to two seconds, and then refused as unavailable. Later commands of its stream do not wait for it.
+	// up to two seconds, and then refused as unavailable. Later commands of the stream do not wait for this command.
+	// With any other error, the command fails. For the commands of reactions, see consume.Effect.
 	Decide(by catalog.Origin, command proto.Message) ([]proto.Message, error)
 	// Evolve applies one event.
 	Evolve(f catalog.Fact, event proto.Message)
@@ -31,5 +32,5 @@ type State interface {
 	Forget()
 }
 
-// NewState returns the state of a stream ("conversation:7") without events.
+// NewState returns the state of a stream ("conversation:7") before its first event.
 type NewState func(stream string) State

@@ -17,8 +17,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// commands handles the messages of the command topic. It queues each command for its stream, in the order of the lane,
-// and acknowledges the command once its outcome is in the log and published.
+// commands handles the messages of the command topic. It queues each valid command for its stream, in the order of the
+// lane. It acknowledges a command once the outcome is in an event of the log, which the relay publishes, or is
+// published on the topic of outcomes.
 type commands struct {
 	command.Topics
 	decider *decider
@@ -27,8 +28,8 @@ type commands struct {
 func (c *commands) handle(m *message.Message) error {
 	read, err := c.Read(m)
 	if refused, is := refusal.Of(err); is {
-		// The refusal is not stored: the same command is refused in the same way each time, and its texts may contain
-		// characters that Postgres cannot store.
+		// The refusal is not stored: the same command is refused in the same way each time, and the command's texts may
+		// contain characters that Postgres cannot store.
 		return c.Publish(m.Context(), c.Refused(read.Command, refused))
 	}
 	if err != nil {
@@ -41,7 +42,7 @@ func (c *commands) handle(m *message.Message) error {
 	return c.publishOutcome(m.Context(), <-pc.outcome)
 }
 
-// publishOutcome publishes an outcome, unless the relay publishes it with the commit's last event. The command is
+// publishOutcome publishes an outcome, unless the relay publishes it with the command's last event. The command is
 // acknowledged only if publishOutcome returns nil.
 func (c *commands) publishOutcome(ctx context.Context, outcome commandOutcome) error {
 	if outcome.err != nil {
@@ -64,7 +65,7 @@ func digest(c envelope.Command, body []byte) string {
 	return base64.RawStdEncoding.EncodeToString(h.Sum(nil)[:16])
 }
 
-// recordDeadLetter records the final outcome of a command that becomes a dead letter.
+// recordDeadLetter stores and publishes the final outcome of a command that becomes a dead letter.
 func (c *commands) recordDeadLetter(ctx context.Context, m *message.Message, _ error) error {
 	sent, err := envelope.ReadCommand(m)
 	if err != nil {
@@ -73,7 +74,7 @@ func (c *commands) recordDeadLetter(ctx context.Context, m *message.Message, _ e
 	outcome, err := c.decider.recordFailure(ctx, sent, nil)
 	var own *eventlog.WriteError
 	if errors.As(err, &own) {
-		return nil // Postgres cannot store the outcome's texts either
+		return nil // Postgres cannot store a text of the command, such as its type, so the command gets no outcome
 	} else if err != nil {
 		return err
 	}

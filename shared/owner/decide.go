@@ -20,12 +20,12 @@ import (
 )
 
 const (
-	maxBatch   = 256 // commands decided on one loaded state
+	maxBatch   = 256 // maximum number of commands that are decided on one loaded state
 	firstPause = 50 * time.Millisecond
 )
 
-// decider decides commands. The commands that wait for one stream are decided in one batch, on one loaded state, and
-// committed together.
+// decider decides commands. Up to maxBatch commands that wait for one stream are decided as a batch, on one loaded
+// state, and committed together. If that fails, they are decided one by one.
 type decider struct {
 	log        *eventlog.Log
 	catalog    *catalog.Catalog
@@ -34,7 +34,7 @@ type decider struct {
 	logger     *slog.Logger
 	waiting    func(dependency string, err error)
 	now        func() time.Time
-	patience   time.Duration // how long commands that cannot be decided yet are retried; 0: notYetPatience
+	patience   time.Duration // how long commands that cannot be decided yet are decided again; 0: notYetPatience
 
 	ctx       context.Context // ends when nothing may be committed any more
 	states    *states
@@ -52,14 +52,14 @@ type pendingCommand struct {
 	outcome  chan commandOutcome // has room for one outcome
 
 	refused *refusal.Error // the refusal by the checks under the log's lock; nil: none
-	since   time.Time      // when the command first could not be decided yet
+	since   time.Time      // when the first decision returned a NotYetError; zero: none has
 	notYet  *refusal.NotYetError
 }
 
 type commandOutcome struct {
 	outcome   envelope.Outcome
 	repeated  bool // the outcome is that of an earlier command with the same id
-	published bool // the headers of the commit's last event contain the outcome
+	published bool // the headers of the command's last event contain the outcome
 	err       error
 }
 
@@ -80,7 +80,7 @@ func newDecider(ctx context.Context, d decider) (*decider, error) {
 	return &d, nil
 }
 
-// enqueue queues a command for its stream. Its outcome is sent on pc.outcome.
+// enqueue queues a command for its stream. The outcome is sent on pc.outcome.
 func (d *decider) enqueue(pc *pendingCommand) { d.mailboxes.put(pc.command.Stream, pc) }
 
 // decideAll decides the commands that waited for one stream.
@@ -93,7 +93,7 @@ func (d *decider) decideAll(stream string, batch []*pendingCommand) {
 }
 
 // distinct returns the number of commands before the first repeat. A repeat is decided only when the earlier command
-// with the same id has its outcome.
+// with the same actor and id has its outcome.
 func distinct(batch []*pendingCommand) int {
 	seen := make(map[catalog.Origin]bool, len(batch))
 	for i, pc := range batch {
@@ -129,8 +129,8 @@ func (d *decider) failAll(batch []*pendingCommand, err error) {
 	}
 }
 
-// together decides a batch and commits it. While the database is unavailable, it waits. It returns the commands that
-// have no outcome.
+// together decides a batch and commits it. While the database is unavailable, it waits and tries again. If it fails, it
+// returns the error and the commands that still need an outcome.
 func (d *decider) together(stream string, batch []*pendingCommand) ([]*pendingCommand, error) {
 	delay, conflicts, unavailable := retry.Backoff{First: firstPause}, 0, false
 	defer func() {
@@ -163,8 +163,8 @@ func (d *decider) together(stream string, batch []*pendingCommand) ([]*pendingCo
 	return nil, nil
 }
 
-// attempt decides on the known state of the stream and commits at the version of that state. It returns the commands
-// that must be decided again.
+// attempt decides on the state of the stream, which is cached or read from the log, and commits if the stream still has
+// the version of that state. It returns the commands that must be decided again.
 func (d *decider) attempt(stream string, batch []*pendingCommand) (rest []*pendingCommand, err error) {
 	defer func() {
 		if p := recover(); p != nil { // an aggregate that panics on a stored event must not end the process
@@ -191,7 +191,7 @@ func (d *decider) attempt(stream string, batch []*pendingCommand) (rest []*pendi
 	return d.end(r, committed, err)
 }
 
-// clock returns the time at which commands on a state are decided. It is not before the state's events.
+// clock returns the time at which commands are decided on a state. It is not before the times of the state's events.
 func (d *decider) clock(h *loadedState) time.Time {
 	if now := d.log.Clock(); now.After(h.at) {
 		return now
@@ -199,7 +199,8 @@ func (d *decider) clock(h *loadedState) time.Time {
 	return h.at
 }
 
-// insideCommit decides under the log's lock, where nothing else can be appended to the stream.
+// insideCommit decides and commits under the log's lock, so nothing else can be appended to the stream in between. It
+// returns the commands that must be decided again.
 func (d *decider) insideCommit(stream string, batch []*pendingCommand) ([]*pendingCommand, error) {
 	d.states.take(stream)
 	r := decidedBatch{decided: batch}
@@ -219,8 +220,9 @@ func (d *decider) insideCommit(stream string, batch []*pendingCommand) ([]*pendi
 	return d.end(r, committed, err)
 }
 
-// end delivers the outcomes of the commands that need not be decided again, and returns the other commands. A non-nil
-// err is the error with which deciding or committing the batch failed.
+// end ends an attempt. The parameter err is the error with which deciding or committing the batch failed, or nil. If
+// settled can handle the error, or there is none, end delivers outcomes, puts off the commands that cannot be decided
+// yet, and returns the commands that must be decided again. Otherwise it returns the error and all commands.
 func (d *decider) end(r decidedBatch, committed eventlog.Committed, err error) (rest []*pendingCommand, _ error) {
 	if err == nil {
 		d.committed(r, committed.Outcomes)
@@ -233,9 +235,9 @@ func (d *decider) end(r decidedBatch, committed eventlog.Committed, err error) (
 	return rest, nil
 }
 
-// settled handles the error of a commit that single commands have prevented. It delivers the outcomes of commands that
-// have one already or whose timer is gone, and returns the commands that must be decided again. Any other error is
-// returned together with all commands.
+// settled handles an error that single commands of a commit have caused. It delivers the outcomes of the commands that
+// have one already, and errTimer to those whose timer is gone or not due. It returns the commands that must be decided
+// again, including those that the log refuses. Any other error is returned together with all commands.
 func (d *decider) settled(decided []*pendingCommand, err error) ([]*pendingCommand, error) {
 	var repeated *eventlog.RepeatedError
 	var refused *eventlog.RefusedError
@@ -272,11 +274,11 @@ func (d *decider) settled(decided []*pendingCommand, err error) ([]*pendingComma
 // errTimer is the error of a timer's command if the timer is gone or not due.
 var errTimer = errors.New("the timer is gone or not due")
 
-// committed delivers the outcomes of a committed batch.
+// committed delivers the outcomes of a committed batch, and drops the cached states of other streams that it changed.
 func (d *decider) committed(r decidedBatch, outcomes []envelope.Outcome) {
 	for i, pc := range r.decided {
 		for _, also := range r.write.Commands[i].Also {
-			d.states.take(also.Stream) // the cached state is outdated now
+			d.states.take(also.Stream) // the cached state lacks the event
 		}
 		pc.outcome <- commandOutcome{outcome: outcomes[i], published: outcomes[i].Kind == envelope.Committed}
 	}

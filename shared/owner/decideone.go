@@ -22,8 +22,8 @@ import (
 // decidedBatch is the result of deciding a batch of commands.
 type decidedBatch struct {
 	write   eventlog.Write
-	decided []*pendingCommand // the commands in write, in the same order
-	putOff  []*pendingCommand // cannot be decided yet
+	decided []*pendingCommand // the commands of write.Commands, in the same order
+	putOff  []*pendingCommand // commands that cannot be decided yet
 }
 
 // decide decides the commands in turn, each on a state that includes the events of the earlier commands.
@@ -80,7 +80,8 @@ func refuse(decided *eventlog.Decided, r *refusal.Error) {
 	decided.Kind, decided.Code, decided.Text, decided.Field = envelope.Refused, r.Code, r.Text, r.Field
 }
 
-// decideWithState lets the aggregate decide, and applies the resulting events to the aggregate.
+// decideWithState lets the aggregate decide, stores the result in the parameter decided, and applies the new events of
+// the aggregate's own stream to the aggregate.
 func (d *decider) decideWithState(h *loadedState, origin catalog.Origin, pc *pendingCommand, decided *eventlog.Decided) error {
 	events, err := h.state.Decide(origin, pc.message)
 	if refused, is := refusal.Of(err); is {
@@ -123,13 +124,14 @@ func (d *decider) decideWithState(h *loadedState, origin catalog.Origin, pc *pen
 }
 
 const (
-	// notYetPatience is how long a command that depends on a fact which is not known yet is retried.
+	// notYetPatience is how long a command that lacks a fact (refusal.NotYetError) is decided again.
 	notYetPatience = 2 * time.Second
 	notYetPause    = 50 * time.Millisecond
 )
 
-// putOff decides a command again after a pause, behind the newer commands of its stream. After notYetPatience the
-// command is refused without a stored outcome, so the sender may send it again.
+// putOff queues a command again after a pause, behind the commands of its stream that have arrived meanwhile. After
+// d.patience, or when d.ctx has ended, it refuses the command instead. This refusal is not stored, so the sender may
+// send the command again.
 func (d *decider) putOff(pc *pendingCommand) {
 	now := time.Now()
 	if pc.since.IsZero() {
@@ -144,7 +146,8 @@ func (d *decider) putOff(pc *pendingCommand) {
 	time.AfterFunc(notYetPause, func() { d.enqueue(pc) })
 }
 
-// digestOf returns the digest of a command. If the body cannot be decoded, it is computed from the encoded body.
+// digestOf returns the digest of a command. If the type is not declared or the body cannot be decoded, the digest is
+// computed from the encoded body.
 func (d *decider) digestOf(c envelope.Command) string {
 	if declared, ok := d.catalog.Command(c.Type); ok {
 		body := declared.Type.New().Interface()
@@ -155,7 +158,8 @@ func (d *decider) digestOf(c envelope.Command) string {
 	return digest(c, c.Body)
 }
 
-// digestOfMessage returns a digest that does not depend on how the gateway encoded the message.
+// digestOfMessage returns the digest of a command with a decoded body. It does not depend on how the gateway encoded
+// the body. It is "" if the body cannot be encoded.
 func digestOfMessage(c envelope.Command, body proto.Message) string {
 	canonical, err := proto.MarshalOptions{Deterministic: true}.Marshal(body)
 	if err != nil {

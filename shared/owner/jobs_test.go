@@ -70,7 +70,7 @@ func (w *world) number(sql string) (n int) {
 }
 
 // Commands are sent to a service with two instances, which registers a job for every message. Each committed event must
-// have one job, and the job must run once. Commands that are refused, fail or are repeated must not have a job.
+// have one job, and the job must run once. Commands that are refused, fail or are repeated must not add a job.
 func TestJobs_EachCommittedEventHasOneJob(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

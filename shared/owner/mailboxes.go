@@ -2,9 +2,9 @@ package owner
 
 import "sync"
 
-// mailboxes passes the items of each key to a worker in batches. A batch contains the items that arrived during the
-// previous batch, in order and at most maxItems; two batches of one key never run at the same time. So a busy stream
-// costs one load and one commit per batch instead of per message, and the messages of a quiet stream do not wait.
+// mailboxes passes the items of each key to a worker in batches. A batch contains the items that wait when it begins,
+// in order of arrival, but at most maxItems. Two batches of one key never run at the same time. So a busy stream costs
+// one load and one commit for each batch instead of each command, and the commands of a quiet stream do not wait.
 type mailboxes[T any] struct {
 	work     func(key string, run []T)
 	maxItems int // maximum number of items in a batch
@@ -18,7 +18,7 @@ func newMailboxes[T any](maxItems int, work func(key string, run []T)) *mailboxe
 	return &mailboxes[T]{work: work, maxItems: maxItems, waiting: map[string][]T{}}
 }
 
-// put queues an item in the order of the calls.
+// put queues an item behind the earlier items of its key.
 func (m *mailboxes[T]) put(key string, item T) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -31,7 +31,7 @@ type operator struct {
 	projections []*projection.Projection
 	consumers   []*consume.Consumer
 	jobs        *jobs.Queue     // nil: the service has no jobs
-	work        context.Context // ends when the service does
+	work        context.Context // ends when the service has stopped
 }
 
 // withoutReadDeadline removes the deadline for reading a request, at which net/http ends the call's context. An
@@ -81,11 +81,11 @@ func (o *operator) Rebuild(ctx context.Context, r *connect.Request[meshv1.Rebuil
 	return nil
 }
 
-// maxSeen is the largest position that BeginIncarnation accepts. No log has reached it, and an incarnation that begins
-// above a larger number could run out of positions.
+// maxSeen is the largest position that BeginIncarnation accepts. No log has reached it. An incarnation that began near
+// the largest int64 would run out of positions.
 const maxSeen = 1 << 53
 
-// BeginIncarnation begins a new incarnation of the log.
+// BeginIncarnation begins a new incarnation of the log. Its positions are above the position that the request names.
 func (o *operator) BeginIncarnation(ctx context.Context, r *connect.Request[meshv1.BeginIncarnationRequest]) (
 	*connect.Response[meshv1.BeginIncarnationResponse], error) {
 	before, err := o.log.Newest(ctx)
@@ -118,8 +118,9 @@ func (o *operator) rebuildable() (names []string) {
 
 type rebuilder func(context.Context) (rebuild.Result, error)
 
-// rebuilds returns the rebuilds that are to be run one after another. If name is empty, the first one rebuilds all
-// projections and the second one the timers. Otherwise there is only one, of the projection or the timers with that name.
+// rebuilds returns the rebuilds that are to be run one after another. If the parameter name is empty, one of them
+// rebuilds all projections and the next one the timers, as far as the service has them. Otherwise the only one rebuilds
+// the projection or the timers with that name.
 func (o *operator) rebuilds(name string, progress func(rebuild.Progress)) (all []rebuilder, err error) {
 	names := o.rebuildable()
 	switch {
@@ -185,7 +186,8 @@ func (o *operator) ListParked(ctx context.Context, r *connect.Request[meshv1.Lis
 	return connect.NewResponse(response), nil
 }
 
-// ResolveParked applies or skips the event that parks a stream, and applies the events that wait behind it.
+// ResolveParked applies or skips the event that parks a stream, and applies the events that wait behind it until one
+// fails.
 func (o *operator) ResolveParked(ctx context.Context, r *connect.Request[meshv1.ResolveParkedRequest]) (
 	*connect.Response[meshv1.ResolveParkedResponse], error) {
 	consumer, err := o.consumer(ctx, r.Msg.GetSource(), r.Msg.GetStream(), catalog.Version(r.Msg.GetVersion()))
@@ -270,7 +272,7 @@ func (o *operator) ListDropped(ctx context.Context, _ *connect.Request[meshv1.Li
 	return connect.NewResponse(response), nil
 }
 
-// DropDeadLetter records that a dead letter was dealt with, so that it is no longer listed.
+// DropDeadLetter records that a dead letter was dealt with, so that lists of dead letters omit it.
 func (o *operator) DropDeadLetter(ctx context.Context, r *connect.Request[meshv1.DropDeadLetterRequest]) (
 	*connect.Response[meshv1.DropDeadLetterResponse], error) {
 	letter := r.Msg.GetDeadLetter()

@@ -39,8 +39,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
-// room is the aggregate of these tests. It refuses messages of the user "stranger" and accepts all others. With the
-// text "panic" its decision panics. The event of a message with the text "unstorable" cannot be stored.
+// room is the aggregate of these tests. It refuses messages of the user "stranger". For other users, its decision
+// panics at the text "panic", the event of a message with the text "unstorable" cannot be stored, and any other message
+// is accepted.
 type room struct{ id string }
 
 func newRoom(stream string) owner.State { return &room{strings.TrimPrefix(stream, "conversation:")} }
@@ -66,8 +67,8 @@ func (*room) Evolve(catalog.Fact, proto.Message) {}
 
 func (*room) Forget() {}
 
-// world is the environment of a test: a database, a broker, and what the service "chat" publishes. A test can start and
-// stop the service several times.
+// world is the environment of a test: a database, a broker, and the messages that the service "chat" has published. A
+// test can start and stop the service several times.
 type world struct {
 	t         *testing.T
 	env       process.Env

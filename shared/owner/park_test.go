@@ -33,9 +33,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// listener is a service "notification" that raises a notification for each message of chat. While fails is true, it
-// panics at a message with the text "choke", and the notification about a message with the text "spoil" cannot be
-// stored.
+// listener is a service "notification" that raises a notification for each message of chat. While its field fails is
+// true, its reaction panics at a message with the text "choke", and the notification about a message with the text
+// "spoil" cannot be stored.
 type listener struct {
 	*world
 	env      process.Env

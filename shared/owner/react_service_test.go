@@ -24,7 +24,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// diary is an aggregate that takes notes. While fails is true, it fails at the text "choke".
+// diary is an aggregate that takes notes. While its field fails is true, it cannot decide a command with the text
+// "choke".
 type diary struct {
 	n     catalog.Version
 	fails *atomic.Bool

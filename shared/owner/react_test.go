@@ -97,7 +97,7 @@ func (k *talk) publish(events ...envelope.Event) {
 	}
 }
 
-// publishPosition publishes a record with the log's last position in each partition.
+// publishPosition publishes, in each partition, a record that contains the log's last position.
 func (k *talk) publishPosition() {
 	k.t.Helper()
 	for n := range int32(talkPartitions) {
@@ -169,8 +169,8 @@ type reactor struct {
 	stop     func()
 }
 
-// start runs an instance of the toy service that reacts to chat. If change is not nil, it wraps the function by which
-// the consumer commits.
+// start runs an instance of the toy service that reacts to chat. If the parameter change is not nil, the consumer
+// commits with the function that change returns.
 func (k *talk) start(change func(consume.Commit) consume.Commit) *reactor {
 	k.t.Helper()
 	r := &reactor{toy: newToy(k.t, k.url, nil)}

@@ -19,11 +19,11 @@ import (
 
 // commitDeciding decides the commands of reactions one after another, each on the state of its stream. It commits their
 // outcomes together with the Write w, which has no commands of its own. The positions of w's events are above those of
-// the commands' events. A command that has an outcome already counts as done; a refusal is an outcome. The error is one
-// of Log.Commit for w, or a *consume.CommandError.
+// the commands' events. A command that has an outcome already counts as done; a refusal is an outcome. The error is an
+// error of Log.Commit for w, or a *consume.CommandError.
 //
-// commitDeciding first decides on the known states. If another commit has changed one of the streams since, it decides
-// again under the log's lock.
+// commitDeciding first decides on states that are cached or read from the log. If another commit has changed one of the
+// streams since, it decides again under the log's lock.
 func (d *decider) commitDeciding(ctx context.Context, commands []consume.Command, w eventlog.Write) (
 	eventlog.Committed, error) {
 	batch, err := d.batchOf(ctx, commands)
@@ -62,7 +62,7 @@ func (d *decider) commitDeciding(ctx context.Context, commands []consume.Command
 type reactionBatch struct {
 	decider  *decider
 	commands []*pendingCommand       // in order, without the commands that are done
-	index    map[*pendingCommand]int // of each command in the slice that batchOf got
+	index    map[*pendingCommand]int // index of each command in the slice that was passed to batchOf
 }
 
 func (d *decider) batchOf(ctx context.Context, commands []consume.Command) (*reactionBatch, error) {
@@ -120,8 +120,8 @@ func (b *reactionBatch) drop(outcomes map[int]envelope.Outcome) {
 	b.commands = rest
 }
 
-// attempt decides the commands on the states of their streams, which are cached or read from the log, and commits the
-// Write.
+// attempt decides the commands on the states of their streams, which are cached or read from the log, and commits them
+// together with the Write.
 func (b *reactionBatch) attempt(ctx context.Context, w eventlog.Write) (committed eventlog.Committed, err error) {
 	states, err := b.load(ctx)
 	if err != nil {
@@ -141,8 +141,8 @@ func (b *reactionBatch) attempt(ctx context.Context, w eventlog.Write) (committe
 	return committed, nil
 }
 
-// forget drops the cached states of the streams that a Write has changed besides the commands' own streams: those of
-// its Appends, and those of the events that commands lead to in other streams.
+// forget drops the cached states of the streams of a Write's Appends, and of the other streams to which its commands
+// have added events (eventlog.Decided.Also).
 func (b *reactionBatch) forget(w eventlog.Write) {
 	for _, a := range w.Appends {
 		b.decider.states.take(a.Stream)
@@ -154,7 +154,8 @@ func (b *reactionBatch) forget(w eventlog.Write) {
 	}
 }
 
-// load returns the states of all streams. It reads the states that are not cached in one round trip.
+// load returns the states of all streams of the batch. It reads the events that the cached states lack, in one round
+// trip for all streams. If that fails because of the data, load reads stream by stream.
 func (b *reactionBatch) load(ctx context.Context) (map[string]*loadedState, error) {
 	streams, batches := b.byStream()
 	states := make(map[string]*loadedState, len(streams))
@@ -181,7 +182,7 @@ func (b *reactionBatch) load(ctx context.Context) (map[string]*loadedState, erro
 			var failed error
 			if err == nil {
 				one = loaded[i]
-			} else if one, failed = b.decider.log.Load(ctx, s); failed != nil { // loading one by one shows which stream failed
+			} else if one, failed = b.decider.log.Load(ctx, s); failed != nil { // shows which of the streams failed
 				return failed
 			}
 			return b.decider.fold(states[s.Stream], one)
@@ -224,7 +225,7 @@ func (b *reactionBatch) clock(states map[string]*loadedState) time.Time {
 	return at
 }
 
-// insideCommit decides under the log's lock.
+// insideCommit decides the commands and commits them together with the Write, under the log's lock.
 func (b *reactionBatch) insideCommit(ctx context.Context, w eventlog.Write) (eventlog.Committed, error) {
 	streams, batches := b.byStream()
 	selections := make([]eventlog.Selection, len(streams))
@@ -262,8 +263,9 @@ func (b *reactionBatch) folded(stream string, loaded eventlog.Loaded) (h *loaded
 	return h, err
 }
 
-// decide decides the commands in the order of the batch, not stream by stream, because a decision must take into
-// account the events that earlier commands have added to other streams.
+// decide adds the decided commands to the Write. It decides them in the order of the batch, not stream by stream,
+// because each decision must take into account the events that earlier commands for other streams have added to the
+// command's stream.
 func (b *reactionBatch) decide(states map[string]*loadedState, at time.Time, w eventlog.Write) (eventlog.Write, error) {
 	w.Expected, w.DecidedAt, w.Commands = eventlog.AnyVersion, at, nil
 	for _, pc := range b.commands {

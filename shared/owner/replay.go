@@ -17,10 +17,9 @@ func ReplayTopic(service string) catalog.Topic {
 	return catalog.Topic{Name: service + "-replay", Owner: service, Partitions: 3, Retention: 24 * time.Hour}
 }
 
-// replays handles events that are published again. An event at or below its partition's checkpoint has been applied
-// already and is dropped. An event above the checkpoint proves that the owner's log reaches the event's position, so
-// the partition's missing events up to that position are read from the log. An event to which the service does not
-// react is dropped.
+// replays handles events that are published again. Such an event proves that its owner's log reaches the event's
+// position. So each partition of the event's topic that this instance consumes, and whose checkpoint is below that
+// position, reads its events up to there from the log. An event to which the service does not react is dropped.
 type replays struct {
 	catalog   *catalog.Catalog
 	consumers []*consume.Consumer

@@ -12,9 +12,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/membership"
 )
 
-// SubscribeAuthorizer decides which users may subscribe to which rooms. If a subscription requests a snapshot, it also
-// returns the newest values of the room. A decision is valid for a minute. The function is called once for all
-// subscriptions of an RPC, so that one query suffices. The results have the order of the subscriptions.
+// SubscribeAuthorizer decides which users may subscribe to which rooms. If a subscription requests a snapshot, the
+// function also returns the newest values of the room. A decision is valid for a minute. The function is called once
+// for all subscriptions of an RPC, so that one query suffices. The results have the order of the subscriptions.
 type SubscribeAuthorizer func(ctx context.Context, subscriptions []*meshv1.Subscription) ([]*meshv1.Authorization, error)
 
 // ownerServer serves the calls of other services to the owner of a log. It is on the inner listener only.
@@ -48,7 +48,8 @@ func (s *ownerServer) Rooms(ctx context.Context, r *connect.Request[meshv1.Rooms
 	return connect.NewResponse(response), nil
 }
 
-// Resume returns the membership intervals of users since a position, and the events within these intervals.
+// Resume returns, for each user that resumes, the membership intervals since the user's position, the events that the
+// user has missed in these intervals and in the subscribed rooms, and the subscriptions that are still allowed.
 func (s *ownerServer) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeRequest]) (*connect.Response[meshv1.ResumeResponse], error) {
 	resumers := make([]membership.Resumer, len(r.Msg.GetResumers()))
 	var subscriptions []*meshv1.Subscription

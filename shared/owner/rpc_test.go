@@ -18,8 +18,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// The interceptor of a query waits for the projection, and then the query reads in a database session that was opened
-// after this wait. The query must be repeated, because PostgreSQL may have crashed and lost rows in between.
+// A query reads in a database session that was opened after the query's interceptor began. The query must be repeated,
+// because PostgreSQL may have crashed in between and lost rows on which the interceptor relies.
 func TestConnect_RepeatsAQueryThatReadInANewSession(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -32,7 +32,8 @@ import (
 )
 
 // gatherDelay is how long a consumer lets events of other owners accumulate before it fetches them. The delay saves CPU
-// time, and no client waits for the effects of these events. Projections let commits accumulate for the same time.
+// time, and no client waits for the effects of these events. Projections let commits accumulate for the same time,
+// unless a query waits.
 const gatherDelay = 30 * time.Millisecond
 
 // Service is one owner of a log. The methods that configure it must be called before Run.
@@ -86,30 +87,30 @@ func (s *Service) Project(p ...*projection.Projection) { s.projections = append(
 // job queue.
 func (s *Service) Workers() *jobs.Workers { return &s.workers }
 
-// Jobs registers an effect: jobs that are inserted with each event of a type ("chat.message_sent"), in the transaction
-// that commits the event.
+// Jobs registers the effect of each event of a type ("chat.message_sent"): the jobs that are inserted in the
+// transaction that commits the event. A later call for the same type replaces the effect.
 func (s *Service) Jobs(event string, effect eventlog.Effect) { s.effects[event] = effect }
 
 // AuthorizeSubscribe registers the function that decides which users may subscribe to rooms.
 func (s *Service) AuthorizeSubscribe(authorize SubscribeAuthorizer) { s.authorize = authorize }
 
 // React registers the reaction to a topic of another service. The reaction returns events, and commands that the
-// service's aggregates decide. The parameter since is the time from which events count if the topic has not been
-// consumed before. Each topic can have only one reaction.
+// service's aggregates decide. The parameter since determines where consumption begins if the service has not consumed
+// the topic before. Each topic can have only one reaction.
 func (s *Service) React(topic string, since consume.Since, react consume.Reaction) {
 	declared, _ := s.env.Catalog.Topic(topic)
 	declared.Name = topic
 	s.reactions = append(s.reactions, reaction{declared, since, react})
 }
 
-// Serve registers the handler of a Connect service on the inner listener, which only other services call.
+// Serve registers the handler of a Connect service on the inner listener, which requires the service credential.
 func (s *Service) Serve(path string, handler http.Handler) {
 	s.served = append(s.served, path)
 	s.common.Handle(path, handler)
 }
 
 // QueryOptions returns the options of the Connect handler of this service's queries. The parameter projections declares
-// which projection each query reads. An answer contains everything that was committed before its query was sent (see
+// which projection each query reads. An answer contains every commit up to the position that the request names (see
 // consistency.Interceptor).
 func (s *Service) QueryOptions(projections consistency.Projections) connect.HandlerOption {
 	maps.Copy(s.queries, projections)
@@ -117,8 +118,9 @@ func (s *Service) QueryOptions(projections consistency.Projections) connect.Hand
 		connect.WithInterceptors(consistency.Interceptor(s.Log, s.env.Catalog, projections)))
 }
 
-// Run serves until ctx ends. Then it stops everything that begins new work (consuming, timers, jobs), waits until
-// running work is finished, and stops the log's relay and the listener last.
+// Run serves until ctx ends or a part of the service fails. Then it stops everything that begins new work (consuming,
+// timers, jobs), waits up to 10 s until running work is finished, and stops the other parts last, such as the log's
+// relay and the listener.
 func (s *Service) Run(ctx context.Context) error {
 	if err := errors.Join(s.validate(), projection.CheckTables(ctx, s.Log, jobs.IsTable, s.projections...)); err != nil {
 		return errors.Join(fmt.Errorf("%s cannot start: %w", s.name, err), s.common.Close())
@@ -126,7 +128,8 @@ func (s *Service) Run(ctx context.Context) error {
 	return s.common.Run(ctx, func(parts *service.Parts) error { return s.prepare(ctx, parts) })
 }
 
-// prepare adds the parts that every owner has. The context ctx ends if the start fails.
+// prepare adds the parts of an owner of a log. It uses ctx, the context of Run, only for the start; the parts run with
+// contexts of their own.
 func (s *Service) prepare(ctx context.Context, parts *service.Parts) error {
 	s.Serve(meshv1connect.NewOwnerServiceHandler(&ownerServer{s.Log, s.authorize}, s.common.Interceptors()))
 	queue, err := s.queue(ctx)
@@ -171,7 +174,7 @@ func (s *Service) queue(ctx context.Context) (*jobs.Queue, error) {
 	return queue, err
 }
 
-// lastRecords reads the newest record of each partition of a topic.
+// lastRecords reads the newest record of each partition of a topic. It omits empty partitions.
 func (s *Service) lastRecords(ctx context.Context, topic string) ([]*message.Message, error) {
 	records, err := bus.LastRecords(ctx, s.env.Stores.Kafka, topic)
 	var messages []*message.Message
@@ -226,7 +229,8 @@ func (s *Service) validate() error {
 	return errors.Join(problems...)
 }
 
-// consumers returns the consumers of other owners' topics. A service that has consumers also has a topic for replays.
+// consumers returns the consumers of other owners' topics. If there are any, it also creates the service's replay topic
+// (see ReplayTopic) if that is missing.
 func (s *Service) consumers(ctx, work context.Context) (all []*consume.Consumer, err error) {
 	if len(s.reactions) == 0 {
 		return nil, nil
@@ -248,7 +252,8 @@ func (s *Service) consumers(ctx, work context.Context) (all []*consume.Consumer,
 	return all, nil
 }
 
-// commitDeciding decides the commands of reactions. s.decider is set before the first event arrives.
+// commitDeciding is the consume.Commit of the service's consumers. The consumers are created before s.decider is set,
+// but call commitDeciding only later.
 func (s *Service) commitDeciding(ctx context.Context, commands []consume.Command, w eventlog.Write) (
 	eventlog.Committed, error) {
 	return s.decider.commitDeciding(ctx, commands, w)

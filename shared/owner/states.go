@@ -27,11 +27,12 @@ type loadedState struct {
 	bytes   int64
 	// timeRead reports whether the state has read the time of an event that is decided and not recorded yet.
 	timeRead bool
-	// incarnation is the incarnation of the log at the time when the state's first event was read.
+	// incarnation is the incarnation of the log when the state was created, before its first event was read.
 	incarnation string
 }
 
-// states caches the states of the streams that most recently had a command. Their number and their bytes are bounded.
+// states caches the states of the streams that most recently had a command. The number of states and the bytes of their
+// events are bounded.
 type states struct {
 	mu    sync.Mutex
 	lru   *simplelru.LRU[string, *loadedState]
@@ -67,11 +68,12 @@ func (s *states) put(stream string, h *loadedState) {
 	}
 }
 
-// keep puts a state back into the cache after a batch. The parameter decided is the time at which the state's newest
-// events were decided. The parameter recorded is the time that the log gave these events.
+// keep puts a state back into the cache after a batch, unless the state may contain a time that is not in the log. The
+// parameter decided is the time at which the state's newest events were decided. The parameter recorded is the time
+// that the log gave these events.
 func (d *decider) keep(stream string, h *loadedState, decided, recorded time.Time) {
 	if h.timeRead && !recorded.Equal(decided) {
-		return // the state may contain the value of decided, which the log has replaced with recorded
+		return // the state may contain the time of the decision, which the log has replaced with a later time
 	}
 	h.timeRead = false
 	if recorded.After(h.at) {
@@ -81,8 +83,8 @@ func (d *decider) keep(stream string, h *loadedState, decided, recorded time.Tim
 	d.states.put(stream, h)
 }
 
-// load returns the state of a stream, including the subjects of the commands. A cached stream needs no read unless a
-// command names a subject.
+// load returns the state of a stream, including the events about the subjects of the commands. A cached state needs no
+// read unless a command names a subject.
 func (d *decider) load(stream string, batch []*pendingCommand) (*loadedState, error) {
 	h, selection, complete, err := d.known(stream, batch)
 	if err != nil || complete {
@@ -95,8 +97,9 @@ func (d *decider) load(stream string, batch []*pendingCommand) (*loadedState, er
 	return h, d.fold(h, loaded)
 }
 
-// known returns the cached state of a stream, or a state without events if no current state is cached. The result
-// complete reports whether the state can be used at once; otherwise missing is the selection that has to be loaded.
+// known returns the cached state of a stream, or a state without events if no state of the current incarnation is
+// cached. The result complete reports whether the state can be used at once. If not, the result missing is the
+// selection that has to be loaded.
 func (d *decider) known(stream string, batch []*pendingCommand) (h *loadedState, missing eventlog.Selection, complete bool, err error) {
 	missing = d.selection(stream, batch)
 	h = d.states.take(stream) // put back once the decision is committed
@@ -118,7 +121,7 @@ func (d *decider) known(stream string, batch []*pendingCommand) (h *loadedState,
 	return h, missing, false, nil
 }
 
-// selection returns the part of a stream that deciding the commands needs.
+// selection selects the events of a stream that are needed to decide the commands, from the first version on.
 func (d *decider) selection(stream string, batch []*pendingCommand) eventlog.Selection {
 	s := eventlog.Selection{Stream: stream,
 		Newest: d.catalog.ClassOf(catalog.KindOf(stream)) == routingv1.Class_CLASS_COUNTER}
@@ -157,8 +160,8 @@ func (d *decider) fold(h *loadedState, loaded eventlog.Loaded) error {
 	return nil
 }
 
-// grow adds the size of an event. Events about a subject do not count, because the state forgets subjects after each
-// batch.
+// grow adds the size of an event; the parameter body is the size of the event's body. Events about a subject do not
+// count, because the state forgets subjects after each batch.
 func (h *loadedState) grow(subject string, body int) {
 	if subject == "" {
 		h.bytes += int64(body) + envelopeBytes

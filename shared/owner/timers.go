@@ -18,14 +18,14 @@ import (
 )
 
 const (
-	timersAtOnce = 500 // timers read at a time
+	timersAtOnce = 500 // maximum number of timers that are read at a time
 	// timerLane is the maximum number of timers' commands that are decided concurrently. It is so small that a group
 	// commit has room for other commands even if many timers are due.
 	timerLane = 32
 )
 
-// timers passes the commands of due timers to the decider of this instance. Only one instance sends timers' commands at
-// a time.
+// timers passes the commands of due timers to the decider of this instance. One instance at a time sends timers'
+// commands, except after a turn that takes too long (see timer.Turn).
 type timers struct {
 	log     *eventlog.Log
 	catalog *catalog.Catalog
@@ -53,7 +53,7 @@ func (t *timers) run(ctx context.Context) {
 	}
 }
 
-// turn waits until timers are due and sends their commands, unless it is another instance's turn.
+// turn waits until timers are due and sends their commands, unless another instance is sending commands.
 func (t *timers) turn(ctx context.Context) error {
 	now, err := timer.Await(ctx, t.log)
 	if err != nil {
@@ -66,7 +66,8 @@ func (t *timers) turn(ctx context.Context) error {
 	return err
 }
 
-// send sends the commands of one page of timers and waits for their outcomes.
+// send sends the commands of up to timersAtOnce timers, those that have been due for longest, and waits for their
+// outcomes. The parameter now is the time of the log's clock.
 func (t *timers) send(ctx context.Context, now time.Time) error {
 	all, err := timer.Due(ctx, t.log, now, timersAtOnce)
 	if err != nil {
@@ -96,7 +97,8 @@ func (t *timers) send(ctx context.Context, now time.Time) error {
 	return failed
 }
 
-// sendOne sends the command of a timer. The transaction of the outcome removes the timer.
+// sendOne sends the command of a timer. The transaction that stores the outcome removes the timer. If no outcome is
+// stored, the timer remains, and a later turn sends its command again.
 func (t *timers) sendOne(ctx context.Context, due timer.Timer) error {
 	pc, err := t.command(due)
 	if err == nil {
@@ -104,8 +106,8 @@ func (t *timers) sendOne(ctx context.Context, due timer.Timer) error {
 		outcome := <-pc.outcome
 		switch err = outcome.err; {
 		case errors.Is(err, errTimer), errors.Is(err, retry.ErrUnavailable):
-			// errTimer means that the timer was replaced or cancelled meanwhile. An unavailable database makes the next
-			// turn send the command again.
+			// errTimer means that the timer was replaced or cancelled meanwhile, or is not due. If the database is
+			// unavailable, the next turn sends the command again.
 			if errors.Is(err, retry.ErrUnavailable) {
 				return err
 			}

@@ -265,7 +265,7 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()`)
 	require.Equal(t, n, heir.count(`SELECT count(*) FROM toy.outcomes WHERE actor = '$timer'`))
 }
 
-// More streams than timersAtOnce have a timer that is due again each time it has fired. These timers have been due for
+// More than timersAtOnce streams have a timer that is due again each time it has fired. These timers have been due for
 // longer than some other timers. The other timers must still fire.
 func TestTimer_EndlessTimersDoNotDelayOthers(t *testing.T) {
 	t.Parallel()

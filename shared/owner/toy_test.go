@@ -65,7 +65,8 @@ func (c *circle) Evolve(_ catalog.Fact, event proto.Message) {
 
 func (*circle) Forget() {}
 
-// diary is an aggregate that numbers its notes. While wait is true, some texts make its decision wait, fail or panic.
+// diary is an aggregate that numbers its notes. While its field wait is true, some texts make its decision wait, fail
+// or panic.
 type diary struct {
 	user string
 	n    catalog.Version
@@ -116,7 +117,7 @@ func (*marker) Forget() {}
 type bell struct {
 	id     string
 	until  time.Time // zero: no ring is scheduled
-	rang   time.Time // when the event was recorded
+	rang   time.Time // when the newest BellRang was recorded
 	onRing func(string, time.Time)
 }
 

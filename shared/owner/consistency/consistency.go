@@ -1,6 +1,6 @@
-// Package consistency makes the answer of a query contain everything that was committed before the query was sent.
-// Queries read projections, which follow the log a moment later. So the handler of a query runs only after the
-// projection that the query is declared to read has reached the position that the request names (rpc.Position).
+// Package consistency makes the answer of a query contain every commit up to the position that the request names
+// (rpc.Position). Queries read projections, which follow the log a moment later. So the handler of a query runs only
+// after the projection that the query is declared to read has reached this position.
 package consistency
 
 import (
@@ -49,10 +49,10 @@ func (p Projections) Validate(c *catalog.Catalog, owner string, served, projecti
 	return problems
 }
 
-// Interceptor returns the interceptor of the handlers of queries. The interceptor waits for the query's projection
-// before it calls the handler. It calls the handler again if the handler may have read rows that are older than the
-// awaited position (see projection.ReadConsistently). If the projection does not reach the position within 3 s, the
-// query is refused as unavailable.
+// Interceptor returns the interceptor of the handlers of queries. Before it calls a handler, the interceptor waits
+// until the query's projection has reached the position that the request names. It calls the handler again if the
+// handler may have read rows that are older than this position (see projection.ReadConsistently). If the projection
+// does not reach the position within 3 s, the query is refused as unavailable.
 func Interceptor(log *eventlog.Log, c *catalog.Catalog, projections Projections) connect.Interceptor {
 	byProcedure := map[string]string{}
 	for name, reads := range projections {

@@ -22,7 +22,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// messages is a projection that counts events. Before it applies a batch, it waits until it can receive from pass.
+// messages is a projection that counts events. Before it applies a batch, it waits until it can receive from the
+// channel pass.
 type messages struct {
 	pool *pgxpool.Pool
 	pass chan struct{}
@@ -40,8 +41,8 @@ func (m *messages) Apply(ctx context.Context, tx projection.Tx, events []envelop
 	return err
 }
 
-// server answers queries with the number of events that the projection m has counted. The server itself does not wait
-// until the projection has applied earlier commits.
+// server answers queries with the number of events that the projection in the field m has counted. The method Members
+// does not wait for earlier commits, so the interceptor has to.
 type server struct {
 	chatv1connect.UnimplementedChatServiceHandler
 	m     *messages

@@ -14,14 +14,14 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// delivery is a record that waits until the checkpoint of its partition has reached it.
+// delivery is a record that waits until the checkpoint of its partition has reached the record's position.
 type delivery struct {
 	event envelope.Event
 	trace context.Context
 	done  chan error // has room for one value
 }
 
-// applier consumes one partition while this instance has it.
+// applier consumes one partition while the partition is assigned to this instance.
 type applier struct {
 	*Consumer
 	of    inbox.SourcePartition
@@ -39,10 +39,10 @@ type applier struct {
 	consumer       inbox.Consumer
 	saved          inbox.Checkpoint
 	savedAt        time.Time
-	readUpTo       catalog.Position // events up to here are handled; effects that are not stored yet are in items
+	readUpTo       catalog.Position // events up to here are handled; their effects are stored or in a.items
 	incarnation    string           // of the newest record
 	items          []*item
-	size           size                       // of items
+	size           size                       // of the effects in the field items
 	waiting        []*delivery                // taken from the queue, and not acknowledged yet
 	parked         map[string]inbox.Parked    // by stream
 	revision       int64                      // of the parked streams
@@ -85,11 +85,11 @@ func (a *applier) hasEnded() bool {
 	return a.ended
 }
 
-// errLost is the error of the records that an applier has not acknowledged when it ends, usually because another
-// instance consumes the partition. It wraps retry.ErrUnavailable, so these records do not become dead letters.
+// errLost is the error of the records that an applier has not acknowledged when it ends. Usually another instance
+// consumes the partition then. errLost wraps retry.ErrUnavailable, so these records do not become dead letters.
 var errLost = retry.Unavailable("partition", errors.New("another instance consumes it"))
 
-// run consumes until the partition is released, consuming fails, or ctx ends.
+// run consumes until the partition is released, consuming fails, or the Consumer's context ends.
 func (a *applier) run() {
 	var cancel context.CancelFunc
 	a.calls, cancel = context.WithCancel(a.ctx)
@@ -115,7 +115,7 @@ func (a *applier) run() {
 	}
 }
 
-// errReleased reports that the partition was released.
+// errReleased reports that the partition was released, or that the Consumer's context has ended.
 var errReleased = errors.New("the partition was released")
 
 func (a *applier) consume() error {
@@ -123,7 +123,7 @@ func (a *applier) consume() error {
 	for {
 		records, until := a.next()
 		if len(records) > 0 && !begun {
-			// A record cannot be distinguished from a repeat before the partition's checkpoint is known.
+			// Before the partition's checkpoint is known, a repeated record cannot be recognised.
 			if err := a.begin(records[0].event); err != nil {
 				a.waiting = append(a.waiting, records...)
 				return err
@@ -155,7 +155,8 @@ func (a *applier) isReleased() bool {
 	}
 }
 
-// next waits for records, or until progress has to be stored, or until the partition is released.
+// next waits until records arrive, catchUp is called, progress has to be stored, or the partition is released. It
+// returns up to maxRecords of the records in the queue, and the position that catchUp has set.
 func (a *applier) next() (records []*delivery, until catalog.Position) {
 	var due <-chan time.Time
 	if a.unsaved() {
@@ -186,7 +187,7 @@ func (a *applier) unsaved() bool {
 	return a.readUpTo > a.saved.Position || len(a.items) > 0 || len(a.waiting) > 0
 }
 
-// handleRecords determines the effects of records and writes them.
+// handleRecords determines the effects of records and saves them.
 func (a *applier) handleRecords(records []*delivery) error {
 	events := make([]envelope.Event, len(records))
 	for i, d := range records {
@@ -204,7 +205,8 @@ func (a *applier) handleRecords(records []*delivery) error {
 }
 
 // handleRecord determines the effects of one record of the topic. If events before the record are missing, it reads
-// them from the owner's log. It drops a repeated record.
+// them from the owner's log. At the first record of a new epoch, it crosses the fence. It drops repeated records, and
+// records that do not belong to the checkpoint's epoch (see current).
 func (a *applier) handleRecord(d *delivery) error {
 	e := d.event
 	if e.Fence || e.Epoch > a.saved.Epoch {
@@ -233,8 +235,9 @@ func (a *applier) handleRecord(d *delivery) error {
 }
 
 // current reports whether a record belongs to the epoch of the checkpoint. An epoch is a period in which the number of
-// the topic's partitions does not change. A record of a lower epoch comes from a relay that had lost its lease. Events
-// without an epoch come from a relay of an earlier release; they count if they belong to this partition.
+// the topic's partitions does not change. A record of a lower epoch comes from a relay that had lost its lease. Records
+// without an epoch come from a relay of an earlier release. If the checkpoint has an epoch, such a record counts only
+// if it is an event of this partition.
 func (a *applier) current(e envelope.Event) bool {
 	if e.Epoch == 0 && a.saved.Epoch > 0 {
 		return !e.IsPosition() && envelope.Partition(e.Stream, a.saved.Partitions) == a.of.Partition
@@ -256,7 +259,8 @@ func (a *applier) restored(incarnation string) {
 	a.incarnation = incarnation
 }
 
-// save writes effects at once. It writes a checkpoint without effects only when the checkpoint is due.
+// save writes effects, and streams to park, at once. Without either, it writes the checkpoint only if saveEvery has
+// passed, maxUnsaved records wait, or the partition is released.
 func (a *applier) save() error {
 	effective := false
 	for _, i := range a.items {
@@ -270,14 +274,15 @@ func (a *applier) save() error {
 	return a.write(a.checkpoint(a.readUpTo, 0))
 }
 
-// checkpoint returns a checkpoint at a position, with the current values of the partition.
+// checkpoint returns a checkpoint at a position. The parameter index is the number of effects of the next event that
+// are stored.
 func (a *applier) checkpoint(position catalog.Position, index int) inbox.Checkpoint {
 	return inbox.Checkpoint{Position: position, Index: index, Incarnation: a.incarnation, Epoch: a.saved.Epoch,
 		Partitions: a.saved.Partitions}
 }
 
-// before returns the checkpoint at a position, from which the next event of the partition is applied. If some effects
-// of that event are stored already, the checkpoint contains their number.
+// before returns the checkpoint at the position before the next event of the partition. If some effects of that event
+// are stored already, the checkpoint contains their number.
 func (a *applier) before(position catalog.Position) inbox.Checkpoint {
 	if position == a.saved.Position {
 		return a.checkpoint(position, a.saved.Index)
@@ -304,13 +309,13 @@ func (a *applier) acknowledge() {
 	a.waiting = left
 }
 
-// stored sets the checkpoint after a write was committed.
+// stored records that a checkpoint is stored, and acknowledges the records up to it.
 func (a *applier) stored(c inbox.Checkpoint) {
 	a.saved, a.savedAt = c, time.Now()
 	a.acknowledge()
 }
 
-// reload reads the parked streams.
+// reload reads the parked streams of the topic.
 func (a *applier) reload() error {
 	return a.retryUnavailable(a.claim.Done(), func() error {
 		all, revision, err := a.o.Log.Inbox().ParkedOf(a.ctx, a.of.Source, a.of.Topic)

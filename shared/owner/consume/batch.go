@@ -17,17 +17,17 @@ import (
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
-// item is an event that waits to be written.
+// item is an event that waits to be written, with all or some of its effects.
 type item struct {
 	event   envelope.Event
 	trace   context.Context
 	before  catalog.Position // every earlier event of the partition is at or below this position
-	effects []Effect         // the event's effects from index first onwards
+	effects []Effect         // the event's effects from the index in the field first onwards
 	first   int
 	problem error // the error that parks the event's stream; nil: none
 }
 
-// size is the number and size of the effects of items.
+// size sums up effects: their streams, and the number and bytes of their events.
 type size struct {
 	streams map[string]bool
 	events  int
@@ -48,11 +48,12 @@ func (s *size) add(f Effect) {
 		s.appends = true
 		return
 	}
-	s.events++ // an estimate
+	s.events++ // an estimate of the events to which the command leads
 	s.bytes += proto.Size(f.Command)
 }
 
-// fits reports whether an effect may be added within the bounds of one transaction. The first effect always fits.
+// fits reports whether an effect can be written in one transaction with the effects that were added before. The first
+// effect always fits.
 func (s *size) fits(f Effect) bool {
 	if len(s.streams) == 0 {
 		return true
@@ -66,8 +67,9 @@ func (s *size) fits(f Effect) bool {
 	return s.streams[f.Stream] || len(s.streams) < maxStreams
 }
 
-// collectEffects determines the effects of the next event of the partition and adds them to items. Whenever the items
-// fill a transaction, collectEffects writes them.
+// collectEffects determines the effects of the next event of the partition and adds them to a.items. Whenever the items
+// fill a transaction, collectEffects writes them. An event that fails, or that belongs to a parked stream, is added
+// without effects.
 func (a *applier) collectEffects(e envelope.Event, trace context.Context, before catalog.Position) error {
 	if a.isOld(e) {
 		return nil
@@ -124,8 +126,8 @@ func (a *applier) add(i *item) {
 	}
 }
 
-// isOld reports whether an event is ignored: it is older than the Since of the inbox.Consumer, or an earlier release
-// has applied it.
+// isOld reports whether an event is ignored, because it is older than inbox.Consumer.Since or because an earlier
+// release has applied it.
 func (a *applier) isOld(e envelope.Event) bool {
 	if !a.consumer.Since.IsZero() && e.Time.Before(a.consumer.Since) {
 		return true
@@ -133,7 +135,8 @@ func (a *applier) isOld(e envelope.Event) bool {
 	return e.Position <= a.consumer.LegacyEnd && e.Version <= a.legacyVersions[e.Stream]
 }
 
-// effects calls the reaction. A panic of the reaction parks the event's stream and does not end the service.
+// effects returns the effects that the reaction has for an event, after checking them. It turns a panic of the reaction
+// into an error, which parks the event's stream.
 func (c *Consumer) effects(e envelope.Event) (effects []Effect, err error) {
 	m, err := c.o.Catalog.Decode(e.Type, e.Body)
 	if err != nil {
@@ -154,7 +157,8 @@ func (c *Consumer) effects(e envelope.Event) (effects []Effect, err error) {
 	return effects, nil
 }
 
-// write stores all items and moves the checkpoint.
+// write stores all items and moves the checkpoint. If the parked streams have changed meanwhile, it reads them and
+// collects the effects of the items again.
 func (a *applier) write(to inbox.Checkpoint) error {
 	for {
 		items := a.items
@@ -180,13 +184,14 @@ func (a *applier) write(to inbox.Checkpoint) error {
 }
 
 // commit stores items in one transaction. If the transaction fails because of the items, commit halves them until the
-// event at fault is alone, and parks that event's stream.
+// event at fault is alone, and parks that event's stream. If only a fact is missing (refusal.NotYetError), commit first
+// tries again for notYetPatience.
 func (a *applier) commit(items []*item, to inbox.Checkpoint) error {
 	if len(items) == 0 && to == a.saved {
 		a.savedAt = time.Now()
 		return nil
 	}
-	var since time.Time // when a command first could not be decided yet
+	var since time.Time // when a command first lacked a fact; zero: none has
 	for {
 		commands, w, parks := a.compose(items, to)
 		err := a.retryUnavailable(a.claim.Done(), func() error {
@@ -244,15 +249,16 @@ func (a *applier) commit(items []*item, to inbox.Checkpoint) error {
 	}
 }
 
-// isCausedByItems reports whether the items of a write are the reason for its failure.
+// isCausedByItems reports whether a write failed because of its items.
 func isCausedByItems(err error) bool {
 	var member *eventlog.WriteError
 	var command *CommandError
 	return errors.As(err, &member) || errors.As(err, &command)
 }
 
-// compose returns the write of items, and the commands that are decided with it. Later events of a parked stream are
-// only counted in the write, and their effects are left out.
+// compose returns the commands of items, the write that is committed with them, and the streams that the write parks.
+// The effects of events of a parked stream are left out. The write counts those events that come after the event that
+// parked the stream.
 func (a *applier) compose(items []*item, to inbox.Checkpoint) ([]Command, eventlog.Write, []inbox.Parked) {
 	advance := &inbox.Advance{Of: a.of, From: a.saved, To: to, Revision: a.revision}
 	c := batchWrite{w: eventlog.Write{Expected: eventlog.AnyVersion, Advance: advance}}
@@ -286,7 +292,7 @@ func (a *applier) compose(items []*item, to inbox.Checkpoint) ([]Command, eventl
 	return c.commands, c.w, advance.Park
 }
 
-// batchWrite is a write, and the commands that are decided with it.
+// batchWrite is a write, and the commands that are decided with the write.
 type batchWrite struct {
 	commands []Command
 	w        eventlog.Write

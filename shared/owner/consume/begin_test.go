@@ -46,8 +46,8 @@ func TestConsume_FromTime(t *testing.T) {
 	w.awaitRaised("7", upTo(40)[25:]...)
 }
 
-// An earlier release has applied some events and parked others, and stored that in its own tables. After an upgrade,
-// the consumer must not apply these events again, and must apply the other events once.
+// An earlier release has applied some events and parked one, and has stored both facts in its own tables. After an
+// upgrade, the consumer must not apply the applied events again, and must apply the other events once.
 func TestConsume_UpgradesFromAnEarlierRelease(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -87,8 +87,8 @@ func TestConsume_UpgradesFromAnEarlierRelease(t *testing.T) {
 }
 
 // A release declares 6 partitions, but the broker has 3. The consumer must use the number that the records contain,
-// also for events that it reads from the owner's log. Later the topic gets the other partitions. Each event must be
-// applied once.
+// also for events that it reads from the owner's log. Later the topic grows to 6 partitions. Each event must be applied
+// once.
 func TestConsume_ABrokerHasFewerPartitionsThanDeclared(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -29,12 +29,13 @@ type Command struct {
 
 // Commit decides commands one after another, each on the state of its stream, and commits their outcomes together
 // with a write. The events of the write come after those of the commands. A command that has an outcome already
-// counts as done; a refusal is an outcome. The error is one of eventlog.Log.Commit for the write, or a *CommandError.
+// counts as done; a refusal is an outcome. The error is an error of eventlog.Log.Commit for the write, or a
+// *CommandError.
 type Commit func(ctx context.Context, commands []Command, w eventlog.Write) (eventlog.Committed, error)
 
 // CommandError reports that a command could not be decided. Nothing of its write was committed.
 type CommandError struct {
-	Index int // among the given commands
+	Index int // index of the command in the slice that Commit got
 	Err   error
 }
 
@@ -42,7 +43,7 @@ func (e *CommandError) Error() string { return fmt.Sprintf("command %d: %v", e.I
 
 func (e *CommandError) Unwrap() error { return e.Err }
 
-// commandNames is the namespace of the ids of commands.
+// commandNames is the namespace of the ids of reactions' commands.
 var commandNames = uuid.MustParse("5d6a2a0e-93c5-5f5b-9f0b-6d4b0a5e2c31")
 
 // commandID returns the id of the command of an effect. The topic stands for the reaction, because a service has one
@@ -71,7 +72,7 @@ func (c *Consumer) check(e envelope.Event, index int, f *Effect) error {
 	return nil
 }
 
-// commitWithoutCommands commits the writes of a service that does not decide commands.
+// commitWithoutCommands returns the Commit of a service that does not decide commands.
 func commitWithoutCommands(log *eventlog.Log) Commit {
 	return func(ctx context.Context, commands []Command, w eventlog.Write) (eventlog.Committed, error) {
 		if len(commands) > 0 {
@@ -81,11 +82,11 @@ func commitWithoutCommands(log *eventlog.Log) Commit {
 	}
 }
 
-// notYetPatience is how long a partition waits for a command that depends on a fact which is not known yet. Clients'
-// commands wait for the same time.
+// notYetPatience is how long a partition waits while a command lacks a fact (refusal.NotYetError). Clients' commands
+// wait for the same time.
 const notYetPatience = 2 * time.Second
 
-// notYet reports whether a command cannot be decided because a fact has not arrived yet.
+// notYet reports whether an error means that a command cannot be decided because a fact has not arrived yet.
 func notYet(err error) bool {
 	_, is := refusal.IsNotYet(err)
 	return is

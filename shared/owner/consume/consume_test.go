@@ -10,8 +10,8 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
-// A topic repeats some events, lacks others, and contains others out of order. Each event must have its effects once,
-// and the effects must be in the order of the events.
+// A topic repeats some events, lacks some, and contains some out of order. Each event must have its effects once, and
+// the effects must be in the order of the events.
 func TestConsume_EachEventOnceAndInOrder(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

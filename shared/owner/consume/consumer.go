@@ -1,18 +1,17 @@
-// Package consume applies the events of other owners' topics to a service's own log. It applies every event once, and
-// the events of a partition in order.
+// Package consume applies the events of other owners' topics to a service's own log. It applies each event once, and
+// the events of a stream in order.
 //
 // A topic is consumed partition by partition. Each partition has a checkpoint in the service's own database. The
-// transaction that stores the effects of events compares the checkpoint with the expected one, and moves it. So if two
-// instances consume the same partition at once, only one of them can apply an event. Each record contains the position
-// before it in its partition. If this position is above the checkpoint, events are missing; only then is the owner's
-// log read.
+// transaction that stores the effects of events moves the checkpoint, and fails if the checkpoint is not the expected
+// one. So if two instances consume the same partition at once, only one of them can apply an event. Each record
+// contains the position of the record before it in its partition. If this position is above the checkpoint, events are
+// missing, and are read from the owner's log. While no event is missing, events are read from the topic only.
 //
 // One goroutine per partition, the applier, takes the records that have arrived, reads missing events from the owner's
 // log, calls the reaction, writes the effects in as few transactions as the bounds allow, and acknowledges the records.
 // If effects are commands, the service's aggregates decide them, and the same transaction stores their outcomes
-// (Options.Commit). An event without
-// effects costs no transaction: progress is stored once a second. An event that fails parks its stream; the other
-// streams go on.
+// (Options.Commit). An event without effects costs no transaction of its own: progress is stored once a second. An
+// event that fails parks its stream until an operator retries or drops the event; the other streams go on.
 package consume
 
 import (
@@ -44,7 +43,7 @@ const (
 	maxUnsaved = Window / 2
 	// maxRecords is the maximum number of records that are taken from the queue together.
 	maxRecords = 512
-	// maxStreams, maxEvents and maxBytes bound one transaction.
+	// maxStreams, maxEvents and maxBytes bound the effects of one transaction (see size.fits).
 	maxStreams = 256
 	maxEvents  = 4096
 	maxBytes   = 4 << 20
@@ -52,16 +51,16 @@ const (
 	firstPause = 50 * time.Millisecond
 )
 
-// Options of a Consumer.
+// Options configure a Consumer.
 type Options struct {
 	Source     string // owner of the topic
 	Topic      string
 	Since      Since
 	React      Reaction
-	Partitions int32 // of the topic, used if records of an earlier release do not contain the count
+	Partitions int32 // of the topic; used if the first record, from an earlier release, lacks the number
 	Log        *eventlog.Log
-	// Commit decides the commands among the effects. Nil: the service does not decide commands, and an event whose
-	// effects contain a command is parked.
+	// Commit commits writes, and decides the commands among the effects. Nil: the service does not decide commands, and
+	// an event whose effects contain a command is parked.
 	Commit  Commit
 	Catalog *catalog.Catalog
 	Owner   meshv1connect.OwnerServiceClient // of the source
@@ -83,7 +82,7 @@ type Consumer struct {
 	running  sync.WaitGroup
 }
 
-// New returns a Consumer. It commits nothing after ctx has ended.
+// New returns a Consumer. After ctx has ended, the Consumer commits nothing, except in a call of Resolve.
 func New(ctx context.Context, o Options) (*Consumer, error) {
 	if o.Since.kind == sinceUnset {
 		return nil, fmt.Errorf("consume %s of %s: Since is not set; use FromStart, FromNow or FromTime", o.Topic, o.Source)
@@ -107,8 +106,9 @@ func (c *Consumer) Source() string { return c.o.Source }
 // Topic returns the name of the topic.
 func (c *Consumer) Topic() string { return c.o.Topic }
 
-// Handle is a handler for a router. It returns once the checkpoint of the record's partition has reached the record.
-// The subscriber must keep the order within partitions (bus.SubscriberOptions.InOrder).
+// Handle is a handler for a router. It returns once the checkpoint of the record's partition has reached the record,
+// with an error if the event failed. If the applier ends first, the error wraps retry.ErrUnavailable. The
+// subscriber must keep the order within partitions (bus.SubscriberOptions.InOrder).
 func (c *Consumer) Handle(m *message.Message) error {
 	e, err := envelope.ReadEvent(m)
 	if err != nil {
@@ -125,8 +125,8 @@ func (c *Consumer) Handle(m *message.Message) error {
 	return <-d.done
 }
 
-// applierOf returns the applier of a claim. A partition that is assigned again gets a new applier, which reads the
-// partition's checkpoint.
+// applierOf returns the applier of a claim. If the partition is assigned again, or its applier has ended, the partition
+// gets a new applier, which reads the checkpoint.
 func (c *Consumer) applierOf(partition int32, claim *bus.Claim) *applier {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -142,8 +142,8 @@ func (c *Consumer) applierOf(partition int32, claim *bus.Claim) *applier {
 // Wait returns when all appliers have ended. No message may arrive after the call.
 func (c *Consumer) Wait() { c.running.Wait() }
 
-// CatchUp makes this instance's partitions read the owner's log up to an event that the topic did not deliver. It
-// returns without waiting. An event that is already applied has no effect.
+// CatchUp makes the partitions that this instance consumes read the owner's log up to an event that the topic did not
+// deliver. It returns without waiting. A partition whose checkpoint has reached the event reads nothing.
 func (c *Consumer) CatchUp(e envelope.Event) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -172,7 +172,7 @@ func (c *Consumer) retryUnavailable(over <-chan struct{}, try func() error) erro
 			now = elsewhere.service
 		}
 		if unavailable != "" && unavailable != now {
-			c.o.Waiting(unavailable, nil) // the wait for this dependency is over: the attempt failed because of another one
+			c.o.Waiting(unavailable, nil) // the wait for this dependency is over; the attempt failed because of another
 		}
 		unavailable = now
 		c.o.Waiting(unavailable, err)
@@ -182,7 +182,7 @@ func (c *Consumer) retryUnavailable(over <-chan struct{}, try func() error) erro
 	}
 }
 
-// pause waits for d. It reports whether d passed before ctx ended or over was closed.
+// pause waits for the duration d. It reports whether d passed before ctx ended or the channel over was closed.
 func pause(ctx context.Context, over <-chan struct{}, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

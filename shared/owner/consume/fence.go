@@ -44,10 +44,10 @@ func (a *applier) crossFence(e envelope.Event) error {
 	return nil
 }
 
-// fence returns the beginning of the epoch that follows the epoch of a checkpoint. The partition that
-// comes to the new epoch first saves the position of the fence, and all partitions use the saved one. If the topic no
-// longer contains the fence, the position before the partition's first record of the new epoch is saved instead. That
-// position is not below the fence.
+// fence returns the fence at which the epoch of a checkpoint ends. The parameter e is the first record of a later epoch
+// that has arrived from the partition. The first partition that calls fence saves the position, and all partitions use
+// the saved position. If e is not the fence itself, the topic no longer contains the fence. Then the position of the
+// record before e is saved instead, which is not below the fence.
 func (a *applier) fence(c inbox.Checkpoint, e envelope.Event) (found inbox.Fence, err error) {
 	own := inbox.Fence{From: c.Epoch, To: e.Epoch, Position: e.Before, Partitions: e.Partitions}
 	if e.Fence {
@@ -96,7 +96,7 @@ func (a *applier) awaitOldPartitions(old inbox.Checkpoint, f inbox.Fence) error 
 	}
 }
 
-// allPassed reports whether the checkpoints of the partitions 0 to count-1 have all reached a fence.
+// allPassed reports whether the checkpoints of the partitions 0 to count-1 have all reached or crossed a fence.
 func allPassed(all map[int32]inbox.Checkpoint, count int32, f inbox.Fence) bool {
 	for n := range count {
 		c, ok := all[n]

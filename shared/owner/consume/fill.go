@@ -15,10 +15,10 @@ import (
 
 const (
 	pageWithin = 10 * time.Second // timeout of reading a page of the owner's log
-	pageLimit  = 500              // events in a page
+	pageLimit  = 500              // maximum number of events in a page
 )
 
-// fill reads this partition's events from the owner's log, from a.readUpTo up to a position, and determines their
+// fill reads this partition's events from the owner's log, above a.readUpTo and up to a position, and saves their
 // effects.
 func (a *applier) fill(until catalog.Position) error {
 	a.logger.Info("events are missing from the topic, reading them from their owner's log",
@@ -54,7 +54,8 @@ func (a *applier) takePage(page *meshv1.ReadLogResponse) error {
 		}
 		e, err := envelope.ReadRecord(r)
 		if err != nil {
-			// Skip the record, as gateways do: its event and stream are unknown, so nothing can be parked.
+			// Skip the record, as gateways do: the version and position of its event are unknown, so its stream cannot
+			// be parked.
 			a.logger.Error("a record of the owner's log cannot be read", "stream", r.GetKey(), "after", a.readUpTo, "error", err)
 			continue
 		}

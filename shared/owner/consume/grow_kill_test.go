@@ -21,7 +21,7 @@ import (
 )
 
 // killer kills an instance at each step by which a consumer passes the fence of a growing topic. There are five steps:
-//   - "behind": partition 0 has not reached the fence, and the other old partitions wait for it,
+//   - "behind": partition 0 has not reached the fence, and partitions 1 to 3 wait for partition 0,
 //   - "cross 0", "cross 1" and "cross 2": an old partition crosses the fence,
 //   - "begin": the new partition 3 begins.
 type killer struct {

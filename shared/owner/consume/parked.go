@@ -15,10 +15,11 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// An event that fails parks its stream: the transaction of the checkpoint adds a row for the stream, and neither the
-// event nor any later event of the stream is applied. An operator retries or drops the event, on any instance. Then
-// that instance reads the later events, up to the checkpoint, from the owner's log and applies them in order. The
-// transaction of the last of these events removes the row, and the partition's applier continues after that event.
+// An event that fails parks its stream: the transaction of the checkpoint adds a row for the stream, and the applier
+// applies neither the event nor later events of the stream. An operator retries or drops the event, on any instance.
+// That instance reads the event and the later ones, up to the checkpoint, from the owner's log and applies them in
+// order. The transaction of the last of these events removes the row, and the partition's applier continues after that
+// event.
 
 // Resolved is the result of resolving a parked stream.
 type Resolved struct {
@@ -27,11 +28,12 @@ type Resolved struct {
 	Problem string // error of the event at which resolving stopped; empty: none failed
 }
 
-// holdDuration is how long a partition waits for a retry that is about to catch up with the partition's checkpoint.
+// holdDuration is the maximum time that a partition waits for a retry that has almost reached the partition's
+// checkpoint.
 const holdDuration = 10 * time.Second
 
-// Resolve applies the event that parks a stream, or skips it if drop is true. Then it applies the stream's later events
-// in order, until an event fails.
+// Resolve applies the event that parks a stream, or skips it if the parameter drop is true. The parameter version must
+// be the version of that event. Then Resolve applies the stream's later events in order, until an event fails.
 func (c *Consumer) Resolve(ctx context.Context, stream string, version catalog.Version, drop bool) (done Resolved, err error) {
 	defer func() {
 		c.logger.Info("parked stream resolved", "stream", stream, "version", version, "drop", drop,
@@ -102,14 +104,14 @@ func (c *Consumer) parkedStream(ctx context.Context, stream string) (inbox.Parke
 type resolving struct {
 	*Consumer
 	stream  string
-	drop    bool // the first event is to be skipped
-	single  bool // one event per write, because a write with several events failed
-	applied int64
+	drop    bool             // the event that parks the stream is to be skipped
+	single  bool             // one event per write, because a write with several events failed
+	applied int64            // number of events that the current step applies
 	reached catalog.Position // position up to which the partition has passed over events of the stream
 }
 
-// step applies as many events as fit into one transaction. It returns the entry of the stream if the stream is still
-// parked, and the error of the event that failed, if any.
+// step applies as many events as fit into one transaction. If the stream is still parked then, step returns its entry.
+// The result problem is the error of the event that failed; nil: none failed.
 func (r *resolving) step(ctx context.Context, p inbox.Parked) (left *inbox.Parked, problem error, err error) {
 	r.applied = 0
 	events, all, err := r.read(ctx, p)
@@ -191,8 +193,8 @@ func (r *resolving) step(ctx context.Context, p inbox.Parked) (left *inbox.Parke
 	return nil, nil, err
 }
 
-// read returns the events of a stream, from the event that parks the stream up to the checkpoint of the stream's
-// partition. It reports whether the result contains all of them.
+// read returns events of a stream, from the event that parks the stream up to the checkpoint of the stream's partition,
+// but at most maxStreams of them. The result all reports whether these are all events up to the checkpoint.
 func (r *resolving) read(ctx context.Context, p inbox.Parked) (events []envelope.Event, all bool, err error) {
 	limit, err := r.limit(ctx)
 	r.reached = limit
@@ -214,8 +216,8 @@ func (r *resolving) read(ctx context.Context, p inbox.Parked) (events []envelope
 	return events, catalog.Position(page.GetComplete()) >= min(limit, catalog.Position(page.GetHead())) || len(events) == 0, nil
 }
 
-// limit returns the position of the checkpoint of the stream's partition. Up to this position, the partition has counted
-// the events of the parked stream without applying them, so a retry or a drop reads them from the owner's log.
+// limit returns the position of the checkpoint of the stream's partition. Up to this position, the partition has
+// counted the events of the parked stream without applying them, so a retry or a drop reads them from the owner's log.
 func (r *resolving) limit(ctx context.Context) (limit catalog.Position, err error) {
 	all, err := r.o.Log.Inbox().Checkpoints(ctx, r.o.Source, r.o.Topic)
 	for n, c := range all {
@@ -229,7 +231,8 @@ func (r *resolving) limit(ctx context.Context) (limit catalog.Position, err erro
 }
 
 // left returns the entry for a stream that remains parked from an event onwards. The parameter index is the number of
-// the event's effects that are applied.
+// the event's effects that are applied, taken is the number of events that the step has applied or skipped, and problem
+// is the error of the event, or nil.
 func (r *resolving) left(p inbox.Parked, e envelope.Event, index int, taken int64, problem error) *inbox.Parked {
 	n := r.parkedBy(e, index, errors.New("a retry was interrupted before this event"))
 	if problem != nil {

@@ -43,7 +43,8 @@ func (a *applier) begin(first envelope.Event) (err error) {
 }
 
 // beginPartition creates the first checkpoint of a partition. The checkpoint is at the position from which the topic is
-// consumed or, if that is higher, at the fence before the first epoch that has the partition.
+// consumed. If the partition was added later, and the fence before its first epoch is higher, the checkpoint is at that
+// fence.
 func (a *applier) beginPartition(first envelope.Event) (saved inbox.Checkpoint, err error) {
 	c := inbox.Checkpoint{Position: a.consumer.Start, Epoch: a.consumer.Epoch, Partitions: a.consumer.Partitions}
 	for c.Partitions <= a.of.Partition {
@@ -66,7 +67,7 @@ func (a *applier) beginPartition(first envelope.Event) (saved inbox.Checkpoint, 
 	return saved, err
 }
 
-// beginConsumer returns the start of the topic's consumption, and stores it if there is none yet.
+// beginConsumer returns the start of the topic's consumption. If none is stored yet, it finds and stores the start.
 func (c *Consumer) beginConsumer(ctx context.Context, over <-chan struct{}, first envelope.Event) (inbox.Consumer, error) {
 	c.mu.Lock()
 	begun := c.begun
@@ -103,8 +104,8 @@ func (c *Consumer) beginConsumer(ctx context.Context, over <-chan struct{}, firs
 	return found, nil
 }
 
-// findStart finds the position from which a topic is consumed: the position that an earlier release has reached, or
-// else the position of Options.Since.
+// findStart sets n.Start, the position from which a topic is consumed: the position that an earlier release has
+// reached, or else the position of Options.Since. It also sets n.LegacyEnd in the first case, and n.Since for FromTime.
 func (c *Consumer) findStart(ctx context.Context, n *inbox.Consumer) error {
 	position, found, err := c.o.Log.Inbox().LegacyPosition(ctx, c.o.Source, c.o.Topic)
 	if err != nil {
@@ -131,7 +132,8 @@ func (c *Consumer) findStart(ctx context.Context, n *inbox.Consumer) error {
 // lastBefore finds a position above which nearly all events are at or after a time. Some may be older, because clocks
 // differ, so isOld also checks the time of each event.
 func (c *Consumer) lastBefore(ctx context.Context, t time.Time, head catalog.Position) (catalog.Position, error) {
-	low, high := catalog.Position(0), head // the event at low is before t; no event above high is before t
+	// The event at position low is before t. Except for wrong clocks, no event above position high is before t.
+	low, high := catalog.Position(0), head
 	for low < high {
 		middle := low + (high-low)/2
 		page, err := c.page(ctx, &meshv1.ReadLogRequest{After: int64(middle), Limit: 1})
@@ -155,9 +157,9 @@ func (c *Consumer) lastBefore(ctx context.Context, t time.Time, head catalog.Pos
 	return low, nil
 }
 
-// takeOver parks the streams that an earlier release had parked. It does not delete the versions that the earlier
-// release stored, because partitions need them up to LegacyEnd, and another topic of the source may be consumed for the
-// first time later.
+// takeOver parks the streams of the events that an earlier release had parked. It does not delete the versions that the
+// earlier release stored, because partitions need them up to LegacyEnd, and another topic of the source may be consumed
+// for the first time later.
 func (c *Consumer) takeOver(ctx context.Context, n inbox.Consumer) error {
 	if n.LegacyEnd == 0 {
 		return nil

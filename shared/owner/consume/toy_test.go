@@ -120,7 +120,7 @@ func (s *source) say(conversation string, bodies ...string) []envelope.Event {
 	return events
 }
 
-// publishPosition publishes a record with the log's last position in each partition.
+// publishPosition publishes, in each partition, a record that contains the log's last position.
 func (s *source) publishPosition() {
 	s.w.t.Helper()
 	s.publishPositionWith(func(*envelope.Event) {})
@@ -141,8 +141,8 @@ func (s *source) publishPositionWith(change func(*envelope.Event)) {
 	require.NoError(s.w.t, s.w.publisher.Publish(s.topic, all...))
 }
 
-// grow begins an epoch with another number of partitions, and publishes the epoch's fence in all of them. The test has
-// added the partitions to the topic before.
+// grow begins an epoch with another number of partitions, and publishes the epoch's fence in all of them. The topic
+// must have the partitions already.
 func (s *source) grow(partitions int32) {
 	s.w.t.Helper()
 	s.mu.Lock()
@@ -264,8 +264,8 @@ func (s *statements) count(sql string) {
 }
 
 // react is the consumer's reaction: a message raises a notification for "bob". A message with the text "many n" raises
-// one for each of n other recipients, and the text "quiet" raises none. While fails is true, the reaction panics at the
-// text "choke", and the notification about the text "spoil" cannot be stored.
+// one for each of n other recipients instead, and the text "quiet" raises none. While w.fails is true, the reaction
+// panics at the text "choke", and the notification about the text "spoil" cannot be stored.
 func (w *world) react(e envelope.Event, event proto.Message) (effects []consume.Effect) {
 	w.reacted.Add(1)
 	body := event.(*chatv1.MessageSent).GetBody()

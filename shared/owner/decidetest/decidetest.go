@@ -1,5 +1,5 @@
 // Package decidetest tests aggregates without a server. A case consists of the events of a stream, a user's command,
-// and the events or the refusal to which the command leads.
+// and the outcome: the events to which the command leads, a refusal, or no change.
 package decidetest
 
 import (
@@ -28,8 +28,8 @@ type Outcome struct {
 	Code   string
 }
 
-// Equal reports whether two outcomes have equal events in the same order, or the same code. An event in a
-// catalog.Expecting equals the bare event, and the same event with the same expected version.
+// Equal reports whether two outcomes have the same code, and equal events in the same order. An event in a
+// catalog.Expecting equals the event without it, and the event in a catalog.Expecting with the same version.
 func (o Outcome) Equal(other Outcome) bool {
 	if o.Code != other.Code || len(o.Events) != len(other.Events) {
 		return false
@@ -50,13 +50,13 @@ func (o Outcome) Equal(other Outcome) bool {
 	return true
 }
 
-// State is an aggregate, as in package owner.
+// State is the part of an aggregate (owner.State) that this package uses.
 type State interface {
 	Decide(by catalog.Origin, command proto.Message) ([]proto.Message, error)
 	Evolve(f catalog.Fact, event proto.Message)
 }
 
-// Case is a command that a user sends to a stream with given events, and its outcome. It is written as
+// Case is a command that a user sends to a stream with given events, and the command's outcome. It is written as
 //
 //	decidetest.Given(started, added).When("ann", &chatv1.Leave{}).Then(left)
 type Case struct {
@@ -72,7 +72,7 @@ type History []Event
 // Given returns the events of a stream before a command is sent.
 func Given(events ...Event) History { return events }
 
-// Sent is a command that a user sends.
+// Sent is a case without its outcome.
 type Sent struct{ c Case }
 
 // When returns the command that a user sends after the events.
@@ -94,11 +94,11 @@ func (s Sent) with(o Outcome) Case {
 	return s.c
 }
 
-// begun is the time of the first of the given events. The others follow at intervals of a second.
+// begun is the time of the first of the given events. The later events follow at intervals of a second.
 var begun = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-// Origin returns the origin of the commands that a user sends in cases. Ids that a test derives from this origin equal
-// the ids that an aggregate derives in a Case.
+// Origin returns the origin of the commands that a user sends in cases, except that a Case sets other values of At and
+// Version. Ids that a test derives from this origin equal the ids that an aggregate derives in a Case.
 func Origin(user string) catalog.Origin {
 	return catalog.Origin{Actor: user, CommandID: "command", At: begun}
 }
@@ -114,8 +114,8 @@ func Test[S State](t *testing.T, stream string, create func(stream string) S, ca
 	}
 }
 
-// Run runs the case on the state of a stream without events, and fails the test if the command has another outcome than
-// the case.
+// Run runs the case on s, the state of a stream before its first event. It fails the test if the command has another
+// outcome than the case.
 func (c Case) Run(t T, stream string, s State) {
 	t.Helper()
 	Evolve(t, s, stream, c.given...)
@@ -126,7 +126,7 @@ func (c Case) Run(t T, stream string, s State) {
 	}
 }
 
-// T is the part of *testing.T that this package needs. One run of a property-based test (*rapid.T) implements it too.
+// T is the part of *testing.T that this package needs. *rapid.T, for property-based tests, implements it too.
 type T interface {
 	Helper()
 	Fatalf(format string, args ...any)
@@ -155,8 +155,8 @@ func Evolve(t T, s State, stream string, events ...Event) {
 	}
 }
 
-// Decide returns the outcome of a command. It fails the test if the error is not a refusal, if a refusal has no text,
-// or if the state decides differently when it is asked a second time.
+// Decide returns the outcome of a command. It fails the test if the error is not a refusal, if a refusal has no text or
+// comes with events, or if the outcome differs when the command is decided a second time.
 func Decide(t T, s State, by catalog.Origin, command proto.Message) Outcome {
 	t.Helper()
 	got := decide(t, s, by, command)
