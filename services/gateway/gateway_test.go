@@ -36,7 +36,8 @@ import (
 
 const secret = "a secret of this test, long enough"
 
-// mesh is a broker and owners that decide commands as the test defines. A test starts one or more gateways in it.
+// mesh is a broker, a Redis server and fake owners, in which a test starts one or more gateways. The test defines how
+// chat's commands are decided.
 type mesh struct {
 	t         testing.TB
 	broker    *embedded.Kafka
@@ -50,7 +51,7 @@ type mesh struct {
 	exporter  sdktrace.SpanExporter
 
 	mu     sync.Mutex
-	decide func(c envelope.Command) // nil if no owner decides
+	decide func(c envelope.Command) // called with each command for chat; nil if commands are not decided
 	held   bool                     // whether events are appended but not published
 	kept   []envelope.Event
 }
@@ -104,7 +105,7 @@ func (m *mesh) positions() {
 	}
 }
 
-// decideAll passes each command for chat to m.decide.
+// decideAll passes each command for chat to the function m.decide, unless that is nil.
 func (m *mesh) decideAll(log *slog.Logger) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var reading sync.WaitGroup
@@ -133,7 +134,7 @@ func (m *mesh) onCommand(decide func(c envelope.Command)) {
 	m.decide = decide
 }
 
-// publish publishes an event. While m.held is true, publish only keeps the event, and release publishes it.
+// publish publishes an event. While m.held is true, publish only keeps the event, and m.release publishes it later.
 func (m *mesh) publish(e envelope.Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -302,8 +303,8 @@ func connect(t testing.TB, address, user string, change ...func(*client.Options)
 }
 
 // raw opens a WebSocket of a user, and sends nothing on it. The returned function sends a frame, unless the frame is
-// empty, and returns the next frame from the gateway that is not a heartbeat. If the connection has ended, it returns
-// the reason.
+// empty, and returns the next frame from the gateway that is not a heartbeat. If the connection has ended, the function
+// returns the text of the error instead.
 func raw(t *testing.T, address, user string) func(frame string) string {
 	t.Helper()
 	socket, r, err := websocket.DefaultDialer.DialContext(t.Context(), "ws://"+address+"/ws",
@@ -646,7 +647,7 @@ func TestGateway_HTTPAcceptsTheSameCommandsAndQueries(t *testing.T) {
 		require.Equal(t, c.status, status, "%s %s: %v", c.path, c.headers, answer)
 		require.Equal(t, c.code, answer["error"].(map[string]any)["code"], "%s: %v", c.path, answer)
 	}
-	// Client libraries do not send the following requests, but other programs may.
+	// Client libraries do not usually send requests such as the following, but other programs may.
 	ok := `{"conversation_id":"g","body":"hi"}`
 	for _, c := range []struct {
 		method, path, body string

@@ -59,11 +59,11 @@ func (m *mesh) ordinary(t testing.TB, address string, n int) (l meshtest.Latenci
 	return l
 }
 
-// hostilities are the attacks of a hostile user, by name. An attack never ends. It sends frames and opens connections
-// as fast as the gateway admits them from one user. Each attack runs in a separate process, so that its CPU time does
-// not count as the gateway's.
+// hostilities are the attacks of a hostile user, by name. An attack sends frames or opens connections as fast as the
+// gateway admits them from one user, until its process is killed. Each attack runs in a process of its own, so that its
+// CPU time does not count as the gateway's.
 var hostilities = map[string]func(address, token string){
-	// The user, who is in 2,000 rooms, resumes ten times per second, with a resume token from before all events.
+	// The user, who is in 2,000 rooms, resumes up to ten times per second, with a resume token from before all events.
 	"returns": func(address, token string) {
 		old := os.Getenv("GATEWAY_HOSTILE_RESUME_TOKEN")
 		for tick := time.NewTicker(time.Second / 10); ; <-tick.C {
@@ -85,12 +85,14 @@ var hostilities = map[string]func(address, token string){
 				n, s, n)
 		})
 	},
+	// The user sends pings with ids of 60 kB. The gateway refuses them.
 	"ids": func(address, token string) {
 		long := strings.Repeat("i", 60_000)
 		hostileFrames(address, token, 8, 2000/quota.Cost(60_000), func(_, n int) string {
 			return fmt.Sprintf(`{"id":"%s%d","type":"ping"}`, long, n)
 		})
 	},
+	// The user subscribes to the same room all the time.
 	"subscriptions": func(address, token string) {
 		hostileFrames(address, token, 1, 1000, func(int, int) string {
 			return `{"id":"l","type":"subscribe","data":{"rooms":["post:7"]}}`
@@ -108,8 +110,8 @@ func hostileSocket(address, connect, token string) *websocket.Conn {
 	}
 }
 
-// hostileFrames sends frames over the given number of connections, and discards all replies. The rate is the number of
-// frames per second on all connections together.
+// hostileFrames sends frames over the given number of connections until all of them have ended, and discards the
+// replies. The rate is the number of frames per second on all connections together.
 func hostileFrames(address, token string, connections, rate int, frame func(s, n int) string) {
 	var sending sync.WaitGroup
 	for s := range connections {
@@ -167,7 +169,7 @@ func cpu(t testing.TB) time.Duration {
 
 // BenchmarkHostile measures, for each attack, how long the actions of ordinary users take with and without a hostile
 // user. Measurements with and without the hostile user alternate in one run, because the machine may be busy with other
-// work. The hostile user's process runs on the same cores as the gateway. Ordinary users are slower while it runs,
+// work. The hostile user's process runs on the same cores as the gateway, and thereby slows ordinary users down,
 // whatever the gateway does. Therefore the benchmark also prints the CPU time of that process.
 func BenchmarkHostile(b *testing.B) {
 	for _, name := range slices.Sorted(maps.Keys(hostilities)) {

@@ -19,10 +19,10 @@ type boundedListener struct {
 	open atomic.Int64
 }
 
-// margin is the number of connections above max that are accepted only to respond with 503.
+// margin is the number of connections above boundedListener.max that are accepted only to respond with 503.
 const margin = 64
 
-// Accept waits for the next connection. Connections above max+margin are closed at once.
+// Accept waits for the next connection. Connections above l.max+margin are closed at once.
 func (l *boundedListener) Accept() (net.Conn, error) {
 	for {
 		c, err := l.Listener.Accept()
@@ -42,9 +42,9 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 	}
 }
 
-// full returns a handler that passes requests on to the handler next. While there are more than max connections, it
-// responds with 503 instead. On the path of WebSockets it first calls the function refuse, which returns true if it has
-// responded itself.
+// full returns a handler that passes requests on to the handler next. While there are more than l.max connections, the
+// returned handler responds with 503 instead. On the path of WebSockets it first calls the function refuse, and does
+// not respond if refuse returns true: refuse has then responded itself.
 func (l *boundedListener) full(next http.Handler, refuse func(http.ResponseWriter, *http.Request) bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if l.open.Load() <= l.max {

@@ -43,7 +43,7 @@ func TestListener_AboveItsMaximumResponds503BeforeTheUpgrade(t *testing.T) {
 		require.NoError(t, err)
 		sockets = append(sockets, socket)
 	}
-	for range 3 * margin { // refused connections are not counted any more
+	for range 3 * margin { // more than margin: refused connections are counted only until they are closed
 		_, response, err := websocket.DefaultDialer.Dial(url, nil)
 		require.ErrorIs(t, err, websocket.ErrBadHandshake)
 		require.Equal(t, http.StatusServiceUnavailable, response.StatusCode)
@@ -65,7 +65,8 @@ func TestListener_AboveItsMaximumResponds503BeforeTheUpgrade(t *testing.T) {
 	require.Positive(t, maxConnections())
 }
 
-// The gateway must not redirect any spelling of a path under /api, because many clients send a GET after a redirect.
+// The gateway must not redirect any spelling of a path under /api, because many clients do not send a POST again after
+// a redirect.
 func TestRoute_RedirectsNothingUnderAPI(t *testing.T) {
 	t.Parallel()
 	api := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

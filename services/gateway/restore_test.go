@@ -95,9 +95,10 @@ func TestConnect_RestoresTheRoomsOfItsSession(t *testing.T) {
 	require.Equal(t, asked, m.owners["presence"].Restored(), "a new session has no rooms to ask for")
 }
 
-// A second connection, at another gateway, continues a session and restores its rooms. After its gateway has reported
-// it, the client of the first connection unsubscribes from a room. The rooms of the first connection must be stored.
-// This connection is older, but its client has chosen its rooms, and the rooms of the second one were only restored.
+// A second connection, at another gateway, continues a session and restores its rooms. After the second gateway has
+// reported this connection, the client of the first one unsubscribes from a room. The rooms of the first connection
+// must then be stored: this connection is older, but its client has chosen the rooms, and those of the second
+// connection were only restored.
 func TestConnect_RestoredRoomsDoNotReplaceNewerOnes(t *testing.T) {
 	t.Parallel()
 	m := begin(t)

@@ -36,7 +36,8 @@ func (m *mesh) reader() *hub.Hub {
 	return hub.New(hub.Options{Catalog: m.catalog, TokenKey: key})
 }
 
-// returns lets a user come back: it connects with a resume token, and with no other state of an earlier connection.
+// returns connects a user who was connected before, with a resume token and the given rooms, but without any other
+// state of the earlier connection.
 func (m *mesh) returns(address, user, token string, rooms ...string) *inbox {
 	m.t.Helper()
 	return connect(m.t, address, user, func(o *client.Options) { o.ResumeToken, o.Rooms = token, rooms })
@@ -111,7 +112,7 @@ func TestRedial_DropsEventsFromAfterTheToken(t *testing.T) {
 	m.start(`["alice","bob"]`)
 	one, _ := m.gateway(settings{})
 	two, _ := m.gateway(settings{})
-	bob := connect(t, one, "bob") // it gets only the resume token in the reply to connect
+	bob := connect(t, one, "bob") // bob's only resume token is the one in the reply to connect
 	m.messageSent("1")
 	m.messageSent("2")
 	bob.expect(t, "1", "2")

@@ -1,7 +1,7 @@
-// Package gateway is the service that clients connect to: they send commands and queries, and get the events of their
-// rooms. It contains no domain rules; the topics of commands and events are declared in proto/.
+// Package gateway is the service that clients connect to: they send commands, queries and signals, and get the events
+// of their rooms. It contains no domain rules; commands, events, queries and signals are declared in proto/.
 //
-// A frame goes ws → protocol → intake → Kafka; an event comes Kafka → fanout → hub → the connection's queue → ws.
+// A command goes ws → protocol → intake → Kafka; an event comes Kafka → fanout → hub → the connection's queue → ws.
 package gateway
 
 import (
@@ -39,10 +39,11 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// socketPath is where clients connect.
+// socketPath is the URL path at which clients open WebSockets.
 const socketPath = "/ws"
 
-// Run serves clients until the context ends, and then until their commands in flight are answered.
+// Run serves clients until the context ends or a part of the gateway fails. Then it waits for the outcomes of the
+// commands in flight and for the end of the connections, for about 10 s at most.
 func Run(ctx context.Context, env process.Env) error { return run(ctx, env, settings{}) }
 
 // settings can be changed by tests. Zero values stand for the defaults.
@@ -55,7 +56,7 @@ type settings struct {
 	ping      time.Duration
 	limits    hub.Limits
 	perUser   int
-	cover     time.Duration                                            // how often a connection gets a resume token
+	cover     time.Duration                                            // see hub.Options.CoverEvery
 	lease     time.Duration                                            // how long a subscription lasts unless it is renewed
 	hold      func(ctx context.Context, topic string, partition int32) // called before each record is handled
 }
@@ -202,8 +203,9 @@ func resumeTokenKey(serviceSecret string) ([]byte, error) {
 	return hkdf.Key(sha256.New, []byte(serviceSecret), nil, "edumatrix resume tokens", sha256.Size)
 }
 
-// route passes requests for paths under /api to the API, in every spelling, such as //api/chat.history. A ServeMux
-// would redirect a request with such a path, and many clients follow a redirect with a GET, which loses the body.
+// route passes requests for /api and for the paths under it to the handler api, in every spelling, such as
+// //api/chat.history, and all other requests to the handler others. A ServeMux would redirect a request with such a
+// spelling, and many clients do not send a POST again after a redirect.
 func route(api, others http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if at := path.Clean(r.URL.Path); at == "/api" || strings.HasPrefix(at, "/api/") {

@@ -17,7 +17,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/process"
 )
 
-// watch observes the health of the gateway.
+// watch checks the health of the gateway, and serves the results and the metrics over HTTP.
 type watch struct {
 	env    process.Env
 	client *http.Client
@@ -47,10 +47,12 @@ func newWatch(env process.Env, client *http.Client) *watch {
 	return w
 }
 
-// follow makes the state of the fan-out a part of the gateway's health. It must be called before the first request.
+// follow makes the state of the fan-out a part of the gateway's health. It must be called before run and before the
+// first request.
 func (w *watch) follow(fan *fanout.Fanout) { w.fan = fan }
 
-// owners asks every owner whether it reaches its PostgreSQL database. The gateway has no database itself.
+// owners returns an error unless every owner responds and, if it has a PostgreSQL database, reaches it. The gateway has
+// no database itself.
 func (w *watch) owners(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, owner := range w.env.Catalog.Owners() {
@@ -109,8 +111,8 @@ func (w *watch) serveMetrics(ctx context.Context, listener net.Listener) error {
 	return nil
 }
 
-// run checks the health in the background. It calls the function ready once the fan-out knows its position in every
-// partition, tokens can be checked, and everything that /health checks is available.
+// run checks the health until the context ends. It calls the function ready when the fan-out has a position in every
+// partition, tokens can be checked, and all checks of /health have succeeded at the same time once.
 func (w *watch) run(ctx context.Context, keys <-chan struct{}, ready func()) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return w.health.Run(ctx) })

@@ -20,12 +20,12 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// The existing records were put into their partitions by sarama's hash partitioner. envelope.Partition must choose the
-// same partition for every key: otherwise the new events of a stream would be in another partition than the earlier
-// events.
+// In existing installations, sarama's hash partitioner has chosen the partitions of the records. envelope.Partition
+// must choose the same partition for every key: otherwise the new events of a stream would be in another partition than
+// the earlier events.
 func TestPartition_DoesNotChange(t *testing.T) {
 	t.Parallel()
-	for key, want := range map[string][4]int32{ // the key's partition if there are 1, 3, 5 or 12
+	for key, want := range map[string][4]int32{ // the key's partition among 1, 3, 5 and 12 partitions
 		"":                             {0, 0, 0, 3},
 		"conversation:42":              {0, 0, 3, 6},
 		"user:alice":                   {0, 0, 2, 0},
@@ -138,7 +138,7 @@ func TestLastRecords_AreThoseOfEachPartition(t *testing.T) {
 	})
 }
 
-// reading collects the offsets of the records that a Reader passes to take.
+// reading collects the offsets of records. Its method take is the handler of Reader.Read.
 type reading struct {
 	mu  sync.Mutex
 	got map[string][]int64 // offsets by topic and partition
@@ -174,7 +174,7 @@ func TestRead_PassesEachPartitionInOrderAndFindsNewOnes(t *testing.T) {
 		meshtest.Eventually(t, "all came", func() bool { return len(got.of("one/0")) == 3 && len(got.of("other/1")) == 1 })
 		require.Equal(t, []int64{1, 2, 3}, got.of("one/0"))
 
-		// The topic gets another partition. The Reader must read it from its first record.
+		// The topic gets another partition. The Reader must read the new partition from its first record.
 		meshtest.GrowTopic(t, k, "other", 3)
 		begun := time.Now()
 		publishTo(t, p, "other", 2, keyed("c", "0"), keyed("c", "1"))

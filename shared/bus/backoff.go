@@ -9,7 +9,7 @@ import (
 
 const (
 	firstPause = 100 * time.Millisecond
-	// pauseGrowth is the ratio of the longest pause to the first pause: pauses grow from 100 ms to 5 s.
+	// pauseGrowth is the ratio of the longest pause to the first pause: after firstPause, pauses grow up to 5 s.
 	pauseGrowth = 50
 )
 
@@ -29,7 +29,8 @@ func sleep(d time.Duration, over, orOver <-chan struct{}) bool {
 	return false
 }
 
-// throttledLogger logs errors that occur again and again, each at most every 30 s. It is not safe for concurrent use.
+// throttledLogger logs errors that occur again and again: the same text and error at most every 30 s, unless more than
+// 100 different ones occur. It is not safe for concurrent use.
 type throttledLogger struct {
 	log        *slog.Logger
 	lastLogged map[string]time.Time

@@ -1,20 +1,20 @@
 // Package bus is Watermill on Kafka, for commands, events and their dead letters.
 //
-// A Publisher sends the messages of one call in one batch. A Subscriber belongs to a consumer group, one for each
-// service and topic. It delivers messages in key lanes: many messages of a partition are in flight, but never two of
-// one key, unless the handler has released the first of them (see Release). The committed offset of the group is a
+// A Publisher sends the messages of one call in one batch. A Subscriber consumes each topic as a member of a consumer
+// group, which is the group of its service for this topic. The Subscriber delivers messages in key lanes: many messages
+// of a partition are in flight, but never two of one key, unless the handler has released the first of them (see
+// Release). Messages without a key count as messages of one key. The committed offset of the group is a
 // watermark that never passes a message in flight. So unfinished messages are delivered again after a crash. The
 // distance between the watermark and the newest message in flight is bounded.
 //
-// A Reader needs no group. It reads every partition in order, one message at a time, from an offset that the caller
-// chooses. The Reader tracks its offsets itself.
+// A Reader needs no group. It reads every partition in order, one message of a partition at a time. The caller chooses
+// the offset of a partition's first message (see ReaderOptions.From). The Reader tracks its offsets itself.
 //
-// NewRouter puts Publishers and Subscribers under a Watermill router with the middleware that every handler of the mesh
-// needs: dead letters, bounded retries, recovery from panics, waiting for unavailable dependencies, correlation and
-// traces.
+// NewRouter returns a Watermill router with the middleware that every handler of the mesh needs: dead letters, bounded
+// retries, recovery from panics, waiting for unavailable dependencies, correlation and traces.
 //
-// Topics deliver everything at least once; handlers must accept repeats. This package names topics without the
-// installation's prefix.
+// Messages are delivered at least once, so handlers must accept repeats. Callers of this package name topics without
+// the installation's prefix.
 package bus
 
 import (
@@ -27,8 +27,8 @@ const (
 	// MetadataKey is the metadata entry with the message's Kafka key, on published and on consumed messages.
 	MetadataKey = envelope.MetadataKey
 
-	// MetadataPartition is the metadata entry that contains the number of the partition in decimal. It takes precedence
-	// over the key.
+	// MetadataPartition is the metadata entry, on published messages only, that contains the number of the partition in
+	// decimal. This number takes precedence over the key.
 	MetadataPartition = "partition"
 
 	kafkaName = "kafka" // the name of the dependency in /health

@@ -16,7 +16,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// newClient returns a client with the mesh's settings. It connects when it is first used.
+// newClient returns a client with the mesh's settings. A client that consumes topics or partitions connects at once,
+// any other client when it is first used.
 func newClient(k backend.Kafka, log *slog.Logger, more ...kgo.Opt) (*kgo.Client, error) {
 	if len(k.Brokers) == 0 {
 		return nil, errors.New("no brokers are configured")
@@ -25,7 +26,7 @@ func newClient(k backend.Kafka, log *slog.Logger, more ...kgo.Opt) (*kgo.Client,
 	return kgo.NewClient(append(options, more...)...)
 }
 
-// countAge is the maximum age of a cached partition count.
+// countAge is the age from which Publisher.Partitions requests a cached partition count again.
 const countAge = 3 * time.Second
 
 // counts caches the numbers of partitions that topics have on the broker.
@@ -42,9 +43,9 @@ type count struct {
 	at time.Time
 }
 
-// of returns the number of partitions of a topic. It requests the number from the broker only if the last known number
-// is older than the duration age. If the broker is unavailable and age is not 0, the result is the last known number,
-// however old that is.
+// of returns the number of partitions of a topic. It requests the number from the broker unless it has a cached number
+// that is younger than the parameter age. If the request fails and age is not 0, the result is the cached number, if
+// there is one, however old that is.
 func (c *counts) of(ctx context.Context, topic string, age time.Duration) (int32, error) {
 	c.mu.Lock()
 	known, ok := c.known[topic]
@@ -71,7 +72,7 @@ func (c *counts) of(ctx context.Context, topic string, age time.Duration) (int32
 
 // partitionsOf requests the number of partitions of a topic from the broker.
 func partitionsOf(ctx context.Context, client *kgo.Client, name string) (int32, error) {
-	request := kmsg.NewPtrMetadataRequest() // kadm may return an older count
+	request := kmsg.NewPtrMetadataRequest() // kadm may return a count from the client's cache
 	request.Topics = []kmsg.MetadataRequestTopic{{Topic: &name}}
 	response, err := request.RequestWith(ctx, client)
 	if err != nil {
@@ -87,7 +88,8 @@ func partitionsOf(ctx context.Context, client *kgo.Client, name string) (int32, 
 	return int32(len(found.Partitions)), nil
 }
 
-// clientLog logs the warnings of the client, each at most every 30 s.
+// clientLog logs the warnings and errors of a Kafka client: the same text at most every 30 s, unless more than 100
+// different texts occur.
 type clientLog struct {
 	log *slog.Logger
 
@@ -95,10 +97,10 @@ type clientLog struct {
 	lastLogged map[string]time.Time
 }
 
-// Level is part of kgo's interface.
+// Level is a method of kgo.Logger.
 func (l *clientLog) Level() kgo.LogLevel { return kgo.LogLevelWarn }
 
-// Log is part of kgo's interface.
+// Log is a method of kgo.Logger.
 func (l *clientLog) Log(level kgo.LogLevel, text string, attributes ...any) {
 	const again, maxTexts = 30 * time.Second, 100
 	l.mu.Lock()

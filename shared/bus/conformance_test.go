@@ -12,11 +12,11 @@ import (
 	"github.com/edumatrix/interlinked/shared/bus"
 )
 
-// The tests of this file run Watermill's published Pub/Sub suite on Apache Kafka and on the embedded broker. They leave
-// out these tests of the suite:
+// The tests of this file run Watermill's published Pub/Sub suite on the embedded broker and, if integration tests are
+// enabled, on Apache Kafka. They leave out these tests of the suite:
 //   - TestReconnect, which restarts the broker by a shell command: TestReader_SurvivesARestartOfTheBroker and
 //     TestSubscriber_SurvivesARestartOfTheBroker restart the embedded broker in this process instead;
-//   - TestConsumerGroups for the Reader, which has no groups;
+//   - TestConsumerGroups for the Reader, which does not use consumer groups;
 //   - TestNewSubscriberReceivesOldMessages for the Subscriber, because in a group every message goes to one member (the
 //     Reader passes this test);
 //   - the check at the end of TestNoAck that nothing is delivered twice: the suite skips it without

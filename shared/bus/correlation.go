@@ -12,8 +12,9 @@ const headerCorrelation = "ce_correlationid"
 
 type correlationKey struct{}
 
-// Correlation copies the correlation id of a message to the handler's context, to the messages that the handler
-// returns, and to the messages that the handler publishes with that context.
+// Correlation copies the correlation id of a message to the handler's context, and to the messages that the handler
+// returns. A Publisher copies the id from that context to each message that it publishes with the context. Messages
+// that have a correlation id of their own keep it.
 func Correlation(h message.HandlerFunc) message.HandlerFunc {
 	return func(m *message.Message) ([]*message.Message, error) {
 		id := m.Metadata.Get(headerCorrelation)
@@ -31,7 +32,7 @@ func Correlation(h message.HandlerFunc) message.HandlerFunc {
 	}
 }
 
-// CorrelationOf returns the correlation id of the message that is being handled.
+// CorrelationOf returns the correlation id that Correlation has added to a handler's context; empty if there is none.
 func CorrelationOf(ctx context.Context) string {
 	id, _ := ctx.Value(correlationKey{}).(string)
 	return id

@@ -17,8 +17,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// Headers of a dead letter in addition to those of the original message. A dead letter also has the original payload
-// and key.
+// Headers of a dead letter in addition to those of the original message. A header without a value is left out. A dead
+// letter also has the original key, and the original payload unless that is too large (see DeadLetterPayload).
 const (
 	DeadLetterTopic     = "dead_letter_topic" // original topic, without the installation's prefix
 	DeadLetterPartition = "dead_letter_partition"
@@ -28,18 +28,20 @@ const (
 	DeadLetterTime      = "dead_letter_time" // RFC 3339
 	DeadLetterHandler   = "dead_letter_handler"
 	DeadLetterService   = "dead_letter_service"
-	// DeadLetterPayload is the note that the payload was left out, because the record would have been too large for
-	// the topic.
+	// DeadLetterPayload is present if the payload was left out, because the record would have been too large for the
+	// topic. It contains a note with the payload's size.
 	DeadLetterPayload = "dead_letter_payload"
 
 	maxReason = 1024 // bytes of the error's text
 )
 
-// DeadLetter sends a message to the dead-letter topic if its handler fails, so that later messages are handled. It
-// calls OnDeadLetter first, and repeats the call while its error wraps retry.ErrUnavailable, or up to Retries times
-// after other errors. Then it publishes the dead letter, and repeats that after every error, so that no message is
-// lost. Both end if the subscriber gives up the message. A message whose handler had no time to finish, or waits for a
-// dependency, is not a dead letter and is delivered again.
+// DeadLetter sends a message to the dead-letter topic if its handler fails, so that later messages are handled. Without
+// a dead-letter topic, the message is dropped. Before that, DeadLetter calls OnDeadLetter. If the call fails, it is
+// repeated: without a limit while the error wraps retry.ErrUnavailable, and up to Retries times after other errors.
+// The publication of the dead letter is repeated after every error, so that no message is lost. The repetitions end if
+// the subscriber stops or loses the message's partition; the message is then delivered again. A message whose handler
+// had no time to finish, or failed because a dependency is unavailable, does not become a dead letter and is delivered
+// again.
 func DeadLetter(o RouterOptions) message.HandlerMiddleware {
 	o.setDefaults()
 	return func(h message.HandlerFunc) message.HandlerFunc {
@@ -54,7 +56,7 @@ func DeadLetter(o RouterOptions) message.HandlerMiddleware {
 	}
 }
 
-// reportDeadLetter logs a dead letter and records it in the trace.
+// reportDeadLetter logs that a message becomes a dead letter or is dropped, and records that in the trace.
 func (o *RouterOptions) reportDeadLetter(m *message.Message, cause error) {
 	topic, partition, offset := origin(m)
 	attributes := []any{"topic", topic, "partition", partition, "offset", offset, "message", m.UUID, "error", cause}
@@ -74,7 +76,8 @@ func (o *RouterOptions) reportDeadLetter(m *message.Message, cause error) {
 	span.SetAttributes(attribute.Bool("edumatrix.dead_letter", true))
 }
 
-// sendToDeadLetters returns nil once the dead letter is on its topic, or was dropped because DeadLetterTopic is empty.
+// sendToDeadLetters calls OnDeadLetter and publishes the dead letter, with the repetitions of DeadLetter. It returns
+// nil once the dead letter is on its topic, or if there is no topic because DeadLetterTopic is empty.
 func (o *RouterOptions) sendToDeadLetters(m *message.Message, cause error) error {
 	patience := o.patience(m)
 	defer patience.leave()
@@ -126,7 +129,7 @@ func (o *RouterOptions) sendToDeadLetters(m *message.Message, cause error) error
 	}
 }
 
-// hook calls OnDeadLetter. It turns a panic into an error.
+// hook calls OnDeadLetter and returns its error. A panic of OnDeadLetter becomes an error.
 func (o *RouterOptions) hook(m *message.Message, cause error) error {
 	_, err := Recover(func(m *message.Message) ([]*message.Message, error) {
 		return nil, o.OnDeadLetter(m.Context(), m, cause)

@@ -28,13 +28,14 @@ type DeadLetterRecord struct {
 	Time          time.Time
 	Handler       string
 
-	// Message is the original message, without the headers that were added to the dead letter.
+	// Message is the original message, without the headers that were added to the dead letter. Its payload is missing
+	// if PayloadNote is not empty.
 	Message *message.Message
 	// PayloadNote is a note if the payload was left out because it was too large; else it is empty.
 	PayloadNote string
 }
 
-// DeadLetters reads all records of a dead-letter topic, the oldest first in each partition.
+// DeadLetters returns all records of a dead-letter topic, ordered by partition and offset.
 func DeadLetters(ctx context.Context, k backend.Kafka, topic string) ([]DeadLetterRecord, error) {
 	var all []DeadLetterRecord
 	whole := func(ranges []Range) []Range { return ranges }

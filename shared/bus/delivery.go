@@ -8,11 +8,11 @@ import (
 
 // delivery is one attempt to deliver a record. It is also the context of the record's message.
 type delivery struct {
-	context.Context // of the partition's messages
+	context.Context // ends with the delivery
 
 	group  string // consumer group on the broker; empty for a Reader
 	record Record
-	over   <-chan struct{} // closed when the subscriber stops or loses the partition
+	over   <-chan struct{} // for a Subscriber, the claim's Done; for a Reader, closed when the subscription ends
 
 	lanes *lanes // nil for a Reader
 	held  *openRecord
@@ -75,11 +75,11 @@ type Claim struct {
 	done chan struct{}
 }
 
-// Done is closed when the partition is reassigned or the Subscriber stops. Messages in flight can still be acknowledged
-// within the Subscriber's Drain.
+// Done returns a channel that is closed when the claim ends: the partition is reassigned, the Subscriber stops, or the
+// topic has lost records. Messages in flight can still be acknowledged within the Subscriber's Drain.
 func (c *Claim) Done() <-chan struct{} { return c.done }
 
-// overOf returns a channel that is closed when the subscriber of a message stops or loses its partition.
+// overOf returns the channel over of a message's delivery, from the message's context; nil if there is no delivery.
 func overOf(ctx context.Context) <-chan struct{} {
 	if d, ok := deliveryOf(ctx); ok {
 		return d.over

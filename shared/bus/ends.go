@@ -14,7 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// Range holds the offset of a partition's oldest record and the offset that its next record will get.
+// Range holds the offset of a partition's oldest record and the offset that the partition's next record will get. Both
+// offsets are the same if the partition is empty.
 type Range struct{ Oldest, End int64 }
 
 // Ranges returns the offsets of each partition of a topic, in the order of the partitions.
@@ -32,7 +33,8 @@ func Ranges(ctx context.Context, k backend.Kafka, topic string) ([]Range, error)
 }
 
 func ranges(ctx context.Context, admin *kadm.Client, name string) ([]Range, error) {
-	// Read the ends first, so that a range is never negative when records are deleted meanwhile.
+	// If records are written and deleted between the two requests, a start may be above the end that was read before.
+	// min keeps the range from being negative.
 	ends, err := admin.ListEndOffsets(ctx, name)
 	if err == nil {
 		err = ends.Error()
@@ -75,11 +77,11 @@ func LastRecords(ctx context.Context, k backend.Kafka, topic string) ([]*Record,
 	return last, err
 }
 
-// fetchTimeout is how long a broker may take to return records that it has.
+// fetchTimeout is how long brokers may return no records although they have some.
 const fetchTimeout = 15 * time.Second
 
-// readRanges reads a topic and passes its records to the function each. The function narrow gets the ranges of the
-// partitions at the time of the call, and returns the ranges that are read.
+// readRanges reads ranges of a topic's partitions, and calls the parameter each for every record. The parameter narrow
+// gets the ranges that the partitions have at the time of the call, and returns the ranges to read.
 func readRanges(ctx context.Context, k backend.Kafka, topic string, narrow func([]Range) []Range, each func(Record)) error {
 	wrap := func(err error) error { return fmt.Errorf("read %s: %w", topic, err) }
 	name := k.Topic(topic)

@@ -21,15 +21,15 @@ type topicPartition struct {
 // receiver receives the records of one partition.
 type receiver interface {
 	// take accepts the partition's next records without blocking. It reports whether the fetcher should pause the
-	// partition until the receiver opens it again.
+	// partition until the receiver calls fetcher.open.
 	take(records []*kgo.Record) (full bool)
-	// restart is called before records whose offsets are lower than those of earlier records: the topic has lost
-	// records.
+	// restart is called before take gets records with lower offsets than earlier records, which means that the topic
+	// has lost records.
 	restart()
 }
 
-// fetcher polls a client and passes each partition's records to its receiver. All changes to the set of partitions
-// run between two polls, so no receiver gets records that were polled before the receiver was added.
+// fetcher polls a client and passes the records of each partition to the partition's receiver. Receivers are added and
+// removed between two polls, so no receiver gets records that were polled before the receiver was added.
 type fetcher struct {
 	client *kgo.Client
 	poll   func(context.Context) kgo.Fetches // of the client
@@ -43,7 +43,7 @@ type fetcher struct {
 
 	// The fields below are used by run and by the calls that it makes.
 	taps    map[topicPartition]*fetchState
-	awaited map[topicPartition]bool // partitions that were resumed and have not got a record since
+	awaited map[topicPartition]bool // see expect; partitions that have got no record since expect was called
 }
 
 // fetchState is the state of a partition that is fetched.
@@ -84,14 +84,15 @@ func (f *fetcher) run(ctx context.Context) {
 			fetches := f.poll(polling)
 			f.dispatch(fetches, throttled)
 			if n := fetches.NumRecords(); f.gather > 0 && n > 0 && n < maxGathered {
-				retry.Sleep(polling, f.gather) // meanwhile the client fetches at most one more response
+				retry.Sleep(polling, f.gather) // meanwhile the client fetches at most one more response of each broker
 			}
 		}
 		cancel()
 	}
 }
 
-// do calls fn between two polls and waits for it. After the last poll it does nothing.
+// do calls the function fn between two polls and waits until fn has returned. After the last poll, do returns without
+// calling fn.
 func (f *fetcher) do(fn func()) {
 	done := make(chan struct{})
 	f.mu.Lock()
@@ -141,8 +142,8 @@ func (f *fetcher) add(at topicPartition, to receiver) {
 	f.client.ResumeFetchPartitions(map[string][]int32{at.topic: {at.partition}})
 }
 
-// begin sets the offset of a partition's first record, unless records of the partition have arrived already. These
-// must not be fetched again.
+// begin sets the offset of a partition's first record, and makes sure that the record is fetched soon. If records of
+// the partition have arrived already, begin does nothing, because these records must not be fetched again.
 func (f *fetcher) begin(at topicPartition, next int64) {
 	if t := f.taps[at]; t != nil && t.next < 0 {
 		t.next = next
@@ -150,7 +151,8 @@ func (f *fetcher) begin(at topicPartition, next int64) {
 	}
 }
 
-// remove ends the fetching of a partition.
+// remove stops passing a partition's records to its receiver, and ends a pause of the partition. The caller or the
+// consumer group removes the partition from the client.
 func (f *fetcher) remove(at topicPartition) {
 	delete(f.taps, at)
 	delete(f.awaited, at)
@@ -199,7 +201,7 @@ func (f *fetcher) resume(at topicPartition, t *fetchState) {
 
 // expect makes sure that a partition is fetched soon. A fetch that is already running does not include a partition that
 // was just resumed, and may wait for seconds if the other partitions have no records. If no record of the partition
-// arrives within 30 ms, expect interrupts that fetch.
+// arrives within 30 ms or less, the running fetch is interrupted.
 func (f *fetcher) expect(at topicPartition) {
 	const moment = 30 * time.Millisecond
 	if len(f.awaited) == 0 {
@@ -208,7 +210,8 @@ func (f *fetcher) expect(at topicPartition) {
 	f.awaited[at] = true
 }
 
-// interruptFetches ends fetches that do not include all partitions. Setting an offset has that effect.
+// interruptFetches ends the running fetches, because they do not include the awaited partitions. It sets the offsets of
+// these partitions, which has this effect.
 func (f *fetcher) interruptFetches() {
 	offsets := map[string]map[int32]kgo.EpochOffset{}
 	for at := range f.awaited {

@@ -15,7 +15,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Only the tests of this file use Watermill's stock publisher and subscriber for Kafka, which are based on sarama.
+// Only the tests of this file and BenchmarkSubscribe use Watermill's stock publisher or subscriber for Kafka, which are
+// based on sarama.
 
 func stockConfig(k backend.Kafka) *sarama.Config {
 	c := sarama.NewConfig()
@@ -47,7 +48,8 @@ func stockPublisher(t testing.TB, k backend.Kafka) message.Publisher {
 	return p
 }
 
-// bare returns a message without a key. Its id, payload and metadata contain spaces, NUL, and bytes that are not UTF-8.
+// bare returns a message without a key. Its id contains a space, its payload contains NUL, and its payload and metadata
+// contain a byte that is not UTF-8.
 func bare(n int) *message.Message {
 	m := message.NewMessage("id "+strconv.Itoa(n), []byte("\x00payload\xff"+strconv.Itoa(n)))
 	m.Metadata.Set("own", "välue\xff")

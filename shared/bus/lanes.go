@@ -10,9 +10,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// lanes delivers the records of one claim: records of the same key one after another, records of different keys
-// concurrently. Records without a key share one lane, which keeps their order in the partition. With
-// SubscriberOptions.InOrder, all records share one lane.
+// lanes delivers the records of one claim: records of the same key one after another, unless they are released (see
+// Release), and records of different keys concurrently. Records without a key share one lane, which keeps their order
+// in the partition. With SubscriberOptions.InOrder, all records share one lane.
 //
 // The watermark is the offset below which all records are acknowledged; only the watermark is committed. A record is
 // open from when it is admitted for delivery until the watermark has passed it. The window is the maximum number of
@@ -28,7 +28,7 @@ type lanes struct {
 	pause    time.Duration  // before a message that was not acknowledged is delivered again
 	mark     func(int64)    // records the watermark: the offset from which to read after a restart
 	drained  func()         // called when the backlog has room again
-	stopping chan struct{}  // closed by stop: from then on nothing is delivered. The claim's Done returns it, too.
+	stopping chan struct{}  // the claim's Done; closed by stop, after which no lane passes on another record
 	serving  sync.WaitGroup // goroutines that deliver and wait
 
 	mu      sync.Mutex
@@ -44,7 +44,7 @@ type lanes struct {
 type lane struct {
 	key     string
 	waiting []*openRecord // to be delivered, by offset
-	busy    bool          // a delivered record is neither acknowledged nor released
+	busy    bool          // a record is being delivered, and is neither settled (see deliver) nor released
 	open    int           // records that are not acknowledged
 }
 
@@ -64,8 +64,8 @@ func newLanes(ctx context.Context, claim *Claim, group string, o SubscriberOptio
 	return l
 }
 
-// backlogWindows is the size of the backlog, in windows, above which the backlog is full. It has room again at half of
-// that size, so that enough records remain to be delivered during the next fetch.
+// backlogWindows is the size of the backlog, in windows, above which the backlog is full. A full backlog has room again
+// at half of that size, so that enough records remain to be delivered during the next fetch.
 const backlogWindows = 4
 
 // take accepts the partition's next records, and reports whether the backlog is full.
@@ -81,7 +81,7 @@ func (l *lanes) take(records []*kgo.Record) (full bool) {
 	return l.full
 }
 
-// begin starts delivery if the lanes were created with the field waiting set.
+// begin starts the delivery that the field waiting has held back.
 func (l *lanes) begin() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -141,7 +141,7 @@ func (l *lanes) next(to *lane) *openRecord {
 	return h
 }
 
-// serve delivers a record and then the next records of its lane.
+// serve delivers a record, and then the next records of its lane while deliver returns one.
 func (l *lanes) serve(h *openRecord) {
 	defer l.serving.Done()
 	for h != nil {
@@ -150,7 +150,7 @@ func (l *lanes) serve(h *openRecord) {
 }
 
 // deliver delivers a record and waits until the record is settled: the handler has acknowledged or rejected it, or the
-// lanes have given it up. It returns the lane's next record.
+// lanes have given it up. It returns the lane's next record; nil if none may be delivered now.
 func (l *lanes) deliver(h *openRecord) *openRecord {
 	if h.tries > 0 && !sleep(pause(l.pause, h.tries), l.stopping, nil) {
 		return nil
@@ -188,8 +188,8 @@ func (l *lanes) acked(d *delivery) *openRecord {
 	return l.next(to)
 }
 
-// nacked puts a record back in its place in its lane. If the record was released, later records that were delivered
-// meanwhile remain in flight. Further records wait until the record is settled.
+// nacked puts a rejected record back in its place in its lane. If the record was released, later records that were
+// delivered meanwhile remain in flight. The lane's other records wait until the record is acknowledged or released.
 func (l *lanes) nacked(d *delivery) *openRecord {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -22,13 +22,14 @@ const (
 	// rebalanceTimeout is how long the group waits for a member to release partitions.
 	rebalanceTimeout = 25 * time.Second
 	commitEvery      = time.Second
-	commitWithin     = 5 * time.Second // timeout of a commit; after it, the commit is tried again later
+	commitWithin     = 5 * time.Second // timeout of a commit, which is then tried again later
 	leaveWithin      = 3 * time.Second
 )
 
 // member is a Subscriber's member of one topic's consumer group. A partition that the member keeps through a
-// rebalance is consumed without interruption. A partition that is reassigned is released once its messages in flight
-// are settled and its watermark is committed.
+// rebalance is consumed without interruption. Before a partition is reassigned, the member waits until its messages in
+// flight are settled or given up, and commits its watermark. A partition that the member has lost, because its session
+// has expired, is reassigned without that.
 type member struct {
 	topic, group string // the topic without the installation's prefix
 	name         string // of the topic on the broker
@@ -44,7 +45,7 @@ type member struct {
 	held     map[int32]*assigned
 	marks    map[int32]int64 // watermarks to commit
 	closed   bool
-	commits  sync.Mutex    // one at a time
+	commits  sync.Mutex    // held during a commit
 	progress chan struct{} // has room for one signal: there is a watermark to commit
 }
 
@@ -56,7 +57,7 @@ type assigned struct {
 	mu    sync.Mutex
 	lanes *lanes
 	over  bool
-	ended sync.WaitGroup // earlier lanes of the partition
+	ended sync.WaitGroup // waits for lanes of the partition that are being stopped
 }
 
 func newMember(k backend.Kafka, topic string, o SubscriberOptions, ctx context.Context, out chan<- *message.Message) (
@@ -95,7 +96,8 @@ func newMember(k backend.Kafka, topic string, o SubscriberOptions, ctx context.C
 	return m, nil
 }
 
-// run consumes until ctx ends. Then it waits for the messages in flight and commits their offsets.
+// run consumes until ctx ends. Then it waits for the messages in flight, for at most SubscriberOptions.Drain, and
+// commits the watermarks.
 func (m *member) run(ctx context.Context) {
 	polling, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
@@ -141,7 +143,7 @@ func (m *member) assign(partitions []int32) {
 	}
 }
 
-// begin sets the offsets from which partitions are read: the committed offset, or the oldest record.
+// begin sets the offsets from which partitions are read: the committed offset or, without one, the oldest record.
 func (m *member) begin(ctx context.Context, offsets map[string]map[int32]kgo.Offset) (
 	map[string]map[int32]kgo.Offset, error) {
 	own := offsets[m.name]
@@ -153,7 +155,7 @@ func (m *member) begin(ctx context.Context, offsets map[string]map[int32]kgo.Off
 			if oldest == nil {
 				var err error
 				if oldest, err = kadm.NewClient(m.client).ListStartOffsets(ctx, m.name); err != nil {
-					return nil, err // the client joins the group again
+					return nil, err // then the client joins the group again
 				}
 			}
 			start, ok := oldest.Lookup(m.name, p)
@@ -173,8 +175,8 @@ func (m *member) begin(ctx context.Context, offsets map[string]map[int32]kgo.Off
 	return offsets, nil
 }
 
-// release gives up partitions, or all partitions if the member is closed. It waits for their messages in flight and
-// then, if commit is set, commits their watermarks.
+// release gives up partitions, or all partitions if the member is closed. It waits for their messages in flight, for at
+// most SubscriberOptions.Drain. Then it commits their watermarks, if the parameter commit is true.
 func (m *member) release(partitions []int32, commit bool) {
 	m.mu.Lock()
 	if m.closed {
@@ -227,7 +229,7 @@ func (m *member) signalCommit() {
 	}
 }
 
-// commitAlways commits once per second while there is something to commit.
+// commitAlways commits once per second while there are watermarks to commit, until ctx ends.
 func (m *member) commitAlways(ctx context.Context) {
 	for {
 		select {
@@ -323,7 +325,7 @@ func (a *assigned) restart() {
 	})
 }
 
-// end ends delivery and waits for messages in flight.
+// end ends delivery and waits for messages in flight, for at most SubscriberOptions.Drain.
 func (a *assigned) end() {
 	a.mu.Lock()
 	a.over = true
@@ -333,10 +335,10 @@ func (a *assigned) end() {
 	a.ended.Wait()
 }
 
-// groupErrorLog logs why a member has to join its group again.
+// groupErrorLog is a hook of the client that logs the errors after which a member joins its group again.
 type groupErrorLog struct{ throttled *throttledLogger }
 
-// OnGroupManageError is part of kgo's interface.
+// OnGroupManageError is the method of kgo.HookGroupManageError.
 func (t groupErrorLog) OnGroupManageError(err error) {
 	if !errors.Is(err, context.Canceled) {
 		t.throttled.warn("consuming failed, joining the group again", err)

@@ -11,9 +11,9 @@ import (
 )
 
 // outages tracks the dependencies for which messages of a router wait. Each outage is reported twice: when the first
-// message waits, and when the outage ends. An outage ends when the next attempt for one of the messages succeeds or
-// fails for another reason. Then the other messages are tried again at once. An outage also ends when no message waits
-// any more.
+// message waits, and when the outage ends. An outage ends when the next attempt for one of the messages succeeds, or
+// fails with an error that does not wrap retry.ErrUnavailable. Then the other messages are tried again at once. An
+// outage also ends when no message waits any more, for example because the subscriber has stopped.
 type outages struct {
 	waiting func(dependency string, err error)
 	log     *slog.Logger
@@ -69,7 +69,7 @@ func (o *outages) end(at *outage) {
 type dependencyWait struct {
 	outages *outages
 	backoff retry.Backoff
-	over    <-chan struct{} // closed when the subscriber stops or loses the message's partition
+	over    <-chan struct{} // see delivery.over
 	ended   <-chan struct{} // closed when the message's context ends
 	at      *outage
 }
@@ -102,7 +102,7 @@ func (p *dependencyWait) wait(err error) bool {
 	return true
 }
 
-// recovered reports that the dependency for which the message waited works again.
+// recovered ends the outage for which the message waited, if any, because the dependency works again.
 func (p *dependencyWait) recovered() {
 	if p.at == nil {
 		return
@@ -114,7 +114,7 @@ func (p *dependencyWait) recovered() {
 	p.backoff.Reset()
 }
 
-// leave ends the wait without reporting whether the dependency works again.
+// leave ends the message's wait, whether or not the dependency works again.
 func (p *dependencyWait) leave() {
 	p.outages.leave(p.at)
 	p.at = nil

@@ -12,12 +12,13 @@ import (
 // byKey marks a record whose partition is chosen by its key.
 const byKey = -1
 
-// beyondLast is the context that the partitioner sets on a record whose partition the client does not know.
+// beyondLast is the context that the partitioner sets on a record that names a partition above those that the client
+// knows.
 var beyondLast = context.WithValue(context.Background(), struct{ beyondLast bool }{}, true)
 
-// partitioner chooses the partition that a record names. If the record names none, its key determines the partition. A
-// record without a key goes to a random partition. The partitioner counts all partitions, including those that have no
-// leader at the moment.
+// partitioner returns a partitioner that chooses the partition that a record names. If the record names none, its key
+// determines the partition. A record with neither goes to a random partition. All partitions count, including those
+// that have no leader at the moment.
 func partitioner() kgo.Partitioner {
 	return kgo.BasicConsistentPartitioner(func(string) func(*kgo.Record, int) int {
 		return func(r *kgo.Record, n int) int {

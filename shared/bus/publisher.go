@@ -20,7 +20,7 @@ import (
 // Publisher is Watermill's Publisher on Kafka. It is safe for concurrent use. Messages with the same key are stored in
 // the order of the calls and, within a call, in the order of its arguments. If the broker does not confirm a message,
 // all later messages of its partition in the same call fail too, so publishing the failed messages again keeps the
-// order. A message that is too large for the broker fails alone, and can never be published.
+// order. A message that is too large for the broker fails alone, and fails again whenever it is published.
 type Publisher struct {
 	kafka  backend.Kafka
 	client *kgo.Client
@@ -38,7 +38,8 @@ var (
 // connectWithin is how long NewPublisher waits for a broker.
 const connectWithin = 10 * time.Second
 
-// NewPublisher connects to the brokers.
+// NewPublisher connects to the brokers and returns a Publisher. If no broker responds within 10 s, the error wraps
+// retry.ErrUnavailable.
 func NewPublisher(k backend.Kafka, log *slog.Logger) (*Publisher, error) {
 	log = logger(log)
 	client, err := newClient(k, log, kgo.RecordPartitioner(partitioner()))
@@ -55,24 +56,26 @@ func NewPublisher(k backend.Kafka, log *slog.Logger) (*Publisher, error) {
 	return &Publisher{kafka: k, client: client, counts: counts{kafka: k, client: client}}, nil
 }
 
-// Partitions returns the number of partitions that a topic has on the broker. The number is at most three seconds old;
-// while the broker is unavailable, it is the last known number. If the number is n, a message with a key goes to the
-// partition envelope.Partition(key, n).
+// Partitions returns the number of partitions that a topic has on the broker. The number is at most three seconds old.
+// While the broker is unavailable, it is the last known number or, if there is none, an error that wraps
+// retry.ErrUnavailable. If the number is n, a message with a key and without MetadataPartition goes to the partition
+// envelope.Partition(key, n).
 func (p *Publisher) Partitions(ctx context.Context, topic string) (int32, error) {
 	return p.counts.of(ctx, topic, countAge)
 }
 
-// Publish sends messages in one batch and returns when all of them are on every in-sync replica. The key of a message
-// is its metadata entry MetadataKey; a message without a key goes to any partition. The entry MetadataPartition names
-// the partition directly.
+// Publish sends messages in one batch and returns when all of them are on every in-sync replica, or have failed. The
+// key of a message is its metadata entry MetadataKey, and determines the partition. The entry MetadataPartition names
+// the partition directly. A message with neither goes to a random partition.
 //
 // If the context of a message has a trace span, the message is sent within a trace span of its own, "send <topic>", and
 // carries the traceparent of that span. Otherwise the message keeps the traceparent of its metadata. A message without
 // a correlation id gets the correlation id of its context (see CorrelationOf).
 //
-// If messages failed, the error is a *PublishError. It wraps retry.ErrUnavailable if the broker is unavailable. A
-// message that is published again may then be on the topic twice. The end of a message's context does not end the
-// call; without a broker, the call ends after about two seconds of retries.
+// If messages failed, the error is a *PublishError. It wraps retry.ErrUnavailable if publishing the failed messages
+// again may succeed; a message that is published again may be on the topic twice. Any other error means that no message
+// was sent. The end of a message's context does not end the call; without a broker, the call ends after about two
+// seconds of retries.
 func (p *Publisher) Publish(topic string, messages ...*message.Message) error {
 	if len(messages) == 0 {
 		return nil
@@ -117,8 +120,8 @@ func (p *Publisher) send(topic string, messages []*message.Message, records []*k
 	return failed
 }
 
-// sendToNewPartitions sends the records that the client refused because it did not know their partition yet, if the
-// broker has that partition. It updates the map failures.
+// sendToNewPartitions sends the records that the client refused because it did not know their partitions yet, if the
+// broker has these partitions. It retries for up to 5 s, and updates the map failures.
 func (p *Publisher) sendToNewPartitions(topic string, records []*kgo.Record, failures map[*kgo.Record]error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
@@ -171,7 +174,7 @@ func failuresOf(results kgo.ProduceResults) map[*kgo.Record]error {
 	return failures
 }
 
-// Close waits for messages in flight and closes the connection.
+// Close waits until running calls of Publish have returned, and closes the connections.
 func (p *Publisher) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -200,7 +203,7 @@ func (e *PublishError) Error() string {
 		e.Failed[0].Err)
 }
 
-// Unwrap returns the error of each message. If one of them wraps retry.ErrUnavailable, the call is worth repeating.
+// Unwrap returns the error of each failed message.
 func (e *PublishError) Unwrap() []error {
 	all := make([]error, len(e.Failed))
 	for i, f := range e.Failed {
@@ -209,8 +212,8 @@ func (e *PublishError) Unwrap() []error {
 	return all
 }
 
-// classify wraps an error in retry.ErrUnavailable. It does not wrap errors that another attempt cannot fix: the
-// message, its topic or the permissions of this client are at fault.
+// classify wraps an error so that it matches retry.ErrUnavailable. It does not wrap errors that another attempt cannot
+// fix, because the message, its topic or the permissions of this client are at fault.
 func classify(err error) error {
 	for _, own := range []error{errNoPartition, kerr.MessageTooLarge, kerr.RecordListTooLarge, kerr.InvalidRecord,
 		kerr.CorruptMessage, kerr.InvalidTopicException, kerr.InvalidTimestamp, kerr.TopicAuthorizationFailed,

@@ -19,15 +19,16 @@ import (
 
 // ReaderOptions of a Reader. A zero value stands for the default.
 type ReaderOptions struct {
-	// From returns the offset at which to begin. The parameter oldest is the offset of the oldest record, and end is
-	// the offset that the next record will get. The default is end-1, the last record. From is called once for each
-	// partition that exists when the topic is first read. Partitions that are added later are read from their
-	// beginning.
+	// From returns the offset at which to begin. The parameter oldest is the offset of the oldest record, and the
+	// parameter end is the offset that the next record will get. A result below oldest counts as oldest, and a result
+	// above end as end. The default is end-1, the last record. From is called for each partition that exists when a
+	// call of Read or Subscribe begins with the topic. Partitions that are added later are read from their beginning.
 	From func(topic string, partition int32, oldest, end int64) int64
 	// Hold is called before each message is delivered. The message is delivered when Hold returns. Tests use this to
 	// delay a partition. Hold must return when ctx ends.
 	Hold func(ctx context.Context, topic string, partition int32)
-	// Drain is how long the Reader waits for messages in flight when reading ends; default 10 s.
+	// Drain is how long the Reader waits for messages in flight when a subscription ends; default 10 s. It does not
+	// bound handlers of Read.
 	Drain time.Duration
 	// Backoff is the first delay before a message that was not acknowledged is delivered again; default 100 ms. Later
 	// delays double, up to 50 times the first one.
@@ -38,8 +39,8 @@ type ReaderOptions struct {
 // Reader reads every partition of topics without a consumer group, each partition in order. It tracks its offsets
 // itself, so it continues after any failure of the brokers. If a partition no longer has the Reader's offset,
 // because records were deleted or lost, the Reader continues with the oldest record and logs that. Then the positions
-// in the records show which records are repeats and which are missing. A topic can be read only once at a time. Reader
-// also implements Watermill's Subscriber.
+// in the records (see envelope.Event) show which records are repeats and which are missing. A topic can be read only
+// once at a time. Reader also implements Watermill's Subscriber.
 type Reader struct {
 	kafka   backend.Kafka
 	options ReaderOptions
@@ -55,7 +56,7 @@ type Reader struct {
 // partitionPoll is how often a Reader looks for additional partitions of its topics.
 const partitionPoll = 3 * time.Second
 
-// NewReader returns a Reader. It connects when the first topic is read.
+// NewReader returns a Reader, which connects when the first topic is read.
 func NewReader(k backend.Kafka, o ReaderOptions) (*Reader, error) {
 	if len(k.Brokers) == 0 {
 		return nil, errors.New("reader: no brokers are configured")
@@ -73,10 +74,11 @@ func NewReader(k backend.Kafka, o ReaderOptions) (*Reader, error) {
 	return &Reader{kafka: k, options: o, subscriptions: newSubscriptions()}, nil
 }
 
-// Read calls handle for each record of the topics until ctx ends or the Reader is closed. It passes the records of one
-// partition one after another, and those of different partitions concurrently. A record is valid during the call; its
-// bytes are valid for as long as they are referenced (see Record). A handler that blocks delays its own partition only.
-// The context of the handler ends when ctx ends or the Reader is closed.
+// Read calls the function handle for each record of the topics until ctx ends or the Reader is closed, and returns when
+// all these calls have returned. It passes the records of one partition one after another, and records of different
+// partitions concurrently. The Record is valid only during the call; its bytes are valid for as long as they are
+// referenced (see Record). A call that blocks delays its own partition only. The context of the calls ends when ctx
+// ends or the Reader is closed.
 func (r *Reader) Read(ctx context.Context, topics []string, handle func(ctx context.Context, record *Record)) error {
 	done := make(chan struct{})
 	err := r.begin(ctx, func(ctx context.Context) {
@@ -126,7 +128,7 @@ func (r *Reader) read(ctx context.Context, topics []string, handle func(context.
 	defer func() { r.release(f, followed) }()
 
 	admin, throttled, again := kadm.NewClient(f.client), newThrottledLogger(r.options.Log), retry.Backoff{}
-	begun := map[string]bool{} // topics that had partitions when they were looked up before
+	begun := map[string]bool{} // topics whose partitions were found before
 	for ctx.Err() == nil {
 		missing := false
 		for _, topic := range topics {
@@ -149,7 +151,9 @@ func (r *Reader) read(ctx context.Context, topics []string, handle func(context.
 	}
 }
 
-// followNew starts to read the partitions of a topic that are not read yet.
+// followNew starts to read the partitions of a topic that are not read yet. It begins with a partition's oldest record
+// if the parameter later is true, and at the offset of ReaderOptions.From otherwise. The result found has a follower
+// for each of these partitions, which the caller runs.
 func (r *Reader) followNew(ctx context.Context, admin *kadm.Client, f *fetcher, topic string, later bool,
 	followed map[topicPartition]*follower, handle func(context.Context, *Record) bool) (found []*follower, err error) {
 	name := r.kafka.Topic(topic)
@@ -195,7 +199,7 @@ func (r *Reader) followNew(ctx context.Context, admin *kadm.Client, f *fetcher, 
 	return found, nil
 }
 
-// release ends the fetching of partitions.
+// release ends the fetching of the followed partitions.
 func (r *Reader) release(f *fetcher, followed map[topicPartition]*follower) {
 	all := map[string][]int32{}
 	f.do(func() {
@@ -207,7 +211,7 @@ func (r *Reader) release(f *fetcher, followed map[topicPartition]*follower) {
 	f.client.RemoveConsumePartitions(all)
 }
 
-// enter registers a use of the reader. The first use opens the connection.
+// enter registers a use of the Reader. The first use creates the client and starts the fetcher.
 func (r *Reader) enter() (*fetcher, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -228,7 +232,7 @@ func (r *Reader) enter() (*fetcher, error) {
 	return r.fetcher, nil
 }
 
-// leave closes the connection after the last use.
+// leave ends a use of the Reader. After the last use, it stops the fetcher and closes the client.
 func (r *Reader) leave() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -240,7 +244,7 @@ func (r *Reader) leave() {
 	}
 }
 
-// deliver delivers a record again and again until it is acknowledged. It returns false if ctx ends first.
+// deliver delivers a record again and again until the handler acknowledges it. The result is false if ctx ends first.
 func (r *Reader) deliver(ctx context.Context, record Record, out chan<- *message.Message) bool {
 	for tries := 0; ; tries++ {
 		if tries > 0 && !sleep(pause(r.options.Backoff, tries), ctx.Done(), nil) {

@@ -147,8 +147,7 @@ func member(k backend.Kafka, instance string) error {
 	return s.Close()
 }
 
-// startMember runs the function member in a new process. The scanner that it returns reads the ids that the new process
-// prints.
+// startMember runs the function member in a new process. The returned scanner reads the ids that this process prints.
 func startMember(t testing.TB, k backend.Kafka, instance string) (*exec.Cmd, *bufio.Scanner) {
 	t.Helper()
 	executable, err := os.Executable()
@@ -300,7 +299,7 @@ func TestSubscriber_KilledWithMessagesInFlightSkipsNone(t *testing.T) {
 }
 
 // The windows of both partitions of a member are full, and none of the messages is acknowledged. When a second member
-// joins, one partition must still move to it.
+// joins, one partition must still move to the second member.
 func TestSubscriber_ReleasesAPartitionWhoseWindowIsFull(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)

@@ -35,7 +35,7 @@ func (r *Record) Header(name string) []byte {
 	return nil
 }
 
-// ID returns the id of the record's message.
+// ID returns the id of the record's message. For a record without an id, it returns "<topic>/<partition>/<offset>".
 func (r *Record) ID() string {
 	if id := r.Header(headerID); len(id) > 0 {
 		return string(id)
@@ -43,8 +43,8 @@ func (r *Record) ID() string {
 	return fmt.Sprintf("%s/%d/%d", r.Topic, r.Partition, r.Offset)
 }
 
-// Message returns the record as a Watermill message, with its payload and headers unchanged. The payload is the
-// record's own slice; everything else is copied.
+// Message returns the record as a Watermill message. The metadata are the record's headers and, as the entry
+// MetadataKey, its key. The payload is the record's own slice; everything else is copied.
 func (r *Record) Message(ctx context.Context) *message.Message {
 	m := message.NewMessage(r.ID(), r.Value)
 	for i := range r.Headers {
@@ -65,8 +65,8 @@ func recordOf(topic string, r *kgo.Record) Record {
 		Headers: r.Headers}
 }
 
-// headerID is the header in which watermill-kafka's marshaler stores a message's UUID. Each other metadata entry is a
-// header of the same name, and the payload is the value.
+// headerID is the header in which watermill-kafka's marshaler stores a message's UUID. Each metadata entry except
+// MetadataKey and MetadataPartition is a header of the same name, and the payload is the value.
 const headerID = "_watermill_message_uuid"
 
 // produced converts a message to a Kafka record.

@@ -21,7 +21,7 @@ func (e *PanicError) Unwrap() error {
 	return err
 }
 
-// Recover turns a handler's panic into an error. It must be the innermost middleware.
+// Recover turns a handler's panic into a *PanicError. It must be the innermost middleware.
 func Recover(h message.HandlerFunc) message.HandlerFunc {
 	return func(m *message.Message) (produced []*message.Message, err error) {
 		defer func() {

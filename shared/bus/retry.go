@@ -9,10 +9,11 @@ import (
 )
 
 // Retry calls a failing handler again, with the number of retries and the delays of the options. While a dependency
-// is unavailable (retry.ErrUnavailable) it retries for as long as the subscriber keeps the message, and reports the
-// outage. A retry.Permanent error is not retried.
+// is unavailable (retry.ErrUnavailable), Retry repeats the call without a limit and reports the outage. A handler that
+// fails with a retry.Permanent error is not called again. The retries end if the subscriber stops or loses the
+// message's partition.
 //
-// An error that Retry returns is either the message's fault, or reports that the subscriber gave up the message.
+// An error that Retry returns is either the message's fault, or wraps errStopping because the retries ended early.
 func Retry(o RouterOptions) message.HandlerMiddleware {
 	o.setDefaults()
 	return func(h message.HandlerFunc) message.HandlerFunc {
@@ -31,7 +32,7 @@ func Retry(o RouterOptions) message.HandlerMiddleware {
 					}
 					continue
 				case patience.stopped():
-					return nil, stopping(err) // the handler's context ended
+					return nil, stopping(err) // the handler may have failed because of the stop
 				}
 				patience.recovered()
 				if failures++; failures > o.Retries || retry.IsPermanent(err) {

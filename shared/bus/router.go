@@ -19,13 +19,13 @@ type RouterOptions struct {
 	Publisher message.Publisher // publishes the dead letters; the router does not close it
 	// DeadLetterTopic receives the messages whose handling fails. Empty: such messages are logged and dropped.
 	DeadLetterTopic string
-	// OnDeadLetter is called before a message goes to the dead letters. It is called again if it fails, or if the
-	// message is delivered again, so it must accept repeats. While its error wraps retry.ErrUnavailable, the router
-	// waits.
+	// OnDeadLetter is called before a message goes to the dead letters or is dropped. It is called again if it fails
+	// (see DeadLetter), or if the message is delivered again, so it must accept repeats.
 	OnDeadLetter func(ctx context.Context, m *message.Message, cause error) error
 	Retries      int           // of a failing handler; default 3, negative: none
 	Backoff      time.Duration // delay before the first retry; default 100 ms. Later delays double, up to 50 times the first one.
-	// Waiting is called when messages wait for a dependency, and with a nil error when it is available again.
+	// Waiting is called with an error when messages begin to wait for a dependency, and with a nil error when the
+	// dependency works again or no message waits for it any more.
 	Waiting func(dependency string, err error)
 	// CloseTimeout is how long Close waits for handlers in flight; default 30 s.
 	CloseTimeout time.Duration
@@ -79,12 +79,12 @@ func NewRouter(o RouterOptions) (*message.Router, error) {
 	return router, nil
 }
 
-// RunRouter runs a router until stop is closed. Then the router consumes nothing more, and RunRouter returns when the
-// handlers have finished their messages. It returns an error if they have not finished within CloseTimeout. If ctx
-// ends, the handlers do not finish their messages.
+// RunRouter runs a router until the channel stop is closed or ctx ends. Then the router consumes nothing more, and
+// RunRouter returns when the handlers have finished their messages. It returns an error if they have not finished
+// within CloseTimeout, or if a handler cannot be started.
 //
-// Use it instead of the router's methods Run and Close: if Close is called before Run has started all handlers, Close
-// waits for handlers that were never started, until CloseTimeout is over.
+// Use RunRouter instead of the router's methods Run and Close: if Close is called before Run has started all handlers,
+// Close waits for handlers that were never started, until CloseTimeout is over.
 func RunRouter(ctx context.Context, stop <-chan struct{}, router *message.Router) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -114,8 +114,8 @@ func RunRouter(ctx context.Context, stop <-chan struct{}, router *message.Router
 	return errors.Join(router.Close(), <-ended)
 }
 
-// routerLog is the logger of a Watermill router. A handler that a stop of the router interrupts is logged at debug
-// level, not as an error, because its message is delivered again.
+// routerLog is the logger of a Watermill router. It logs the error of a handler that had no time to finish at debug
+// level, not as an error, because the handler's message is delivered again.
 type routerLog struct{ watermill.LoggerAdapter }
 
 func (l routerLog) Error(text string, err error, fields watermill.LogFields) {

@@ -22,23 +22,24 @@ type SubscriberOptions struct {
 	// 512.
 	Window int
 	// InOrder delivers a partition's records in one lane instead of one lane for each key. A handler that collects
-	// messages into batches releases each message (see Release) when it queues the message, and acknowledges it with
-	// its batch.
+	// messages into batches releases each message (see Release) when it adds the message to a batch, and acknowledges
+	// all messages of the batch when it has processed the batch.
 	InOrder bool
-	// Gather is how long records accumulate at the broker before more of them are fetched. The Subscriber does not wait
-	// when it has fallen behind. Without Gather there is a fetch for every few records, which costs the broker and this
-	// process CPU time. Gather delays a record by up to twice its value; use 0 if users wait for the consumer.
+	// Gather is how long records accumulate at the broker before more of them are fetched; default 0. The Subscriber
+	// does not wait when it has fallen behind. With 0 there is a fetch for every few records, which costs the broker
+	// and this process CPU time. Gather delays a record by up to twice this duration; use 0 if users wait for the
+	// consumer.
 	Gather time.Duration
-	// InstanceID makes the member a static one: after a restart with the same InstanceID, it gets its partitions at
-	// once instead of after SessionTimeout. Two processes must not have the same InstanceID, because the broker
-	// excludes one of them from the group.
+	// InstanceID makes this process a static member of its groups: when it is restarted with the same InstanceID, it
+	// gets its partitions at once instead of after SessionTimeout. Two processes must not have the same InstanceID,
+	// because the broker excludes one of them from the group.
 	InstanceID string
 	// SessionTimeout is how long a member may send no heartbeat before other members get its partitions; default 6 s,
 	// the minimum that brokers allow by default.
 	SessionTimeout time.Duration
-	// Drain is how long the Subscriber waits for messages in flight when their partition is reassigned and when the
-	// Subscriber is closed; default 10 s. Then the contexts of these messages end. Drain must be well below 25 s, after
-	// which the group continues without this member.
+	// Drain is how long the Subscriber waits for messages in flight when their Claim ends; default 10 s. Then the
+	// contexts of these messages end. Drain must be well below 25 s, after which the group continues without this
+	// member.
 	Drain time.Duration
 	// Backoff is the first delay before a message that was not acknowledged is delivered again; default 100 ms. Later
 	// delays double, up to 50 times the first one.
@@ -63,8 +64,8 @@ func (o *SubscriberOptions) setDefaults() {
 }
 
 // Subscriber is Watermill's Subscriber on a Kafka consumer group. It delivers messages in key lanes (see the package
-// comment). A new group begins with the oldest record. If the topic no longer has the group's offset, the group also
-// begins with the oldest record, and the Subscriber logs that.
+// comment). A new group begins with the oldest record of each partition. If a partition does not have the record at the
+// group's offset any more, the group also continues with the partition's oldest record, and the Subscriber logs that.
 //
 // A message's payload is part of the buffer of a whole fetch: clone the payload to keep it after the message is
 // acknowledged. The message's metadata are copies.
@@ -74,7 +75,7 @@ type Subscriber struct {
 	subscriptions
 }
 
-// NewSubscriber returns a Subscriber. It connects when a topic is subscribed to.
+// NewSubscriber returns a Subscriber, which connects when a topic is subscribed to.
 func NewSubscriber(k backend.Kafka, o SubscriberOptions) (*Subscriber, error) {
 	if o.Group == "" {
 		return nil, errors.New("subscriber: Group is empty")

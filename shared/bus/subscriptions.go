@@ -13,7 +13,7 @@ type subscriptions struct {
 	closing context.Context
 	close   context.CancelFunc
 
-	mu      *sync.Mutex // guards running: begin must not add to it while Close waits for it
+	mu      *sync.Mutex // begin holds mu, so that it does not add to running while Close waits for running
 	running *sync.WaitGroup
 }
 
@@ -22,7 +22,7 @@ func newSubscriptions() subscriptions {
 	return subscriptions{closing: ctx, close: cancel, mu: &sync.Mutex{}, running: &sync.WaitGroup{}}
 }
 
-// begin runs a subscription until ctx ends or Close is called.
+// begin calls the function run in a new goroutine. The context of run ends when ctx ends or Close is called.
 func (s subscriptions) begin(ctx context.Context, run func(context.Context)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -39,8 +39,9 @@ func (s subscriptions) begin(ctx context.Context, run func(context.Context)) err
 	return nil
 }
 
-// Close ends all subscriptions. It waits for messages in flight, for at most Drain, and until the offsets are
-// committed. It may be called again.
+// Close ends all subscriptions and calls of Reader.Read. It waits for messages in flight, for at most Drain, then until
+// a Subscriber has tried to commit its offsets, and until the handlers of Reader.Read have returned. It may be called
+// again.
 func (s subscriptions) Close() error {
 	s.mu.Lock()
 	s.close()

@@ -18,7 +18,8 @@ import (
 const scope = "github.com/edumatrix/interlinked/shared/bus"
 
 // Tracing handles a message within a trace span "process <topic>", which continues the trace in the message's headers.
-// The span is in the message's context.
+// The span is in the message's context, and in the contexts of the messages that the handler returns, unless these have
+// spans of their own.
 func Tracing(tracer trace.Tracer) message.HandlerMiddleware {
 	return func(h message.HandlerFunc) message.HandlerFunc {
 		return func(m *message.Message) ([]*message.Message, error) {
@@ -43,7 +44,7 @@ func Tracing(tracer trace.Tracer) message.HandlerMiddleware {
 	}
 }
 
-// received describes a consumed message.
+// received returns the topic of a consumed message, and the attributes of the trace span in which it is handled.
 func received(ctx context.Context, m *message.Message) (topic string, attributes []attribute.KeyValue) {
 	size := attribute.Int("messaging.message.body.size", len(m.Payload))
 	d, ok := deliveryOf(ctx)
@@ -73,9 +74,9 @@ func describe(operation, topic, id string) []attribute.KeyValue {
 	}
 }
 
-// startSend starts the trace span of an outgoing message and puts it into the record's headers. The new span is a child
-// of the span in the message's context. It has the same provider as its parent, because that provider reports spans
-// under the name of the service. Without a span in the context, startSend returns nil.
+// startSend starts the trace span of an outgoing message and puts the span's traceparent into the record's headers. The
+// new span is a child of the span in the message's context. It has the same provider as its parent, because that
+// provider reports spans under the name of the service. Without a span in the context, startSend returns nil.
 func startSend(topic string, m *message.Message, r *kgo.Record) trace.Span {
 	parent := trace.SpanFromContext(m.Context())
 	if !parent.SpanContext().IsValid() {

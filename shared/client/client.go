@@ -24,15 +24,17 @@ type Options struct {
 	Token string
 	// TokenInFrame sends the token in the connect frame instead of the Authorization header, as browsers have to.
 	TokenInFrame bool
-	// Protobuf chooses the subprotocol edumatrix.v1.proto. Callers see no difference: they send and get data as JSON.
+	// Protobuf chooses the subprotocol edumatrix.v1.proto instead of edumatrix.v1.json. Callers send and get data as
+	// JSON nevertheless, except with Client.Write.
 	Protobuf bool
 	// ResumeToken is the resume token of an earlier connection, see Client.ResumeToken. The missed events are
-	// delivered first. Events that the earlier connection got after the token are delivered again; a program
-	// recognizes them by their versions, and Redial drops them.
+	// delivered before Dial returns. Events that the earlier connection got after the token are delivered again; a
+	// program recognizes these events by their versions, and Redial drops them.
 	ResumeToken string
 	// Rooms are the rooms to subscribe to. If there are none, the session keeps its subscriptions.
 	Rooms []string
-	// SessionID is the session of the earlier connection, see Connected.SessionID.
+	// SessionID is the id of the session that the connection continues, see Connected.SessionID; empty: the connection
+	// begins a session.
 	SessionID string
 	// Device is the name of this client among the sessions of its user.
 	Device string
@@ -41,7 +43,7 @@ type Options struct {
 	// token.
 	OnResumeToken func(string)
 	// OnEvent is called with each event, in order, on the goroutine that reads. It must not call a method of this
-	// client that waits for a reply, because the same goroutine reads the reply.
+	// client that waits for a reply or for the end of the connection, because it would wait for its own goroutine.
 	OnEvent func(Event)
 	// OnSignal is called with each signal, on the same goroutine as OnEvent.
 	OnSignal func(Signal)
@@ -111,8 +113,8 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Code + ": " + e.Message }
 
-// Queued is the code of the error that Command returns for a command that was received and is not decided yet. The
-// outcome is passed to Options.OnOutcome.
+// Queued is the code of the error that Command returns for a command that was received and is not decided yet. Its
+// outcome is passed to Options.OnOutcome later.
 const Queued = "queued"
 
 // ErrClosed is returned if the connection ended before the reply arrived. A command may have been decided
@@ -212,7 +214,8 @@ func refusal(r *http.Response, err error) error {
 	return err
 }
 
-// Command sends a command under a new id and waits for its outcome. The error of a refused command is an *Error.
+// Command sends a command under a new id and waits for its outcome. The error is an *Error if the command is refused,
+// has failed, or is not decided yet (see Queued).
 func (c *Client) Command(ctx context.Context, name string, data any) (Outcome, error) {
 	return c.CommandAs(ctx, uuid.NewString(), name, data)
 }
@@ -279,8 +282,8 @@ func (c *Client) Query(ctx context.Context, name string, data, answer any) error
 	return nil
 }
 
-// Request sends a frame of any type under a new id and waits for its reply. If the request is refused, the error is an
-// *Error.
+// Request sends a frame of any type and waits for the reply. It sets the frame's key "id" to a new id. If the request
+// is refused, the error is an *Error.
 func (c *Client) Request(ctx context.Context, frame map[string]any) (Reply, error) {
 	kind := fmt.Sprint(frame["type"])
 	answer := make(chan Reply, 1)
@@ -356,7 +359,7 @@ func (c *Client) Close() {
 	<-c.done
 }
 
-// Abort closes the socket without a close frame, like a lost network connection.
+// Abort closes the socket without a close frame, like a lost network connection, and waits until its reader has ended.
 func (c *Client) Abort() {
 	_ = c.conn.NetConn().Close()
 	<-c.done

@@ -71,7 +71,7 @@ func (protobufCodec) subprotocol() string { return "edumatrix.v1.proto" }
 
 func (protobufCodec) messageKind() int { return websocket.BinaryMessage }
 
-// control contains the messages of control frames and of their replies.
+// control contains messages of the types that the data of control frames and the data of their replies have.
 var control = map[string]struct{ request, reply proto.Message }{
 	"connect":      {&gatewayv1.Connect{}, &gatewayv1.Connected{}},
 	"authenticate": {&gatewayv1.Authenticate{}, &gatewayv1.Authenticated{}},
@@ -156,7 +156,7 @@ func (p protobufCodec) decode(message []byte, kindOf func(string) string, take f
 	return nil
 }
 
-// received returns a frame with its data in JSON.
+// received returns a frame with its data in JSON. The data is left out if its type is unknown.
 func (p protobufCodec) received(f *gatewayv1.ServerFrame, kindOf func(string) string) (*received, error) {
 	r := &received{}
 	m := f.ProtoReflect()

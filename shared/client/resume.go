@@ -10,7 +10,7 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// Connected is the reply to connect. After this reply, the client misses no event.
+// Connected is the reply to connect. From this reply on, the client gets every durable event in its rooms.
 type Connected struct {
 	UserID      string `json:"user_id"`
 	SessionID   string `json:"session_id"`
@@ -48,9 +48,10 @@ func Reconnects(err error) bool {
 }
 
 // Redial closes a connection, if it has not ended yet, and opens another connection that resumes from it. The new
-// connection is to the gateway with the given URL or, if url is empty, to the same gateway. Each event is delivered
-// once. If Redial fails, it may be called again. The next call resumes after the events that the failed connection got.
-// If the user has ended the session, the new connection begins another session without missed events.
+// connection is to the gateway with the given URL or, if url is empty, to the same gateway. Events that the closed
+// connection or earlier ones got are not delivered again. If Redial fails, it may be called again. The next call
+// resumes after the events that the failed connection got. If the user has ended the session, the new connection begins
+// another session, without missed events and without dropping repeats.
 func (c *Client) Redial(ctx context.Context, url string) (*Client, error) {
 	c.Close()
 	o := c.options
@@ -85,7 +86,7 @@ func (c *Client) SessionEnded() bool {
 	return c.ended
 }
 
-// endSession deletes the resume token of a session that its user has ended.
+// endSession records that the user has ended the session, and deletes the session's resume token.
 func (c *Client) endSession() {
 	c.mu.Lock()
 	ended := c.ended
@@ -131,8 +132,8 @@ func (c *Client) Connected() Connected {
 	return c.connected
 }
 
-// ResumeToken returns the newest resume token, which covers the events that this connection and earlier ones got;
-// empty if there is none.
+// ResumeToken returns the newest resume token that this connection got or resumed from. It is empty if there is none,
+// or if the user has ended the session.
 func (c *Client) ResumeToken() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -28,8 +28,8 @@ type Topics struct {
 }
 
 // Read decodes a command. Gateways refuse a command that does not match its declaration, but other programs and
-// gateways of another release may send such a command. So the error may be a refusal (see refusal.Of); then Read also
-// returns the embedded envelope.Command. After any other error, decoding the same bytes again would fail too.
+// gateways of another release may send such a command. So the error may be a refusal (see refusal.Of); then the result
+// contains the embedded envelope.Command. After any other error, decoding the same bytes again would fail too.
 func (t Topics) Read(m *message.Message) (Command, error) {
 	sent, err := envelope.ReadCommand(m)
 	if err != nil {
@@ -82,8 +82,8 @@ func (t Topics) Publish(ctx context.Context, outcome envelope.Outcome) error {
 	return nil
 }
 
-// Failure is the text of the outcome of a command that becomes a dead letter; its code is refusal.Failed.
+// Failure is the text of the outcome of a command that becomes a dead letter. The outcome's code is refusal.Failed.
 const Failure = "the command could not be processed; it is kept as a dead letter for the operator"
 
-// Expired is the refusal of a command that arrives after its sender has stopped waiting for it.
+// Expired is the refusal of a command that is decided after the time in its field Expires.
 var Expired = refusal.New(refusal.Expired, "the command arrived after it had expired")

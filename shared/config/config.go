@@ -26,7 +26,7 @@ const AllInOne = "edumatrix"
 var ports = map[string]int{"gateway": 3001, "presence": 3002, "chat": 3003, "feed": 3004, "notification": 3005,
 	AllInOne: 3001}
 
-// Services returns the names of all services, sorted. ports is the only list of the services.
+// Services returns the names of all services, sorted. They are the keys of the variable ports, except AllInOne.
 func Services() []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(ports)), func(name string) bool { return name == AllInOne })
 }
@@ -73,15 +73,16 @@ type Config struct {
 	Traces         telemetry.Settings
 	PostgresBin    string
 
-	// Given contains the stores whose variables are set: "postgres", "redis", "kafka". AllInOne embeds the other
-	// stores.
+	// Given reports for each store whether its variable is set: "postgres" (DATABASE_URL), "redis" (REDIS_URL or
+	// REDIS_HOST), "kafka" (KAFKA_BROKERS, unless KAFKA_ENABLED is false). AllInOne embeds the other stores.
 	Given map[string]bool
 
 	// Notices are messages that the process logs at its start. They never contain a secret.
 	Notices []string
 }
 
-// Load reads the settings of a service. An error names the variable and describes its form.
+// Load reads the settings of a service. An error about a variable names the variable, and describes its form or the
+// correction.
 func Load(service string, getenv func(string) string) (Config, error) {
 	if ports[service] == 0 {
 		return Config{}, fmt.Errorf("there is no service %q; there are %s", service,
@@ -165,7 +166,7 @@ func (r *reader) traces(c *Config) {
 	}
 }
 
-// secrets reads the secrets with which tokens and calls between services are verified.
+// secrets reads the secrets and settings with which tokens and calls between services are verified.
 func (r *reader) secrets(c *Config) {
 	c.JWTSecret = r.secret("JWT_SECRET")
 	c.JWKSURL = r.httpURL("JWKS_URL", "")

@@ -15,7 +15,8 @@ import (
 
 const long = "hidden-and-as-long-as-a-secret-has-to-be"
 
-// env returns an environment with the given variables. JWT_SECRET has a value even if pairs does not set it.
+// env returns an environment with the given variables, each as "name=value". Unless it is given, JWT_SECRET has a value
+// too.
 func env(pairs ...string) func(string) string {
 	all := map[string]string{"JWT_SECRET": "a token secret of this test, hidden from all"}
 	for _, pair := range pairs {

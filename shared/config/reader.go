@@ -110,7 +110,8 @@ func validPort(port string) bool {
 	return err == nil && n >= 1 && n <= 65535 && strconv.Itoa(n) == port
 }
 
-// name reads the name of a user, a database or a client. It refuses names of more than maxBytes and control characters.
+// name reads the name of a user, a database or a client. It refuses names that are longer than maxBytes, contain
+// control characters, or are not UTF-8.
 func (r *reader) name(variable, otherwise string, maxBytes int) string {
 	value := r.text(variable, otherwise)
 	switch {
@@ -167,7 +168,7 @@ func (r *reader) baseURL(name, otherwise string) string {
 	return value
 }
 
-// originHost matches the host of an Origin header: browsers write international names as xn--….
+// originHost matches the host and port of an Origin header. Browsers write international names as xn--….
 var originHost = regexp.MustCompile(`^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$`)
 
 // origins reads the origins of the pages that may connect, as browsers send them.
@@ -203,7 +204,7 @@ func (r *reader) origins(name string) (list []string) {
 }
 
 // originAuthority returns host and port as browsers write them: in lower case, addresses in their shortest form, and
-// the port without leading zeros.
+// the port without leading zeros. It returns false if the address or the port is not valid.
 func originAuthority(u *url.URL) (string, bool) {
 	host, port := strings.ToLower(u.Hostname()), u.Port()
 	if strings.HasPrefix(u.Host, "[") {

@@ -1,6 +1,6 @@
-// Package envelope defines the form of the mesh's commands and events on Kafka: CloudEvents in binary mode (Kafka
-// binding 1.0), a Protobuf body, and W3C trace context. A gateway can decide by the headers alone whether it has a
-// connection for an event.
+// Package envelope defines the form of the mesh's commands, events and outcomes on Kafka: CloudEvents in binary mode
+// (Kafka binding 1.0), a Protobuf body (outcomes have none), and W3C trace context. A gateway can decide by the headers
+// alone whether it has a connection for an event.
 package envelope
 
 import (
@@ -15,7 +15,8 @@ import (
 	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
 )
 
-// Header names. CloudEvents attributes carry the prefix ce_; extension names are lower-case letters and digits only.
+// Header names. CloudEvents attributes carry the prefix ce_, except the content type; extension names are lower-case
+// letters and digits only. ce_subject contains the stream, and ce_about the part of it that is Event.Subject.
 const (
 	headerSpec        = "ce_specversion"
 	headerID          = "ce_id"
@@ -63,20 +64,20 @@ type Event struct {
 	Stream      string // also the Kafka key
 	Version     catalog.Version
 	Position    catalog.Position
-	Before      catalog.Position // position of the previous record in its partition
+	Before      catalog.Position // position of the previous record in the same partition
 	Time        time.Time
 	Actor       string
-	Cause       string // command id
+	Cause       string // id of the command
 	Correlation string
 	Class       routingv1.Class
 	Rooms       []string
 	Opens       []catalog.Membership
 	Closes      []catalog.Membership
 	Subject     string // the part of the stream that the event is about, such as a message; may be empty
-	Answers     bool   // whether this is its command's last event; the event's headers are then the outcome "committed"
+	Answers     bool   // whether this is the command's last event; its headers then contain the outcome "committed"
 	CommandType string // type of the command; only with Answers
 	Redacted    bool
-	Expires     time.Time // time after which the event is no longer shown to users; zero: never
+	Expires     time.Time // time from which users get the event without its personal fields; zero: never
 	TraceParent string
 	Body        []byte
 
@@ -97,8 +98,8 @@ type Event struct {
 	Fence bool
 }
 
-// IsPosition reports whether this is a position record, which contains the position of the owner's log instead of an
-// event. Such a record is written into a partition that has had no event for a while.
+// IsPosition reports whether this is a position record, which contains a position of the owner's log instead of an
+// event. Such a record is written into a partition that has had no event for a while, and as a fence (see Fence).
 func (e Event) IsPosition() bool { return e.Type == typePosition }
 
 // Position returns a position record. It shows readers that a partition is complete up to a position.

@@ -12,7 +12,8 @@ import (
 // Kind is the kind of a command's outcome. Clients get this text.
 type Kind string
 
-// The kinds of outcomes. Each is final: a command that is sent again gets the same outcome.
+// The kinds of outcomes. Each is final: a command that is sent again gets the same outcome, for as long as its owner
+// stores the outcome (eventlog.OutcomesKept).
 const (
 	Committed Kind = "committed"
 	Unchanged Kind = "unchanged" // nothing had to change

@@ -12,7 +12,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
-// These constants number the headers of an event whose values are kept as strings.
+// These constants number the headers whose values become strings in an Event. The constant texts is their count.
 const (
 	textID = iota
 	textType

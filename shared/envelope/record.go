@@ -6,8 +6,8 @@ import (
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 )
 
-// Record returns the event in the form in which owners send it to each other by RPC, with the contents of the event's
-// record on its topic.
+// Record returns the event in the form in which owners send events to other services by RPC. The result has the
+// contents of the event's record on its topic.
 func (e Event) Record(topic string) *meshv1.Record {
 	m := e.Message()
 	r := &meshv1.Record{Topic: topic, Key: m.Metadata.Get(MetadataKey), Body: e.Body}
@@ -19,7 +19,7 @@ func (e Event) Record(topic string) *meshv1.Record {
 	return r
 }
 
-// ReadRecord reads a record that an owner sent.
+// ReadRecord reads an event from the record that Record has returned.
 func ReadRecord(r *meshv1.Record) (Event, error) {
 	m := &message.Message{Metadata: message.Metadata{}, Payload: r.GetBody()}
 	for _, h := range r.GetHeaders() {

@@ -29,7 +29,8 @@ const (
 // keys are the keys of "services" in /health, in the order that existing installations expect.
 var keys = []string{"redis", "kafka", "postgres", "socketio"}
 
-// Check reports whether redis, kafka, postgres or socketio works.
+// Check is the check of a dependency. Its Name is one of the keys of /health: redis, kafka, postgres or socketio. The
+// function Check returns an error if the dependency does not work.
 type Check struct {
 	Name  string
 	Check func(context.Context) error
@@ -56,8 +57,8 @@ type checkResult struct {
 	logged bool      // the failure was logged
 }
 
-// New returns the health of a process. A dependency without a check is not used by the process and is reported as
-// true.
+// New returns the health of a process. A dependency without a check is reported as true, because the process does not
+// use it, unless work waits for it (see Waiting).
 func New(checks []Check, log *slog.Logger) *Health {
 	h := &Health{checks: checks, log: log, registry: prometheus.NewRegistry(), results: make([]checkResult, len(checks)),
 		waiting: map[string]error{}, began: make(chan struct{}), up: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "edumatrix_up",
@@ -70,8 +71,8 @@ func New(checks []Check, log *slog.Logger) *Health {
 	return h
 }
 
-// Began returns a channel that is closed when the process has been healthy once. Until then /readyz reports that it
-// accepts no work.
+// Began returns a channel that is closed when all checks have succeeded at the same time for the first time. Until then
+// /readyz reports that the process accepts no work.
 func (h *Health) Began() <-chan struct{} { return h.began }
 
 // Registry returns the registry of the process's metrics.
@@ -207,7 +208,7 @@ func (h *Health) services() (all map[string]bool, healthy bool) {
 	return all, healthy
 }
 
-// Handler serves /health, /livez, /readyz and /metrics.
+// Handler returns the handler of /health, /livez, /readyz and /metrics.
 func (h *Health) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/health", h.serveHealth)

@@ -25,8 +25,8 @@ type Failed struct {
 	At       time.Time
 }
 
-// ListFailed returns up to limit permanently failed jobs with ids above the id after, ordered by id. Failed jobs are
-// kept for 90 days.
+// ListFailed returns the permanently failed jobs with ids above the parameter after, ordered by id, and at most as many
+// as the parameter limit. Failed jobs are kept for 90 days.
 func (q *Queue) ListFailed(ctx context.Context, after int64, limit int) (all []Failed, err error) {
 	page, err := q.client.JobList(ctx, river.NewJobListParams().
 		States(rivertype.JobStateDiscarded, rivertype.JobStateCancelled).
@@ -48,7 +48,8 @@ func (q *Queue) ListFailed(ctx context.Context, after int64, limit int) (all []F
 	return all, nil
 }
 
-// Retry makes a failed job run again at once.
+// Retry makes a failed job run again at once. The error is a refusal (see refusal.Of) with the code not_found or
+// not_failed if there is no failed job with the id, and key_taken if another job has the job's key.
 func (q *Queue) Retry(ctx context.Context, id int64) error {
 	return q.resolve(ctx, id, func(tx pgx.Tx) error {
 		_, err := q.client.JobRetryTx(ctx, tx, id)
@@ -60,7 +61,8 @@ func (q *Queue) Retry(ctx context.Context, id int64) error {
 	})
 }
 
-// Drop deletes a failed job.
+// Drop deletes a failed job. The error is a refusal with the code not_found or not_failed if there is no failed job
+// with the id.
 func (q *Queue) Drop(ctx context.Context, id int64) error {
 	return q.resolve(ctx, id, func(tx pgx.Tx) error {
 		_, err := q.client.JobDeleteTx(ctx, tx, id)

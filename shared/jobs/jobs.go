@@ -1,7 +1,8 @@
 // Package jobs runs effects outside the log: pushes, mail, thumbnails, the deletion of files. A job is inserted in the
-// transaction that commits its event, so it exists if and only if the event does. Any instance then runs it, at least
-// once: a worker must accept that a job runs again. If an attempt fails, the job is tried again after a growing delay,
-// up to a maximum number of attempts (see Work). A job that has failed permanently is kept for an operator.
+// transaction that commits its event, so it is stored if and only if the event is, unless it has the key of an earlier
+// job (see Job.Key). Any instance then runs it, at least once: a worker must accept that a job runs again. If an
+// attempt fails, the job is tried again after a growing delay, up to a maximum number of attempts (see Work). A job
+// that has failed permanently is kept for an operator.
 //
 // A rebuild does not restore jobs. For a command that has to be decided at a later time, use a timer of the log instead
 // of a job. A timer fires once and can be cancelled exactly.
@@ -124,7 +125,8 @@ func Open(ctx context.Context, o Options) (*Queue, error) {
 		FetchOnlyKnownKinds:         true,
 		CompletedJobRetentionPeriod: 24 * time.Hour, DiscardedJobRetentionPeriod: failedKept,
 		CancelledJobRetentionPeriod: failedKept,
-		// River logs failed attempts at the level info, which problems drops. worker.Work logs them without secrets.
+		// River logs failed attempts at the level info, which the handler problems drops. worker.Work logs them without
+		// secrets.
 		Logger: slog.New(problems{o.Log.Handler()}),
 	})
 	if err != nil {
@@ -172,7 +174,8 @@ func (q *Queue) Check(all ...Job) error {
 	return err
 }
 
-// Insert inserts jobs in a transaction. They run once the transaction is committed.
+// Insert inserts jobs in a transaction, except those that Job.Key excludes. The jobs can run when the transaction is
+// committed.
 func (q *Queue) Insert(ctx context.Context, tx pgx.Tx, all ...Job) error {
 	params, err := q.encode(all)
 	if err == nil && len(params) > 0 {

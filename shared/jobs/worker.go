@@ -19,8 +19,8 @@ import (
 // Work is the implementation of a kind of jobs.
 type Work[T Args] struct {
 	// Do runs one attempt of a job. If Do returns an error, the job is tried again after about 1, 16, 81, 256 …
-	// seconds; an error that Final has marked ends the job. The context ends after Timeout, and Options.Grace after Run
-	// was stopped.
+	// seconds; an error that Final has marked ends the job. The context ends after Timeout. It also ends when
+	// Options.Grace has passed since Run was stopped.
 	Do func(ctx context.Context, job Attempt[T]) error
 	// Timeout bounds an attempt; 0: 30 s.
 	Timeout time.Duration
@@ -48,7 +48,7 @@ type kind struct {
 // Empty reports whether there are no workers.
 func (w *Workers) Empty() bool { return w == nil || len(w.kinds) == 0 }
 
-// Add registers the implementation of a kind. It panics if the kind has one already, or if work.Do is nil.
+// Add registers the implementation of a kind. It panics if the kind already has an implementation, or work.Do is nil.
 func Add[T Args](w *Workers, work Work[T]) {
 	var args T
 	name := args.Kind()
@@ -128,7 +128,7 @@ func (w *worker[T]) attempt(ctx context.Context, j *river.Job[kept[T]]) (err err
 	return w.work.Do(ctx, Attempt[T]{Args: j.Args.Args, ID: j.ID, Key: j.Args.Key, Number: j.Attempt})
 }
 
-// cleanError is an error whose text contains no secrets.
+// cleanError is an error from whose text clean has removed secrets.
 type cleanError struct{ err error }
 
 func (e *cleanError) Error() string { return clean(e.err.Error()) }
@@ -144,7 +144,8 @@ var (
 
 // clean removes secrets that the errors of HTTP clients often contain. Of addresses it keeps only scheme and host,
 // because the path of a push endpoint or a signed link is a secret. It removes the credentials of an Authorization
-// header. It also removes the zero character, which Postgres cannot store, and cuts the text off after maxText bytes.
+// header. It also removes the zero character and invalid UTF-8, which Postgres cannot store, and cuts the text off
+// after maxText bytes.
 func clean(text string) string {
 	text = addresses.ReplaceAllStringFunc(text, func(address string) string {
 		u, err := url.Parse(address)

@@ -20,7 +20,8 @@ type Limits struct {
 }
 
 // Limit returns the number of rows that a request asks for, or Default if the parameter asked is nil. It refuses
-// numbers below 1 or above Max (refusal.InvalidField). The refusal names the request's field, which is passed as field.
+// numbers below 1 or above Max (refusal.InvalidField). The refusal names the request's field, whose name is the
+// parameter field.
 func (l Limits) Limit(field string, asked *int32) (int, error) {
 	switch {
 	case asked == nil:
@@ -41,9 +42,10 @@ func (l Limits) Read(limit *int32, after string, place ...any) (int, error) {
 	return rows, ReadCursor("after", after, place...)
 }
 
-// Cut returns a page of at most limit rows. The rows must have been read with a limit of limit+1, so that one row more
-// shows that there are further pages. Then the result next is the place of the page's last row, for the cursor of the
-// next page; on the last page it is zero. The function place returns the place of the row with an index.
+// Cut returns a page of rows, with at most as many rows as the parameter limit. The caller has to read limit+1 rows, so
+// that an additional row shows that there is a next page. If there is one, the result next is the place of the page's
+// last row, for the cursor of the next page; otherwise next is zero. A place consists of the values by which the rows
+// are ordered. The function place returns the place of the row with an index.
 func Cut[T, P any](rows []T, limit int, place func(row int) P) (page []T, next P) {
 	if len(rows) > limit {
 		return rows[:limit], place(limit - 1)
@@ -67,7 +69,7 @@ func Cursor(place ...any) string {
 
 // ReadCursor decodes a cursor into pointers to values. Their types and order must be those with which Cursor was
 // called. The empty cursor does not change the values. A cursor that does not contain such values is refused
-// (refusal.InvalidField). The refusal names the request's field, which is passed as field.
+// (refusal.InvalidField). The refusal names the request's field, whose name is the parameter field.
 func ReadCursor(field, cursor string, place ...any) error {
 	if cursor == "" {
 		return nil

@@ -29,12 +29,13 @@ var (
 // Memory returns the size of a share on this machine and in this control group, in bytes, or 0 if it is unknown.
 func Memory(share MemoryShare) int64 { return memoryLimit(os.DirFS("/"), share) }
 
-// garbagePercent is GOGC below the memory limit. The heap is small and mostly short-lived, so Go's default of 100 would
-// collect many times a second under load.
+// garbagePercent is the value of GOGC, which applies while the process is below its memory limit. The heap is small and
+// mostly short-lived, so Go's default of 100 would collect many times a second under load.
 const garbagePercent = 400
 
 // TuneMemory makes the process collect garbage less often while it stays below its share of memory. GOMEMLIMIT and GOGC
-// take precedence if they are set. If no limit is known, as on systems other than Linux, nothing changes.
+// take precedence if they are set. If no limit is known, as on systems other than Linux without GOMEMLIMIT, nothing
+// changes.
 func TuneMemory(share MemoryShare, log *slog.Logger) {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		limit := Memory(share)
@@ -64,7 +65,7 @@ func memoryLimit(root fs.FS, share MemoryShare) int64 {
 			}
 			n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
 			if err != nil || n <= 0 || (total > 0 && n >= total) {
-				continue // "max", or more than the machine has
+				continue // not a limit: "max", or at least the machine's memory
 			}
 			if group == 0 || n < group {
 				group = n
@@ -99,7 +100,7 @@ func ownGroup(root fs.FS) string {
 	return group
 }
 
-// machineMemory returns the machine's memory in bytes.
+// machineMemory returns the machine's memory in bytes, or 0 if it is unknown.
 func machineMemory(root fs.FS) int64 {
 	text, err := fs.ReadFile(root, "proc/meminfo")
 	if err != nil {

@@ -1,6 +1,6 @@
 // Package process contains the common main function of the mesh's processes: it reads the settings, opens the needed
 // stores in the order Postgres, Redis, Kafka, runs a service until a signal stops it, and closes everything in reverse.
-// If a process cannot start, it writes the reason as one line to standard error and exits with status 1.
+// If a process cannot start or fails, it writes the reason as one line to standard error and exits with status 1.
 package process
 
 import (
@@ -45,8 +45,8 @@ type Env struct {
 // Needs are the stores that a service uses.
 type Needs struct{ Postgres, Redis, Kafka bool }
 
-// Main runs a service as a process of its own and returns the exit status. The first interrupt or termination signal
-// cancels the context of the function run; a second signal ends the process at once.
+// Main runs a service as a process of its own and returns the exit status. The first signal (see UntilSignal) cancels
+// the context of the function run; a second signal ends the process at once.
 func Main(service string, needs Needs, run func(context.Context, Env) error) int {
 	log := NewLog(os.Stderr).With("service", service)
 	ctx, released := UntilSignal(context.Background(), log)
@@ -78,13 +78,14 @@ func (l redisLog) Printf(ctx context.Context, format string, args ...any) {
 	}
 }
 
-// UntilSignal returns a context that ends with the first interrupt or termination signal. A second signal ends the
-// process with status 1.
+// UntilSignal returns a context that ends with the first interrupt, termination or hang-up signal (SIGINT, SIGTERM or,
+// unless the process ignores it, SIGHUP). A second signal ends the process with status 1. The context also ends when
+// the function release is called; from then on, signals have their usual effect.
 func UntilSignal(parent context.Context, log *slog.Logger) (_ context.Context, release func()) {
 	ctx, cancel := context.WithCancel(parent)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	if !signal.Ignored(syscall.SIGHUP) { // it is ignored under nohup
+	if !signal.Ignored(syscall.SIGHUP) { // nohup makes a process ignore SIGHUP
 		signal.Notify(signals, syscall.SIGHUP)
 	}
 	released, ended := make(chan struct{}), make(chan struct{})
@@ -117,7 +118,7 @@ func Fail(w io.Writer, name string, err error) {
 	_, _ = fmt.Fprintf(w, "%s: %s\n", name, strings.ReplaceAll(err.Error(), "\n", "; ")) // an error here cannot be reported
 }
 
-// serve does the work of Main between the signals and the exit status.
+// serve does the work of Main except for the signals and the exit status.
 func serve(
 	ctx context.Context, service string, needs Needs, log *slog.Logger, run func(context.Context, Env) error,
 ) (err error) {

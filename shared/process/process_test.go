@@ -69,7 +69,7 @@ func startService(t *testing.T, what string, env ...string) *service {
 	return &service{cmd: cmd, lines: bufio.NewScanner(out)}
 }
 
-// until reads the output of the process up to a line that contains text.
+// until reads the output of the process up to a line that contains the given text.
 func (s *service) until(t *testing.T, text string) {
 	t.Helper()
 	for s.lines.Scan() {

@@ -1,5 +1,5 @@
-// Package retry marks the errors that make another attempt worthwhile, and computes how long to wait before the next
-// attempt. It contains no loops, because each caller does something else between two attempts.
+// Package retry marks the errors that make another attempt worthwhile or useless, computes how long to wait before the
+// next attempt, and waits. It contains no loops, because each caller does something else between two attempts.
 package retry
 
 import (

@@ -5,8 +5,8 @@ import (
 )
 
 // ErrUnavailable is wrapped by errors of a dependency that cannot be reached or does not work. The request or message
-// is not at fault and should be tried again until the dependency works; a message never becomes a dead letter because
-// of such an error.
+// is not at fault and should be tried again until the dependency works; a message that a router of shared/bus handles
+// never becomes a dead letter because of such an error.
 var ErrUnavailable = errors.New("dependency unavailable")
 
 // Unavailable wraps err, which came from a dependency, so that it matches ErrUnavailable. A store has the name of its

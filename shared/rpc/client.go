@@ -21,8 +21,8 @@ var ErrUnreachable = errors.New("service does not answer")
 const clientIdle = 90 * time.Second
 
 // NewClient returns the HTTP client for calls to services. It sends the credential, and the actor, position and trace
-// of the request's context. It keeps connections open, does not repeat requests, and does not follow redirects, which
-// would send the credential to another address.
+// of the request's context. It keeps connections open, does not repeat a request that the service may have received,
+// and does not follow redirects, which would send the credential to another address.
 func NewClient(c Credential, tracer trace.Tracer) *http.Client {
 	return &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },

@@ -10,9 +10,10 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// Error converts an error for the caller of a service. A refusal keeps its code and text. A deadline or a
-// cancellation keeps its code. An unavailable dependency (retry.ErrUnavailable) becomes "unavailable". Any other
-// error becomes "internal" without its text, which is only logged.
+// Error converts an error for the caller of a service. A *connect.Error is not changed. A refusal keeps its code, text
+// and field. The end of a context becomes "deadline_exceeded" or "canceled", and an unavailable dependency
+// (retry.ErrUnavailable) becomes "unavailable". Any other error becomes "internal" without its text, which may be
+// confidential; Interceptors logs the text.
 func Error(err error) error {
 	if err == nil {
 		return nil
@@ -66,7 +67,7 @@ func statusOf(code string) connect.Code {
 	}
 }
 
-// Refusal returns the refusal in the error of a call.
+// Refusal returns the refusal in the error of a call; false if the error does not contain a refusal.
 func Refusal(err error) (*refusal.Error, bool) {
 	var e *connect.Error
 	if !errors.As(err, &e) {

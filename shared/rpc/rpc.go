@@ -1,6 +1,6 @@
 // Package rpc is the transport of calls between services of the mesh: Connect on an inner listener that requires the
-// installation's service credential. Headers carry the user for whom a call is made, and the position of the log that a
-// query has to wait for.
+// installation's service credential. Headers of a request carry the user for whom the call is made, the position of the
+// log for which a query has to wait, and the trace.
 package rpc
 
 import (

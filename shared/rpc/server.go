@@ -113,8 +113,8 @@ func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 
 // Run serves until ctx ends, and then finishes calls in flight, for up to 5 s.
 func (s *Server) Run(ctx context.Context) error {
-	// The server keeps idle connections longer than clients do, so that it never closes a connection that a client is
-	// about to use.
+	// The server keeps idle connections longer than clients do, so that until it stops it does not close a connection
+	// that a client is about to use.
 	server := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: callWithin,
 		IdleTimeout: 2 * clientIdle, ErrorLog: slog.NewLogLogger(s.o.Log.Handler(), slog.LevelWarn)}
 	ended := make(chan error, 1)
@@ -159,9 +159,10 @@ func answer(w http.ResponseWriter, status int, code connect.Code, r *refusal.Err
 	_, _ = w.Write(body)
 }
 
-// Interceptors returns the common interceptors of all Connect handlers of the mesh. They continue the caller's trace,
-// read the actor, set a deadline, refuse texts that cannot be stored and fields outside of their declared shapes,
-// recover from panics, and convert errors with Error.
+// Interceptors returns the common options and interceptors of all Connect handlers of the mesh. They bound the size of
+// a request, accept and send nothing compressed, continue the caller's trace, read the actor and the position, set a
+// deadline if the caller has set none, refuse texts that cannot be stored and fields outside of their declared shapes,
+// recover from panics, log internal errors, and convert errors with Error.
 func Interceptors(log *slog.Logger, tracer trace.Tracer) connect.HandlerOption {
 	return connect.WithHandlerOptions(connect.WithReadMaxBytes(maxBody),
 		// Services are close to each other: compressing a response would cost more than sending it.
@@ -184,7 +185,7 @@ func Interceptors(log *slog.Logger, tracer trace.Tracer) connect.HandlerOption {
 				}
 				_, refused := refusal.Of(err)
 				if !refused && ctx.Err() != nil {
-					err = ctx.Err() // the handler's error is a consequence
+					err = ctx.Err() // the handler's error is a consequence of the end of ctx
 				}
 				out := Error(err)
 				span.SetAttributes(attribute.String("rpc.connect_rpc.error_code", connect.CodeOf(out).String()))

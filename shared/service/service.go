@@ -85,7 +85,8 @@ type part struct {
 	run  func(context.Context) error
 }
 
-// Consume makes the router pass the messages of a topic to the function handle.
+// Consume makes the router pass the messages of a topic to the function handle. It overrides the fields Group,
+// InstanceID and Log of the options.
 func (p *Parts) Consume(topic string, o bus.SubscriberOptions, handle message.NoPublishHandlerFunc) error {
 	o.Group, o.InstanceID, o.Log = p.service.Name, p.service.env.Instance, p.service.env.Log
 	subscriber, err := bus.NewSubscriber(p.service.env.Stores.Kafka, o)
@@ -96,19 +97,21 @@ func (p *Parts) Consume(topic string, o bus.SubscriberOptions, handle message.No
 	return nil
 }
 
-// ConsumeCommands makes the router pass the service's commands to the function handle.
+// ConsumeCommands makes the router pass the service's commands to the function handle. The function dead is called
+// before a command becomes a dead letter.
 func (p *Parts) ConsumeCommands(handle message.NoPublishHandlerFunc, dead DeadLetter) error {
 	p.dead = dead
 	return p.Consume(catalog.CommandTopic(p.service.Name), bus.SubscriberOptions{}, handle)
 }
 
-// Background runs a part until all work in flight is finished. An error of the part stops the service.
+// Background makes Run run a part until the work in flight is finished or its time is over. An error of the part stops
+// the service.
 func (p *Parts) Background(name string, run func(context.Context) error) {
 	p.background = append(p.background, part{name, run})
 }
 
-// WithIntake runs a part that begins new work, as consuming does. The part ends together with consuming, before the
-// parts in the background.
+// WithIntake makes Run run a part that begins new work, as consuming does. The part ends together with consuming,
+// before the parts in the background.
 func (p *Parts) WithIntake(name string, run func(context.Context) error) {
 	intake, stop := context.WithCancel(p.Work)
 	ended := make(chan struct{})
@@ -125,8 +128,8 @@ func (p *Parts) WithIntake(name string, run func(context.Context) error) {
 // any more.
 func (p *Parts) Finish(wait func()) { p.finishing = append(p.finishing, wait) }
 
-// Run serves until ctx ends. Then it stops consuming and the parts of WithIntake, waits for work in flight, and stops
-// the parts in the background and the listener last. The function prepare adds the parts.
+// Run serves until ctx ends or a part fails. Then it stops consuming and the parts of WithIntake, and waits up to 10 s
+// for work in flight. The parts in the background and the listener stop last. The function prepare adds the parts.
 func (s *Service) Run(ctx context.Context, prepare func(*Parts) error) error {
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
@@ -171,7 +174,7 @@ func (s *Service) Run(ctx context.Context, prepare func(*Parts) error) error {
 	for _, stop := range p.stopping {
 		stop()
 	}
-	timeout := time.AfterFunc(stopWithin, stopWork) // an unavailable dependency must not delay the stop
+	timeout := time.AfterFunc(stopWithin, stopWork) // an unavailable dependency must not delay the stop for longer
 	err = <-consumed
 	for _, wait := range p.finishing {
 		wait()

@@ -33,7 +33,7 @@ type running struct {
 	ended     chan error
 }
 
-// run starts the service chat with the parts that prepare adds, and waits until it is ready.
+// run starts the service chat with the parts that the function prepare adds, and waits until the service is ready.
 func run(t *testing.T, prepare func(*service.Parts) error) *running {
 	t.Helper()
 	return start(t, prepare, func(ready <-chan struct{}, ended <-chan error) {
@@ -45,8 +45,8 @@ func run(t *testing.T, prepare func(*service.Parts) error) *running {
 	})
 }
 
-// start starts the service chat with the parts that prepare adds. Then it calls await with two channels: the first is
-// closed when the service is ready, and the second receives the error of Run.
+// start starts the service chat with the parts that the function prepare adds. Then it calls the function await with
+// two channels: the first is closed when the service is ready, and the second receives the error of Run.
 func start(t *testing.T, prepare func(*service.Parts) error, await func(<-chan struct{}, <-chan error)) *running {
 	t.Helper()
 	kafka := meshtest.EmbeddedKafka(t)

@@ -31,8 +31,8 @@ import (
 
 // Headers of a request.
 const (
-	// HeaderCommandID is the id of a command. All requests of a user with the same id are one command, so a client can
-	// repeat a request.
+	// HeaderCommandID is the id of a command. A client can repeat a request with the same id: the command has one
+	// effect.
 	HeaderCommandID = "Command-Id"
 	// HeaderOnBehalfOf is the id of the user on whose behalf a program acts. The program's token must have the role
 	// "service".
@@ -45,13 +45,13 @@ type Server struct {
 	Catalog *catalog.Catalog
 	Intake  *intake.Intake
 	Queries *query.Asker
-	// Users limits the requests in flight of each user. The handlers of connections use the same Users, so that
-	// frames and requests count together.
+	// Users limits the requests of each user; nil means no limits. The handlers of connections use the same Users, so
+	// that frames and requests count together.
 	Users *quota.Users
 	// Hub counts the bytes of answers that clients have not read yet, together with the frames that wait for the
 	// connections of the same user.
 	Hub *hub.Hub
-	// WriteWait is how long a client may take to accept 16 KiB of an answer; 10 s when 0.
+	// WriteWait is how long a client may take to accept 16 KiB of an answer (0: 10 s).
 	WriteWait time.Duration
 	Guard     *guard.Guard
 	Tracer    trace.Tracer
@@ -214,8 +214,8 @@ func (s *Server) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	return nil, refusal.New(refusal.Malformed, "the body ended early")
 }
 
-// response limits how long a client may take to read an answer: each 16 KiB of it (the constant part) must be accepted
-// within the duration wait.
+// response limits how long a client may take to read an answer: it must accept each 16 KiB of the answer (the constant
+// part) within the time in the field wait.
 type response struct {
 	http.ResponseWriter
 	wait  time.Duration

@@ -38,7 +38,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// tokens is a verifier that takes every token for the id of its user. Only the token "unknown" cannot be checked.
+// tokens is a verifier that takes every token for the id of its user, except the token "unknown", which cannot be
+// checked.
 type tokens struct{}
 
 func (tokens) Verify(_ context.Context, token string) (auth.User, error) {

@@ -36,7 +36,7 @@ func (s *Server) query(w http.ResponseWriter, r *http.Request, q *catalog.Query,
 	return s.write(w, actor, "application/json", text)
 }
 
-// write sends an answer, or a refusal if too many bytes wait for the user already.
+// write sends an answer. It returns a refusal instead if too many bytes wait for the user already.
 func (s *Server) write(w http.ResponseWriter, actor, contentType string, answer []byte) error {
 	release, ok := s.Hub.Reserve(actor, len(answer))
 	if !ok {
@@ -48,7 +48,8 @@ func (s *Server) write(w http.ResponseWriter, actor, contentType string, answer 
 	return nil
 }
 
-// procedure returns the call of a Connect procedure. Its answer has the encoding of the request, JSON or Protobuf.
+// procedure returns the call that a request to a Connect procedure makes. The answer has the encoding of the request,
+// JSON or Protobuf.
 func (s *Server) procedure(r *http.Request, procedure string) (call, error) {
 	q := s.public(procedure)
 	if q == nil {
@@ -81,7 +82,8 @@ func (s *Server) procedure(r *http.Request, procedure string) (call, error) {
 	}}, nil
 }
 
-// connectTimeout returns the timeout of a Connect client, at most query.Deadline.
+// connectTimeout returns the timeout that a Connect client has sent in milliseconds, or query.Deadline if that is
+// shorter or the client has sent none.
 func connectTimeout(ms string) (time.Duration, error) {
 	if ms == "" {
 		return query.Deadline, nil

@@ -8,8 +8,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Answer is the outcome of a command. It is a refusal if the command was not accepted, or has no outcome within
-// Options.Patience.
+// Answer is the answer to a command: its outcome, or a refusal if the command was not accepted, or has no outcome
+// within Options.Patience.
 type Answer struct {
 	CommandID string
 	Kind      envelope.Kind // empty if no outcome is known

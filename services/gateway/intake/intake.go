@@ -1,6 +1,6 @@
 // Package intake publishes commands. It checks them against their declarations, and publishes them to their owner's
-// command topic in the order in which a connection sent them. It passes each outcome to the connection that waits for
-// it.
+// command topic in the order in which a connection sent them. It passes each outcome to the connections and HTTP
+// requests that wait for it.
 package intake
 
 import (
@@ -29,22 +29,23 @@ type Options struct {
 	// Ready reports whether the outcomes of an owner's commands are received. Until it returns true, commands are
 	// refused. By default it returns true once SetReady was called.
 	Ready func(owner string) bool
-	// Patience is how long a client waits for an outcome before it gets "queued" or "unavailable"; 5 s when 0.
+	// Patience is how long a client waits for an outcome before it gets "queued" or "unavailable" (0: 5 s).
 	Patience time.Duration
-	// MaxWaiting and MaxBytes limit the number and the bytes of all commands without an outcome in this gateway; 20,000
-	// and 64 MiB when 0. Beyond these limits, a user who has less than an equal share of them may still send.
+	// MaxWaiting and MaxBytes limit the number and the bytes of all commands without an outcome in this gateway. The
+	// defaults are 20,000 and 64 MiB. Beyond the limits, a user who has less than an equal share of them may still
+	// send.
 	MaxWaiting, MaxBytes int
-	// UserWaiting and UserBytes limit the same for one user, over all connections and requests. When 0, they are 1,024
-	// and 8 MiB, or the limits of one sender if those are higher.
+	// UserWaiting and UserBytes limit the same for one user, over all connections and requests (0: 1,024 and 8 MiB, or
+	// the limits of one sender if those are higher).
 	UserWaiting, UserBytes int
-	// SenderWaiting and SenderBytes limit the same for one sender; the constant MaxWaiting and 4 MiB when 0.
+	// SenderWaiting and SenderBytes limit the same for one sender (0: the constant MaxWaiting, and 4 MiB).
 	SenderWaiting, SenderBytes int
 	Metrics                    *Metrics
 	Guard                      *guard.Guard
 	Log                        *slog.Logger
 }
 
-// Intake publishes the commands of all connections.
+// Intake publishes the commands of all connections and HTTP requests.
 type Intake struct {
 	options Options
 	lines   map[string]*line
@@ -55,8 +56,8 @@ type Intake struct {
 	waiting map[key]*entry
 	users   map[string]*account
 	total   account
-	idle    chan struct{} // closed once Close was called and every waiter has its first answer
-	asking  int           // waiters without a first answer
+	idle    chan struct{} // closed once Close was called and the field asking is 0
+	asking  int           // number of waiters without a first answer
 }
 
 // account counts the waiting commands of a user or of the gateway.
@@ -157,8 +158,8 @@ func (i *Intake) endIfIdle() {
 	}
 }
 
-// Resolve passes an outcome to the waiters for it in this gateway, if there are any. If the command with this id that
-// they wait for is of another type or for another stream, the outcome is ignored.
+// Resolve passes an outcome to the waiters for it in this gateway, if there are any. If the waiting command with the
+// same id has another type or stream than the outcome, the outcome is ignored.
 func (i *Intake) Resolve(r envelope.Outcome) {
 	k := key{r.Source, r.Actor, r.CommandID}
 	i.mu.Lock()
@@ -230,8 +231,8 @@ func (i *Intake) add(w *waiter) *refusal.Error {
 	return nil
 }
 
-// room returns a refusal if a command exceeds the limits of its user. When the gateway has reached its own limits,
-// each user may still have an equal share of them, and at least one command.
+// room returns a refusal if a command exceeds the limits of its user or of the gateway. When the gateway has reached
+// its limits, each user may still have an equal share of them, and at least one command.
 func (i *Intake) room(w *waiter) *refusal.Error {
 	user := i.users[w.key.actor]
 	if user == nil {
@@ -249,8 +250,8 @@ func (i *Intake) room(w *waiter) *refusal.Error {
 	return nil
 }
 
-// fresh returns the waiters whose commands still have to be published. The other commands were answered with
-// "unavailable", or their senders were closed and Kafka has not accepted the commands within Options.Patience. fresh
+// fresh returns the waiters whose commands still have to be published. The other commands are older than
+// Options.Patience, and have their outcome, or were answered with "unavailable", or their senders were closed. fresh
 // takes the lock once for all waiters: taking it a thousand times in competition with senders would take seconds.
 func (i *Intake) fresh(waiters []*waiter) []*waiter {
 	fresh := make([]*waiter, 0, len(waiters))
@@ -264,7 +265,7 @@ func (i *Intake) fresh(waiters []*waiter) []*waiter {
 	return fresh
 }
 
-// sent records that the commands need not be published any more.
+// sent records that the commands of the given waiters need not be published any more.
 func (i *Intake) sent(waiters []*waiter) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -277,14 +278,14 @@ func (i *Intake) sent(waiters []*waiter) {
 	}
 }
 
-// settle removes the account of a user that has no waiting commands.
+// settle removes the account of a user if all its counts are 0.
 func (i *Intake) settle(id string, user *account) {
 	if *user == (account{}) {
 		delete(i.users, id)
 	}
 }
 
-// remove removes a waiter from Intake.waiting. It returns false if the waiter has its outcome already.
+// remove removes a waiter from Intake.waiting. It returns false if the waiter has its outcome, or was removed before.
 func (i *Intake) remove(w *waiter) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -306,7 +307,8 @@ func (i *Intake) remove(w *waiter) bool {
 	return true
 }
 
-// answered records that a waiter has its first answer. It returns false if the waiter had an answer before.
+// answered records that a waiter gets its first answer. It returns false if the waiter had an answer before, or was
+// removed.
 func (i *Intake) answered(w *waiter) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()

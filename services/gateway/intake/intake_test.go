@@ -22,7 +22,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// broker records what is published. It can be made unavailable, or hold publishers back.
+// broker records the published commands. It can be made unavailable, or hold publishers back.
 type broker struct {
 	mu    sync.Mutex
 	away  bool
@@ -131,7 +131,7 @@ func TestSend_IsAnsweredByTheOutcome(t *testing.T) {
 	require.Equal(t, "alice", got.Actor)
 
 	s.intake.Resolve(s.committed("bob", "c1", 3)) // the outcome of another user
-	other := s.committed("alice", "c1", 3)        // of another command with the same id
+	other := s.committed("alice", "c1", 3)        // the outcome of another type of command with the same id
 	other.Type = "chat.leave"
 	s.intake.Resolve(other)
 	s.intake.Resolve(s.committed("alice", "c1", 7))

@@ -72,9 +72,9 @@ func (l *line) run(ctx context.Context) error {
 	}
 }
 
-// publish publishes a batch, and tries again until it succeeds. Later batches wait, so that the order is kept. A
-// command may be published twice; its owner recognizes the repeat by the command id. Commands that were answered with
-// "unavailable" are not published.
+// publish publishes a batch, and tries again until it succeeds. It returns false if the context ends before. Later
+// batches wait, so that the order is kept. A command may be published twice; its owner recognizes the repeat by the
+// command id. Each attempt leaves out the commands that need not be published any more (Intake.fresh).
 func (l *line) publish(ctx context.Context, waiters []*waiter) bool {
 	backoff := retry.Backoff{First: 50 * time.Millisecond, Max: time.Second}
 	for {
@@ -103,7 +103,7 @@ func (l *line) publish(ctx context.Context, waiters []*waiter) bool {
 	}
 }
 
-// message returns the command as a message, which continues the trace of its context.
+// message returns the command as a message, which continues the trace in the field ctx.
 func (w *waiter) message() *message.Message {
 	c := w.command
 	m := envelope.Command{ID: c.ID, Type: c.Declared.Name, Stream: c.Stream, Actor: c.Actor, Time: time.Now(),

@@ -14,7 +14,7 @@ import (
 )
 
 // Sender is one connection, or one HTTP request, that sends commands. It records, for each owner's log, the highest
-// position of the events that its commands caused, so that later queries of the connection see these events.
+// position in an outcome of its commands (see envelope.Outcome), so that later queries see the effects of the commands.
 type Sender struct {
 	intake *Intake
 
@@ -42,8 +42,8 @@ type waiter struct {
 
 	taken atomic.Bool // whether Kafka has the command
 
-	// saying is held while the client is answered with "queued" or with the outcome. So "queued" never follows the
-	// outcome; the client would otherwise wait for another outcome. This lock is taken before the intake's lock.
+	// saying is held while the client is answered with "queued" or with the outcome. Otherwise "queued" could follow
+	// the outcome, and the client would wait for another outcome. This lock is taken before the intake's lock.
 	saying sync.Mutex
 
 	// The following fields are guarded by Intake.mu.
@@ -54,7 +54,8 @@ type waiter struct {
 
 // Send publishes a command. The function answer may be called from any goroutine, and must not block. It is called with
 // the outcome, or with the refusal of a command that was not accepted. If there is no outcome within Options.Patience,
-// it is called with "queued", and later with the outcome.
+// answer is called with "queued" and later with the outcome, or, if Kafka does not have the command, only with
+// "unavailable". After Close, answer is not called for commands that still wait.
 func (s *Sender) Send(ctx context.Context, c Command, answer func(Answer)) {
 	w := &waiter{key: key{c.Declared.Owner, c.Actor, c.ID}, command: c, size: c.size(), sender: s, answer: answer,
 		born: time.Now(), ctx: context.WithoutCancel(ctx)}
@@ -80,7 +81,7 @@ func (s *Sender) Close() {
 	}
 }
 
-// Position returns the position of the sender's newest own event in an owner's log.
+// Position returns the highest position of an owner's log that an outcome of the sender's commands contains, or 0.
 func (s *Sender) Position(owner string) catalog.Position {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -136,7 +137,7 @@ func (w *waiter) disarm() {
 	}
 }
 
-// timeOut answers a client that has no outcome after Options.Patience: with "queued" or, if Kafka does not have the
+// timeOut answers a client that has no outcome within Options.Patience: with "queued" or, if Kafka does not have the
 // command, with "unavailable". In the latter case the command is removed, and the client may send it again with the
 // same id.
 func (w *waiter) timeOut() {

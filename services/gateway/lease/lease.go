@@ -23,8 +23,8 @@ import (
 // Options of a Lease.
 type Options struct {
 	Keeper meshv1connect.ConnectionServiceClient
-	// Every is how often to report when nothing changes, 1 s when 0. Gather is how long to collect changes for one
-	// report, 50 ms when 0. Tokens is how often to report newer resume tokens, 15 s when 0.
+	// Every is how often to report when nothing changes (0: 1 s). Gather is how long to collect changes for one report
+	// (0: 50 ms). Tokens is how often to report newer resume tokens (0: 15 s).
 	Every, Gather, Tokens time.Duration
 	Log                   *slog.Logger
 }
@@ -39,7 +39,7 @@ type Lease struct {
 	digest    uint32
 	changed   map[string]*meshv1.ConnectionChange // changes that were not reported yet, by connection
 	tokens    map[string]string                   // the reported resume tokens, by connection
-	covered   time.Time                           // when resume tokens were last reported
+	covered   time.Time                           // when the newer resume tokens of all connections were last reported
 	number    int64
 	reportAll bool
 	wake      chan struct{}
@@ -60,8 +60,8 @@ type Connection struct {
 	Since           time.Time
 	// Token returns the last resume token that was sent to the client.
 	Token func() string
-	// Rooms returns the rooms that the client is subscribed to, sorted, and false while they are not known. If Rooms
-	// is nil, they are not reported.
+	// Rooms returns the rooms that the client is subscribed to, sorted, and false while they are not known. If the
+	// field Rooms is nil, no rooms are reported.
 	Rooms func() ([]string, bool)
 	// End closes the connection because its user has ended the session. It may be called several times until Gone is
 	// called.
@@ -112,7 +112,7 @@ func (l *Lease) takeSubscribed() map[string]bool {
 	return all
 }
 
-// Gone removes a connection that has ended.
+// Gone removes a connection that has ended, and reports its end.
 func (l *Lease) Gone(connection string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -147,8 +147,8 @@ func (l *Lease) describe(c *Connection) *meshv1.ConnectionChange {
 // rooms, whose names, with ids of 36 characters, take about 20 kB.
 const maxRooms = 32 << 10
 
-// subscriptions returns the rooms of a connection for a report, or nil while they are not known. Rooms beyond
-// maxRooms are left out.
+// subscriptions returns the rooms of a connection for a report, or nil if the field Rooms is nil or the rooms are not
+// known yet. Rooms beyond maxRooms are left out.
 func (c *Connection) subscriptions() *meshv1.SubscribedRooms {
 	if c.Rooms == nil {
 		return nil
@@ -180,7 +180,7 @@ func (l *Lease) ring() {
 }
 
 // Hash returns the number that stands for one connection in the digest of a report. The digest is the sum of the
-// numbers of all open connections, from which the keeper finds out whether it has stored the same connections.
+// numbers of all open connections. The keeper compares the digest with that of the connections that it has stored.
 func Hash(connection, user string) uint32 {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(connection + " " + user))
@@ -226,8 +226,8 @@ func (l *Lease) Run(ctx context.Context) error {
 	}
 }
 
-// report sends the changes. If the count or the digest in the report differs from what the keeper has stored, the keeper
-// asks for everything, and report sends all connections.
+// report sends the changes. If the count or the digest of the open connections differs from that of the stored ones,
+// the keeper requests all connections, and report sends them in a second report.
 func (l *Lease) report(ctx context.Context) error {
 	for range 2 {
 		parts, sent := l.next()
@@ -270,7 +270,7 @@ func (l *Lease) send(ctx context.Context, part *meshv1.ReportRequest) (*meshv1.R
 
 // unsent queues the changes of a failed report again. The keeper may get some of them twice, which is harmless. If more
 // than maxChanges wait, unsent drops them. The next report then contains all open connections, and the keeper removes
-// the others.
+// all others of this gateway.
 func (l *Lease) unsent(sent map[string]*meshv1.ConnectionChange, all bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -303,14 +303,15 @@ func (l *Lease) unsent(sent map[string]*meshv1.ConnectionChange, all bool) {
 }
 
 const (
-	// maxChanges is the number of changes that may wait to be reported. Beyond it, everything is reported again.
+	// maxChanges is the number of changes that may wait after a failed report. If there are more, the next report
+	// contains all open connections instead.
 	maxChanges = 5000
 	// maxPart is the maximum number of changes in one request. A request also gets no further change once the names of
-	// its rooms have maxPartRooms bytes. The keeper applies a request in one script, during which Redis does nothing
-	// else, so a request must be short.
+	// the rooms in it have maxPartRooms bytes. The keeper applies a request in one script, during which Redis does
+	// nothing else, so a request must be short.
 	maxPart      = 500
 	maxPartRooms = 1 << 20
-	// maxKeptRooms limits the bytes of the rooms of connections that ended while the keeper was unavailable.
+	// maxKeptRooms limits the bytes of the rooms of connections that have ended and are in a failed report.
 	maxKeptRooms = 4 << 20
 )
 
@@ -371,7 +372,8 @@ func (l *Lease) news() (changes []*meshv1.ConnectionChange, sent map[string]*mes
 			}
 			changes = append(changes, change)
 		}
-		// The keeper regards the connection of a session that it gets last as the newest one, and stores its rooms.
+		// Of the connections of one session, the keeper regards the one that it gets last as the newest, and stores the
+		// rooms of this connection.
 		slices.SortFunc(changes, func(a, b *meshv1.ConnectionChange) int {
 			return a.ConnectedAt.AsTime().Compare(b.ConnectedAt.AsTime())
 		})
@@ -407,7 +409,7 @@ func (l *Lease) end() {
 	l.mu.Lock()
 	l.number++
 	r := &meshv1.ReportRequest{Gateway: l.gateway, Number: l.number, Ends: true}
-	for _, c := range l.changed { // includes the resume tokens of connections that have just ended
+	for _, c := range l.changed { // connections that have just ended, with their resume tokens and rooms
 		if c.Gone && len(r.Changes) < maxPart {
 			r.Changes = append(r.Changes, c)
 		}

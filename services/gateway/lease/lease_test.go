@@ -44,8 +44,8 @@ func open(l *lease.Lease, connection, user string) {
 	l.Open(lease.Connection{ID: connection, User: user, Token: func() string { return "" }, End: func() {}})
 }
 
-// known returns the connections that the keeper knows after the given reports of a gateway, and the last report. The
-// keeper is the owner that stores which connections are open.
+// known returns the connections, with their users, that are open according to the reports of a gateway to the keeper,
+// and the last report. The keeper is the owner that stores which connections are open.
 func known(reports []*meshv1.ReportRequest) (users map[string]string, last *meshv1.ReportRequest) {
 	users = map[string]string{}
 	for _, r := range reports {
@@ -227,7 +227,7 @@ func TestReport_ConnectionsThatEndedDuringAnOutageAreNotKept(t *testing.T) {
 	require.Len(t, first.Changes, 1)
 }
 
-// subscribed opens a connection of a session. The returned function sets its rooms.
+// subscribed opens a connection of a session. The returned function sets the rooms of the connection.
 func subscribed(l *lease.Lease, connection, session string, end func()) (set func(rooms ...string)) {
 	var rooms atomic.Value
 	l.Open(lease.Connection{ID: connection, User: "alice", Session: session, Token: func() string { return "" }, End: end,

@@ -56,15 +56,15 @@ func traced(r *refusal.Error, span trace.Span) *refusal.Error {
 	return r
 }
 
-// query asks an owner on a separate goroutine, so that a slow owner does not delay later frames. A query is in flight
-// until its answer leaves the connection's queue. So a client that sends queries but does not read the answers reaches
-// maxQueries.
+// query sends a query to its owner on a separate goroutine, so that a slow owner does not delay later frames. A query
+// is in flight until its answer leaves the connection's queue. So a client that sends queries but does not read the
+// answers reaches maxQueries.
 func (h *Handler) query(ctx context.Context, r frame.Request, declared *catalog.Query) {
 	if refused := h.beginQuery(); refused != nil {
 		h.conn.Send(frame.Refused(r.ID, refused))
 		return
 	}
-	position := h.asOf(declared.Owner) // not on the goroutine, which may run after later frames
+	position := h.asOf(declared.Owner) // not called on the new goroutine, which may run after later frames were handled
 	h.work.Go(func() {
 		written := false
 		defer func() {
@@ -91,9 +91,10 @@ func (h *Handler) query(ctx context.Context, r frame.Request, declared *catalog.
 	})
 }
 
-// asOf returns the position of an owner's log up to which an answer must contain all events. It covers every event that
-// was sent to this connection, and the events of every command whose outcome was sent to this connection, or to any
-// client before this connection was opened.
+// asOf returns the position of an owner's log up to which an answer must contain all events. The position covers every
+// event that was sent to this connection, and the events of every command whose outcome was sent to this connection, or
+// to any client before this connection was opened. It is rpc.Now until the owner has returned the connection's rooms,
+// and also if the owner's log was empty then.
 func (h *Handler) asOf(owner string) catalog.Position {
 	// The rooms were read after the connection was opened, so their position covers all commands that were acknowledged
 	// earlier.

@@ -55,7 +55,8 @@ func protocolError(r *refusal.Error) error { return &RejectedError{hub.ProtocolE
 type connecting struct {
 	replyTo   string
 	sessionID string // the session id in the reply
-	// restores reports whether to subscribe the client to the rooms of its session, because the client has named none.
+	// restores reports whether to subscribe the client to the rooms of its session, because the client has sent a
+	// session id and named no rooms.
 	restores  bool
 	had       hub.Progress // the client's progress, if it resumes
 	resumed   bool
@@ -65,12 +66,13 @@ type connecting struct {
 	mu      sync.Mutex
 	rooms   []string
 	refused []*gatewayv1.RefusedRoom
-	// changed reports whether the rooms differ from those that are stored for the session, and so must be reported.
+	// changed reports whether the rooms may differ from those that are stored for the session, and so must be reported.
 	changed bool
 	replied bool
 	// waiting maps each room without an answer to the functions that are called after the answer.
 	waiting map[string][]func()
-	// unsubscribed contains the rooms from which the client has unsubscribed meanwhile. The reply does not list them.
+	// unsubscribed contains the rooms from which the client has unsubscribed since its connect. The reply does not list
+	// them.
 	unsubscribed map[string]bool
 }
 
@@ -90,7 +92,7 @@ func (c *connecting) expect(rooms []string) {
 	}
 }
 
-// answer records the owner's answer for a room.
+// answer records the answer for a room, and calls the functions that wait for it.
 func (c *connecting) answer(room string, refused *refusal.Error) {
 	c.mu.Lock()
 	after := c.waiting[room]
@@ -221,7 +223,7 @@ func (m *Parts) user(ctx context.Context, handshake *auth.User, token string) (a
 	return user, err
 }
 
-// begin reports the connection, and prepares the reply to connect.
+// begin prepares the reply to connect, and adds the connection to the reported ones (package lease).
 func (h *Handler) begin(o Opening, c *gatewayv1.Connect) {
 	// An invalid session id begins a new session. If it were an error, a client that stores it could never connect
 	// again.
@@ -236,7 +238,7 @@ func (h *Handler) begin(o Opening, c *gatewayv1.Connect) {
 	had, resumed := h.parts.Hub.ReadResumeToken(h.user, c.ResumeToken)
 	h.connect = &connecting{replyTo: o.Request.ID, sessionID: session, had: had, resumed: resumed, requested: c.Rooms,
 		restores: len(c.Rooms) == 0 && session == c.SessionId, changed: len(c.Rooms) > 0}
-	h.conn.DelayGreeting(1) // until Start has asked for the rooms
+	h.conn.DelayGreeting(1) // released by Start
 	h.conn.Greet(h.greet)
 	within := h.parts.ConnectWithin
 	if within == 0 {
@@ -264,9 +266,9 @@ func (h *Handler) greet(g hub.Greeting) frame.Frame {
 		Limits: &gatewayv1.Limits{FrameBytes: frame.MaxMessage, PendingCommands: intake.MaxWaiting}})
 }
 
-// Start asks for the user's rooms. The client gets the reply to connect when all of them are open. Start waits up to
-// RestoreWithin for the rooms of the client's session, so that frames that the client sends later take effect after the
-// subscriptions to these rooms.
+// Start requests the user's rooms, and the subscriptions to the rooms that the client has named or that are stored for
+// its session. The client gets the reply to connect when the owners have answered about all of them. Start waits up to
+// Parts.RestoreWithin for the rooms of the session, so that later frames take effect after these subscriptions.
 func (h *Handler) Start(ctx context.Context) {
 	subscribed := h.connect.requested
 	if h.connect.restores {
@@ -297,8 +299,8 @@ func (h *Handler) Start(ctx context.Context) {
 	}
 }
 
-// restore returns the rooms that the session was subscribed to, or none if there is no answer in time. The client then
-// sees in the reply to connect that it is subscribed to no room, and can subscribe again.
+// restore returns the rooms that are stored for the session, or none if they cannot be read in time. In that case, the
+// reply to connect lists no rooms, and the client can subscribe again.
 func (h *Handler) restore(ctx context.Context, session string) []string {
 	within := h.parts.RestoreWithin
 	if within == 0 {
@@ -314,8 +316,8 @@ func (h *Handler) restore(ctx context.Context, session string) []string {
 	return rooms[:min(len(rooms), maxSubscriptions)]
 }
 
-// rooms returns the rooms that the client is subscribed to. It returns false before the reply to connect, because some
-// rooms may still be missing.
+// rooms returns the rooms that the client is subscribed to. It returns false until the reply to connect is made,
+// because some rooms may still be missing.
 func (h *Handler) rooms() ([]string, bool) {
 	if !h.connected.Load() {
 		return nil, false
@@ -326,7 +328,7 @@ func (h *Handler) rooms() ([]string, bool) {
 // maxDevice is the maximum length of the name of a device, in characters.
 const maxDevice = 64
 
-// deviceName returns the printable characters of a name from a client, up to maxDevice.
+// deviceName returns the first maxDevice printable characters of a name from a client, without spaces around them.
 func deviceName(text string) string {
 	var name []rune
 	for _, r := range text {

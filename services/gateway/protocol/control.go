@@ -7,7 +7,8 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 )
 
-// controls sends the replies to control frames in the order of the frames, although some replies wait for an owner.
+// controls sends the replies to control frames in the order in which the frames came, although some replies wait for an
+// owner.
 type controls struct {
 	mu      sync.Mutex
 	waiting []*control

@@ -1,5 +1,6 @@
 // Package protocol handles the frames of one client, independently of the transport and the encoding. A frame is a
-// command, a query, a signal, or a control frame that the gateway answers itself. Each frame gets one reply.
+// command, a query, a signal, or a control frame, such as subscribe or ping. Each frame gets one reply. If the reply to
+// a command is "queued", the outcome follows in a frame of its own.
 package protocol
 
 import (
@@ -52,8 +53,8 @@ const (
 	maxQueries       = 16
 	maxSubscriptions = 500
 
-	// frameRate and frameBurst limit the frames of one client: the frames per second, and the frames at once. Further
-	// frames wait up to maxWait before they are handled. Frames that would have to wait longer are refused.
+	// frameRate and frameBurst limit the frames of one connection: the frames per second, and the frames at once.
+	// Further frames wait up to maxWait before they are handled. Frames that would have to wait longer are refused.
 	frameRate, frameBurst = 1000, 2000
 	maxWait               = 2 * time.Second
 )
@@ -77,14 +78,14 @@ type Handler struct {
 	pending atomic.Int64   // rooms for which the owner has not answered yet whether the client may subscribe
 
 	mu     sync.Mutex
-	asking int // queries in flight, until their answers are written
+	asking int // number of queries in flight; see query
 	closed bool
 }
 
 // Conn returns the connection in the hub, which queues the frames for the client.
 func (h *Handler) Conn() *hub.Conn { return h.conn }
 
-// after calls f after the duration d. A panic in f closes the connection.
+// after calls f after the duration d, unless the returned timer is stopped. A panic in f closes the connection.
 func (h *Handler) after(d time.Duration, f func()) *time.Timer {
 	return time.AfterFunc(d, func() {
 		defer h.parts.Guard.Recover("timer", func() { h.conn.Close(hub.Internal) })
@@ -107,8 +108,9 @@ func (h *Handler) Close() {
 	h.connect.stop()
 }
 
-// finishWork waits for the queries in flight. Answers that are still in the connection's queue then will not be written
-// any more, so finishWork also subtracts their queries from the number of the user's queries in flight.
+// finishWork waits for the queries and renewals of the token in flight. Answers that are then still in the connection's
+// queue will not be written, so finishWork also subtracts their queries from the number of the user's queries in
+// flight.
 func (h *Handler) finishWork() {
 	h.work.Wait()
 	h.mu.Lock()
@@ -125,7 +127,8 @@ func (h *Handler) Handle(ctx context.Context, message []byte) {
 	}
 }
 
-// HandleRequest handles one frame. If err is not nil, the frame could not be read, and is refused with err.
+// HandleRequest handles one frame. If the parameter err is not nil, the frame could not be read, and is refused with
+// that error.
 func (h *Handler) HandleRequest(ctx context.Context, r frame.Request, err error) {
 	slowEnough := h.admit(len(r.Data.Bytes))
 	if err == nil && !slowEnough {
@@ -181,7 +184,8 @@ func (h *Handler) HandleOther(bytes int) {
 	h.conn.Send(frame.Refused("", WrongKind(h.conn.Encoding())))
 }
 
-// WrongKind returns the refusal of a binary message on a connection whose frames are text, or of the reverse.
+// WrongKind returns the refusal of a binary message on a connection whose frames are text, or of a text message on a
+// connection whose frames are binary.
 func WrongKind(e frame.Encoding) *refusal.Error {
 	if e == frame.JSON {
 		return refusal.New(refusal.Malformed, "the message is binary; this connection uses %s, in text messages; "+

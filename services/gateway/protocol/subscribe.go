@@ -12,7 +12,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
-// roomsOf decodes the data of a frame into a message, and returns its rooms without duplicates.
+// roomsOf decodes the data of a frame into the message m, and returns the rooms in it, sorted and without duplicates.
 func roomsOf(r frame.Request, m interface {
 	proto.Message
 	GetRooms() []string
@@ -34,7 +34,7 @@ type subscribing struct {
 	missing int
 	rooms   []string
 	refused []*gatewayv1.RefusedRoom
-	first   *refusal.Error // the refusal of the first refused room
+	first   *refusal.Error // the refusal of the room that was refused first
 	done    func(*subscribing)
 }
 
@@ -64,8 +64,8 @@ func (a *subscribing) reply(replyTo string) frame.Frame {
 
 var subscribedTooFast = refusal.New(refusal.TooManyWaiting, "you have subscribed to too many rooms in a short time; try again later")
 
-// subscribe subscribes the client to rooms. The reply lists the rooms of the frame to which the client is subscribed
-// now, and those that were refused. If all rooms were refused, the reply is the error of the first one.
+// subscribe subscribes the client to rooms. The reply lists which rooms of the frame the client is subscribed to, and
+// which were refused. If all rooms were refused, the reply is the error of the room that was refused first.
 func (h *Handler) subscribe(r frame.Request) {
 	reply := h.controls.begin(h.conn)
 	rooms, problem := roomsOf(r, &gatewayv1.Subscribe{})

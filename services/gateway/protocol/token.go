@@ -13,8 +13,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/auth"
 )
 
-// expiryNotice is the time from the frame "token_expiring" to the end of the connection. The connection ends at
-// auth.Leeway after the token's expiry.
+// expiryNotice is the time from the frame "token_expiring" to the end of the connection, unless the token is valid for
+// less. The connection ends auth.Leeway after the token's expiry.
 const expiryNotice = time.Minute
 
 // token holds the timers of the connection's current token.

@@ -32,7 +32,8 @@ func (hourly) Verify(_ context.Context, token string) (auth.User, error) {
 }
 
 // The connection of a client ends auth.Leeway after the expiry of the client's token. The client must get the frame
-// token_expiring a minute before this end, and again after each renewal of the token.
+// token_expiring a minute before this end. A renewal of the token must postpone the frame and the end, and so must a
+// second renewal.
 func TestToken_ItsExpiryIsAnnouncedAgainAfterARenewal(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()

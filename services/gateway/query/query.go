@@ -1,5 +1,5 @@
 // Package query sends queries to owners on behalf of clients. It calls the procedure that the catalog declares for a
-// query. The types of the question and of the answer also come from the catalog, so this package names none of them.
+// query. The Go types of questions and answers also come from the catalog, so this package imports none of them.
 package query
 
 import (
@@ -23,8 +23,8 @@ import (
 
 // Asker sends queries to the owners. It is safe for concurrent use.
 type Asker struct {
-	// Users limits the queries of each user, over all connections and requests. It must not be changed once the Asker
-	// is used.
+	// Users limits the queries of each user, over all connections and requests. The field must not be changed once the
+	// Asker is used.
 	Users *quota.Users
 
 	tracer  trace.Tracer
@@ -54,9 +54,9 @@ func Read(q *catalog.Query, data frame.Data) (proto.Message, error) {
 	return m, q.Check(m)
 }
 
-// Ask asks the owner on behalf of a user, after waiting for the user's other queries. The answer is as of the given
-// position or a later one; rpc.Now means the newest position when the owner is asked. The error is a refusal if the
-// owner has refused or is unavailable, or if the user has too many queries.
+// Ask sends a query to its owner on behalf of a user, as soon as the user's limits in Users allow it. The answer is as
+// of the given position or a later one; rpc.Now stands for the newest position when the query arrives. The error
+// contains a refusal if the owner has refused or is unavailable, if the user has too many queries, or if ctx ends.
 func (a *Asker) Ask(ctx context.Context, q *catalog.Query, m proto.Message, actor string, position catalog.Position) (
 	answer proto.Message, err error) {
 	user := a.Users.Enter(actor)
@@ -81,7 +81,7 @@ func (a *Asker) Ask(ctx context.Context, q *catalog.Query, m proto.Message, acto
 	return answer, err
 }
 
-// ask returns the answer, and its size in bytes.
+// ask calls the owner. It returns the answer, and the size of the answer in bytes.
 func (a *Asker) ask(ctx context.Context, q *catalog.Query, m proto.Message, actor string, position catalog.Position) (
 	proto.Message, int, error) {
 	body, err := proto.Marshal(m)

@@ -10,21 +10,22 @@ import (
 )
 
 const (
-	// maxAskWait is how long a query may wait for its user's other queries.
+	// maxAskWait is how long a query may wait for the other queries of its user.
 	maxAskWait = 10 * time.Second
 	// answerCost is the number of bytes of an answer that cost as much as one query.
 	answerCost = 4 << 10
 )
 
-// ErrAsksTooMuch is returned for a query that waited too long for the other queries of its user.
+// ErrAsksTooMuch is returned for a query that has waited maxAskWait for the other queries of its user.
 var ErrAsksTooMuch = errors.New("too many queries of one user in a short time")
 
-// Ask waits until an owner may be asked on behalf of the user. Call the function done with the size of the answer, in
-// bytes, when it has arrived.
+// Ask waits until another query of the user may be sent to an owner. Call the function done when the query has ended,
+// with the size of its answer in bytes, or with 0 if it has failed. The error is ErrAsksTooMuch or the cause of the end
+// of ctx.
 //
-// Owners serve all users from one pool of database connections, so each user has only a few queries there at a time.
-// The user's other queries wait here. After large answers the user's next query waits for a moment, because reading and
-// encoding them takes CPU time that other users need.
+// An owner serves all users from one pool of database connections. Therefore at most Limits.Asked queries of a user are
+// sent to owners at a time, and the user's other queries wait in Ask. After large answers the user's next query waits
+// for a moment, because reading and encoding large answers takes CPU time that other users need.
 func (u *User) Ask(ctx context.Context) (done func(bytes int), err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, maxAskWait, ErrAsksTooMuch)
 	defer cancel()

@@ -9,7 +9,7 @@ type Bucket struct {
 	at          time.Time
 }
 
-// NewBucket returns a full bucket with a rate in tokens per second and a capacity.
+// NewBucket returns a full bucket. The rate is in tokens per second; burst is the capacity.
 func NewBucket(rate, burst int) Bucket {
 	return Bucket{rate: float64(rate), burst: float64(burst), level: float64(burst)}
 }
@@ -27,7 +27,7 @@ func (b *Bucket) IsFull(now time.Time) bool {
 	return b.level >= b.burst
 }
 
-// Take takes tokens. If there are not enough, it takes none and returns false.
+// Take takes n tokens. If there are fewer, it takes none and returns false.
 func (b *Bucket) Take(now time.Time, n int) bool {
 	if b.fill(now); b.level < float64(n) {
 		return false
@@ -36,8 +36,8 @@ func (b *Bucket) Take(now time.Time, n int) bool {
 	return true
 }
 
-// Reserve takes tokens, if necessary in advance, and returns how long to wait until they are available. If the wait is
-// longer than the duration max, Reserve takes no tokens and returns false.
+// Reserve takes n tokens, if necessary in advance, and returns how long to wait until they are available. If the wait
+// would be longer than the duration max, Reserve takes no tokens, and returns max and false.
 func (b *Bucket) Reserve(now time.Time, n int, max time.Duration) (wait time.Duration, ok bool) {
 	b.fill(now)
 	if after := b.level - float64(n); after < 0 {

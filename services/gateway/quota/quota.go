@@ -1,6 +1,6 @@
-// Package quota limits the work in flight of one user, and its rate, over all of the user's connections and requests,
-// so that one user cannot delay others. Package intake limits the commands without an outcome, and package hub the
-// frames that wait to be written.
+// Package quota limits the amount and the rate of the work that the gateway does for one user, over all of the user's
+// connections and requests, so that one user cannot delay others. Package intake limits the commands without an
+// outcome, and package hub the frames that wait to be written.
 package quota
 
 import (
@@ -8,24 +8,26 @@ import (
 	"time"
 )
 
-// Limits of one user. Zero values stand for the defaults.
+// Limits of one user. Zero values stand for the defaults. A pair of fields, such as Frames and FrameBurst, is the rate
+// per second and the capacity of a token bucket (Bucket).
 type Limits struct {
-	// Queries limits the queries in flight, until their answers are written; 64 when 0.
+	// Queries limits the queries in flight on WebSockets (0: 64). A query is in flight until its answer has left the
+	// connection's queue.
 	Queries int
-	// Asked limits the queries that owners answer at the same time; 2 when 0. Further queries wait. With 4, other users
+	// Asked limits the queries that owners answer at the same time (0: 2). Further queries wait. With 4, other users
 	// waited three times as long on a machine with two cores for the whole mesh (BenchmarkHostile).
 	Asked int
-	// Answers and AnswerBurst limit queries, per second and at once. A query counts once, and once more for every 4 KiB
-	// of its answer. The defaults are 200 and 1,000, enough for about 75 answers of 50 kB at once. Further queries wait.
+	// Answers and AnswerBurst limit queries (0: 200 and 1,000, enough for about 75 answers of 50 kB at once). A query
+	// counts once, and once more for every 4 KiB of its answer, up to the number in Answers. Further queries wait.
 	Answers, AnswerBurst int
-	// Requests limits the HTTP requests in flight; 64 when 0.
+	// Requests limits the HTTP requests in flight (0: 64).
 	Requests int
-	// Frames and FrameBurst limit frames and requests, per second and at once; 2,000 and 4,000 when 0. A frame counts
-	// once, and once more for every 4 KiB.
+	// Frames and FrameBurst limit frames and HTTP requests (0: 2,000 and 4,000). Each counts once, and once more for
+	// every 4 KiB of the data in the frame, or of the declared length of the request's body.
 	Frames, FrameBurst int
-	// Rooms and RoomBurst limit the rooms subscribed to, per second and at once; 100 and 1,000 when 0.
+	// Rooms and RoomBurst limit the rooms subscribed to (0: 100 and 1,000).
 	Rooms, RoomBurst int
-	// Connections and ConnectionBurst limit new connections, per second and at once; 10 and 256 when 0.
+	// Connections and ConnectionBurst limit new connections (0: 10 and 256).
 	Connections, ConnectionBurst int
 }
 
@@ -45,7 +47,8 @@ func (l Limits) orDefault() Limits {
 	return l
 }
 
-// Users holds the users with connections or requests. The zero value has the default limits.
+// Users holds the users with connections or requests, and for a time (forgetAfter) those without. The zero value has
+// the default limits.
 type Users struct {
 	Limits Limits // must not be changed after the first call of Enter
 
@@ -74,7 +77,8 @@ type User struct {
 	answers     Bucket
 }
 
-// forgetAfter is how long a user without connections and requests is kept. By then every bucket is full again.
+// forgetAfter is the minimum time for which a user without connections and requests is kept. With the default limits,
+// all buckets of the user are then full, like those of a new User.
 const forgetAfter = time.Minute
 
 // Enter returns the user of a connection or request. Call Leave when the connection or request ends.
@@ -107,15 +111,15 @@ func (u *Users) Enter(id string) *User {
 	return user
 }
 
-// Turn calls the function handle while no other call of Turn for the user runs, over all connections. So each user has
-// at most one goroutine that competes for the locks shared by all users. The function must not block.
+// Turn calls the function handle while no other call of Turn for the user runs, over all connections. So at most one
+// goroutine that handles frames of the user competes for the locks that all users share. The function must not block.
 func (u *User) Turn(handle func()) {
 	u.turn.Lock()
 	defer u.turn.Unlock()
 	handle()
 }
 
-// Leave is called at the end of each connection or request that has called Enter.
+// Leave must be called once for each call of Enter, at the end of the connection or request.
 func (u *User) Leave() {
 	u.users.mu.Lock()
 	defer u.users.mu.Unlock()
@@ -135,8 +139,8 @@ func (u *User) take(b *Bucket, n int) bool {
 	return b.Take(time.Now(), n)
 }
 
-// Frame counts a frame of the given number of bytes, and returns how long to wait before handling it. If the wait is
-// longer than the duration max, Frame returns false, and the frame must be refused.
+// Frame counts a frame of the given number of bytes, and returns how long to wait before handling it. If the wait would
+// be longer than the duration max, Frame returns max and false, and the frame must be refused.
 func (u *User) Frame(bytes int, max time.Duration) (wait time.Duration, ok bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -146,13 +150,14 @@ func (u *User) Frame(bytes int, max time.Duration) (wait time.Duration, ok bool)
 // Cost returns the number of tokens that a frame of the given number of bytes takes.
 func Cost(bytes int) int { return 1 + bytes>>12 }
 
-// Query reports whether the user may have another query in flight. Call QueriesDone when the query ends.
+// Query reports whether the user may have another query in flight, and if so, counts it. Call QueriesDone when it ends.
 func (u *User) Query() bool { return u.begin(&u.queries, u.limits.Queries) }
 
 // QueriesDone reduces the number of queries in flight by n.
 func (u *User) QueriesDone(n int) { u.end(&u.queries, n) }
 
-// Request reports whether the user may have another HTTP request in flight. Call RequestDone when the request ends.
+// Request reports whether the user may have another HTTP request in flight, and if so, counts it. Call RequestDone when
+// it ends.
 func (u *User) Request() bool { return u.begin(&u.requests, u.limits.Requests) }
 
 // RequestDone reduces the number of requests in flight by one.

@@ -9,7 +9,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
-// A sender has used up its burst when unused buckets are removed. The sender's bucket must stay, because a new bucket
+// A sender has used up its burst when full buckets are removed. The sender's bucket must stay, because a new bucket
 // would be full.
 func TestBuckets_AreRemovedOnlyWhenFull(t *testing.T) {
 	t.Parallel()

@@ -2,7 +2,7 @@ package signal
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// Metrics count signals.
+// Metrics count the signals sent and delivered, and the batches that were not published.
 type Metrics struct {
 	Sent      prometheus.Counter
 	Delivered prometheus.Counter

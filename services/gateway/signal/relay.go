@@ -23,7 +23,8 @@ const (
 	gather = 2 * time.Millisecond
 	// maxPublished is the maximum number of signals in one message.
 	maxPublished = 256
-	// heartbeat is the time without a message after which Redis is pinged.
+	// heartbeat is the time without a message after which Redis is pinged. It is also how long Redis may take to answer
+	// the ping, or to publish.
 	heartbeat = 2 * time.Second
 	// again is the pause before the next attempt to reach Redis.
 	again = 200 * time.Millisecond
@@ -133,7 +134,8 @@ func (s *Signals) publish(ctx context.Context) {
 			return
 		}
 		if err := s.publishAll(ctx); err != nil && ctx.Err() == nil {
-			// These signals are lost. Further signals are refused until Redis answers again.
+			// These signals are lost, at least in part. Further signals are refused only if receive, on its own
+			// connection, gets no response of Redis either.
 			s.options.Metrics.Lost.Inc()
 			s.options.Log.Debug("signal: signals were lost", "error", err)
 		}

@@ -54,7 +54,8 @@ type Signals struct {
 // bucketOf is the key of a bucket: a type of signal, and the connection or user that sends it.
 type bucketOf struct{ who, signal string }
 
-// burst is how many seconds of its declared rate a sender may use at once: with a rate of 2 per second, 10 signals.
+// burst is for how many seconds of a signal's declared rate a sender may send at once: with a rate of 2 per second, 10
+// signals.
 const burst = 5
 
 // maxWaiting is the maximum number of signals that wait to be published.
@@ -69,8 +70,8 @@ func New(o Options) *Signals {
 		buckets: map[bucketOf]*quota.Bucket{}}
 }
 
-// Send relays a signal of a connection to all other connections of the members of the signal's room. The error is a
-// refusal.
+// Send relays a signal of a connection to all other connections in the signal's room, including those of the same user.
+// The error is a refusal.
 func (s *Signals) Send(c *hub.Conn, declared *catalog.Signal, data frame.Data) error {
 	if len(data.Bytes) > declared.Bytes {
 		return refusal.New(refusal.InvalidField, "data of %s may have at most %d bytes", declared.Name, declared.Bytes)
@@ -104,7 +105,8 @@ func (s *Signals) Send(c *hub.Conn, declared *catalog.Signal, data frame.Data) e
 	return nil
 }
 
-// enqueue adds a signal to the signals that wait to be published, if the rates allow it.
+// enqueue adds a signal to the signals that wait to be published. It returns a refusal if the connection or its user
+// has used up the declared rate, or if maxWaiting signals wait already.
 func (s *Signals) enqueue(c *hub.Conn, declared *catalog.Signal, signal *meshv1.Signal) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -135,7 +137,7 @@ func (s *Signals) take(who string, declared *catalog.Signal) bool {
 	return b.Take(time.Now(), 1)
 }
 
-// forget removes unused buckets every minute, so that they do not accumulate.
+// forget removes full buckets every minute, so that the buckets of senders that have left do not accumulate.
 func (s *Signals) forget(ctx context.Context) error {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
@@ -168,7 +170,7 @@ func (s *Signals) deliver(declared *catalog.Signal, room, actor, except string, 
 	s.options.Metrics.Delivered.Add(float64(n))
 }
 
-// Run relays signals between gateways until the context ends.
+// Run relays signals between gateways until the context ends. If Options.Redis is nil, it only waits.
 func (s *Signals) Run(ctx context.Context) error {
 	if s.options.Redis == nil {
 		<-ctx.Done()

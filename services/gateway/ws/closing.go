@@ -15,7 +15,7 @@ import (
 // the client's close frame is read.
 const grace = 5 * time.Second
 
-// cut limits the time of all further writes, and of a write that is blocked, to grace.
+// cut limits the time of all further writes, and of a write that is blocked, to grace from the first call of cut.
 func (c *connection) cut() {
 	if c.ending.Swap(true) {
 		return
@@ -23,7 +23,8 @@ func (c *connection) cut() {
 	_ = c.net.SetWriteDeadline(time.Now().Add(grace))
 }
 
-// end sends the close frame. If the client does not accept it within grace, or the reason is Lost, end calls abandon.
+// end sends the close frame, unless the reason is Lost. If the frame is not sent completely within grace, end calls
+// abandon.
 func (c *connection) end(r hub.Reason) {
 	c.cut()
 	text := websocket.FormatCloseMessage(r.Code, r.Text)
@@ -65,7 +66,8 @@ func (c *connection) endAfterPanic() {
 	c.finish(grace)
 }
 
-// finish makes the reader end after the given time, in which the client may send its close frame.
+// finish makes the reader end after the given time, in which the client may send its close frame. Only the first call
+// has an effect.
 func (c *connection) finish(wait time.Duration) {
 	if !c.finished {
 		c.finished = true
@@ -74,7 +76,8 @@ func (c *connection) finish(wait time.Duration) {
 	}
 }
 
-// reject sends the reason why the client's connect was refused, and closes the connection.
+// reject sends the reason why a connection is refused, and the close frame. Then it waits until the client closes, or
+// grace has passed. The caller closes the socket.
 func (c *connection) reject(replyTo string, rejected *protocol.RejectedError) {
 	if rejected.Refusal != nil {
 		c.sendFrame(frame.Refused(replyTo, rejected.Refusal))
@@ -97,8 +100,8 @@ func (c *connection) sendClosing(r hub.Reason) {
 	}
 }
 
-// drain reads until the client closes. If a socket with unread data were closed, the system would discard the data
-// written last, which includes the close frame.
+// drain reads until the client closes, or grace has passed. If a socket with unread data were closed, the system would
+// discard the data written last, which includes the close frame.
 func (c *connection) drain() {
 	_ = c.net.SetReadDeadline(time.Now().Add(grace))
 	c.discard()
@@ -115,8 +118,8 @@ func (c *connection) discard() {
 	}
 }
 
-// abandon makes the system discard the data that the client has not acknowledged, instead of retransmitting it for
-// minutes.
+// abandon makes the system, once the socket is closed, discard the data that the client has not acknowledged, instead
+// of retransmitting it for minutes.
 func (c *connection) abandon() {
 	if tcp, ok := c.net.(interface{ SetLinger(int) error }); ok {
 		_ = tcp.SetLinger(0)

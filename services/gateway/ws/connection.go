@@ -27,20 +27,20 @@ type connection struct {
 	conn     *hub.Conn
 
 	seen        atomic.Int64 // when the client was last known to be alive, in nanoseconds since 1970
-	unconfirmed atomic.Int64 // bytes written since the time in seen
+	unconfirmed atomic.Int64 // bytes written since alive was last called
 
 	pingDue atomic.Bool
 	ending  atomic.Bool // whether the write deadline is final; see cut
 	mu      sync.Mutex
-	pong    []byte // the payload of a ping to answer, or nil
+	pong    []byte // the payload of a client's ping that was not answered yet, or nil
 
 	// Used only by the writer.
 	armed    time.Time // when the write deadline was set
-	torn     bool      // a frame was written in part
-	finished bool
+	torn     bool      // whether a frame may have been written in part
+	finished bool      // whether finish was called
 
 	slot    int            // index in wheel.slots
-	written sync.WaitGroup // done when the writer has written the close frame
+	written sync.WaitGroup // done when the writer has ended the connection; see finish
 }
 
 // handshake contains the data from the request that opened a connection.
@@ -102,7 +102,8 @@ func (c *connection) serve(ctx context.Context, h handshake) {
 }
 
 // first waits for the client's first message. It returns the message, or the refusal of a message of the wrong kind. It
-// returns false if the connection has to end. The client was then sent the reason, unless it has closed the connection.
+// returns false if the connection has to end. If the message is too large, or does not come in time, first sends the
+// reason.
 func (c *connection) first() (message []byte, refused error, ok bool) {
 	_ = c.net.SetReadDeadline(time.Now().Add(c.server.options.Handshake))
 	message, err := c.read()
@@ -122,7 +123,7 @@ func (c *connection) first() (message []byte, refused error, ok bool) {
 	return nil, nil, false
 }
 
-// start starts the connection's handler, and passes it the frames that came in the same message as connect.
+// start starts the connection's handler, and passes it the frames that came behind connect in the same message.
 func (c *connection) start(ctx context.Context, s *protocol.Handler, next func() (frame.Request, error, bool)) {
 	defer c.server.options.Guard.Recover("reader", func() { c.conn.Close(hub.Internal) })
 	s.Start(ctx)

@@ -54,7 +54,7 @@ func (m *mesh) works(t testing.TB) {
 	}
 }
 
-// hostile is a user with several connections that send frames. It counts the refusals by code.
+// hostile is a user with several connections that send frames. It counts the answers, and the refusals by code.
 type hostile struct {
 	sockets []*websocket.Conn
 	mu      sync.Mutex
@@ -220,12 +220,13 @@ func TestHostile_SubscriptionsAreBoundedForTheUser(t *testing.T) {
 	m.works(t)
 }
 
-// A user sends queries on many connections and reads no answers. Once the answers that wait reach the user's limit,
-// further answers to this user are refused, also on connections that are read. Other users get their answers.
+// A user sends queries on five connections, and reads the answers on only one of them. Once the waiting answers reach
+// the user's limit, further answers to this user must be refused, also on the connection that is read. Other users must
+// get their answers.
 func TestHostile_AnswersThatAreNotReadAreBounded(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{WriteWait: time.Minute}, hub.Options{Limits: hub.Limits{UserBytes: 2 << 20}})
-	const size = 500_000 // more than an equal share of the limit, which each connection may always hold
+	const size = 500_000 // more than an equal share of the limit; answers within such a share are not refused
 	page := fmt.Sprintf(`{"messages":[{"body":%q}]}`, strings.Repeat("x", size))
 	m.chat.OnQuery(func(string, fake.Question) (string, error) { return page, nil })
 	const ask = `{"id":"q","type":"chat.history","data":{"conversation_id":"g"}}`

@@ -34,7 +34,9 @@ func TestIdleConnection_CostsLittle(t *testing.T) {
 	require.Less(t, goroutines, 1.2, "only the reader has a goroutine")
 }
 
-// BenchmarkIdle measures the cost of each of 2,000 connections: go test ./ws -run '^$' -bench Idle -benchtime 1x
+// BenchmarkIdle measures the cost of each of 2,000 connections. Run it with
+//
+//	go test ./ws -run '^$' -bench Idle -benchtime 1x
 func BenchmarkIdle(b *testing.B) {
 	for b.Loop() {
 		cost, goroutines := idle(b, 2000)
@@ -106,7 +108,7 @@ func idle(t testing.TB, sockets int) (cost, goroutines float64) {
 	return cost, goroutines
 }
 
-// masked returns a text in a WebSocket frame of a client, with a mask of zeros.
+// masked returns a text of up to 125 bytes in a WebSocket frame of a client, with a mask of zeros.
 func masked(text string) []byte {
 	return append([]byte{0x81, 0x80 | byte(len(text)), 0, 0, 0, 0}, text...)
 }

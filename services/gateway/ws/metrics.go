@@ -2,7 +2,8 @@ package ws
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// Metrics count the frames of clients, and the connections that have ended, by reason.
+// Metrics of connections. Frames counts the messages that clients have sent after their first one. Closed counts, by
+// reason, the ended connections whose connect was accepted.
 type Metrics struct {
 	Frames prometheus.Counter
 	Closed *prometheus.CounterVec

@@ -127,8 +127,8 @@ func TestHeartbeat_IsASignOfLife(t *testing.T) {
 	}
 }
 
-// A web page cannot see the response to a refused handshake. It must therefore get every refusal after the upgrade, as
-// a close code, unless its origin is refused.
+// A web page cannot see the response to a refused handshake. If the page's token is not accepted or cannot be checked,
+// or if the gateway is stopping, the page must therefore get the refusal after the upgrade, as a close code.
 func TestBrowser_SeesTheCloseCodeAfterTheUpgrade(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
@@ -209,8 +209,8 @@ func TestBrowser_SeesTheCloseCodeOfAFullGateway(t *testing.T) {
 }
 
 // The first frame of a connection is larger than the limit, which is the same for all frames. The gateway does not read
-// such a frame to its end, so it does not know the id for a reply. The client must get the frame "closing" and the
-// close code, but no reply.
+// such a frame to its end and does not decode it, so it has no id for a reply. The client must get the frame "closing"
+// and the close code, but no reply.
 func TestConnect_AFirstFrameThatIsTooLargeIsClosedWith1009(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
@@ -250,8 +250,8 @@ func TestSubprotocol_IsTheFirstThatIsKnown(t *testing.T) {
 	require.Equal(t, http.StatusBadRequest, response.StatusCode)
 }
 
-// binary opens a socket with the Protobuf subprotocol. The returned functions send client frames and read the next
-// server frame.
+// binary opens a socket with the Protobuf subprotocol. The returned function send sends client frames in one message,
+// and the function read returns the next server frame.
 func (m *mesh) binary(t *testing.T) (send func(...*gatewayv1.ClientFrame), read func() *gatewayv1.ServerFrame, socket *websocket.Conn) {
 	t.Helper()
 	socket, _, err := websocket.DefaultDialer.Dial(m.url, http.Header{"Authorization": {"Bearer alice"},

@@ -22,8 +22,8 @@ var (
 // messageKind is the kind of WebSocket message that contains the frames of an encoding.
 var messageKind = [frame.Encodings]int{frame.JSON: websocket.TextMessage, frame.Protobuf: websocket.BinaryMessage}
 
-// readAll passes the client's messages to the handler, one by one, until the connection ends. Then it waits for the
-// client's close frame, within grace.
+// readAll passes the client's messages to the handler, one by one, until the connection ends. If the gateway has ended
+// the connection, readAll then waits for the client's close frame, until the deadline that finish sets.
 func (c *connection) readAll(ctx context.Context, s *protocol.Handler) {
 	defer c.server.options.Guard.Recover("reader", func() { c.conn.Close(hub.Internal) })
 	for !c.conn.Ended() {

@@ -23,7 +23,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// slowLink is a connection that reads at most the given number of bytes per second.
+// slowLink limits the reading from a connection. The field rate is in bytes per second.
 type slowLink struct {
 	net.Conn
 	rate int
@@ -54,8 +54,8 @@ func (m *mesh) slow(t *testing.T, token, connect string, rate int) *websocket.Co
 	return socket
 }
 
-// hurried makes the gateway close a connection from which nothing arrives for 8 s. The transfers in these tests take
-// longer than 8 s on their slow links. Even a busy machine can answer a ping within 8 s.
+// hurried makes the gateway close a connection whose client is not known to be alive for 8 s. The transfers in these
+// tests take longer than 8 s on their slow links. Even a busy machine can answer a ping within 8 s.
 var hurried = ws.Options{Ping: 4 * time.Second}
 
 func TestSlowLink_SixteenPagesAtOnceAreAllAnswered(t *testing.T) {

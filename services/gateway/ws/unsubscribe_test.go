@@ -15,7 +15,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// deliver makes the gateway deliver an event of an owner's log.
+// deliver makes the gateway deliver an event of an owner's log, and count the log as complete up to this event.
 func (m *mesh) deliver(e envelope.Event) {
 	declared, _ := m.catalog.Event(e.Type)
 	shard := m.hub.Shard(e.Source)
@@ -28,10 +28,10 @@ func (m *mesh) posted(n int) envelope.Event {
 		fmt.Sprintf(`{"post_id":"7","author_id":"carol","body":"%d"}`, n))
 }
 
-// A client sends the frame unsubscribe right after the frame connect, while the owner of the room is unavailable. This
-// must end the subscription that connect has begun: no event of the room may follow the reply to unsubscribe, and the
-// reply to connect must not list the room. This must hold for a client that resumes, for a client that does not, and
-// for a client whose rooms are restored from its session.
+// A client sends the frame unsubscribe right after the frame connect, while the owner of the room is unavailable. The
+// unsubscribe must end the subscription that connect has begun: no event of the room may follow the reply to
+// unsubscribe, and the reply to connect must not list the room. This must hold for a client that resumes, for a client
+// that does not, and for a client whose rooms are restored from its session.
 func TestUnsubscribe_BehindAConnectEndsItsSubscriptions(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ resumes, restores bool }{
@@ -69,7 +69,7 @@ func TestUnsubscribe_BehindAConnectEndsItsSubscriptions(t *testing.T) {
 			write(t, socket, `{"id":"connect","type":"connect","data":`+string(withToken(t, data))+`}`+"\n"+
 				`{"id":"un","type":"unsubscribe","data":{"rooms":["post:7"]}}`+"\n"+send)
 			require.Equal(t, "c1", read(t, socket).ReplyTo, "the frames after connect were handled")
-			// Let the gateway send two more reports before it knows the rooms of the connection.
+			// Let the gateway send two more reports before the owner has answered about the rooms of the connection.
 			reports := len(m.keeper.Reports())
 			require.Eventually(t, func() bool { return len(m.keeper.Reports()) >= reports+2 }, 20*time.Second, time.Millisecond)
 			feed.SetAway(false)
@@ -96,7 +96,7 @@ func TestUnsubscribe_BehindAConnectEndsItsSubscriptions(t *testing.T) {
 }
 
 // A client sends the frame subscribe right after the frame connect, and the reply to subscribe is sent before the reply
-// to connect. The session must keep the subscribed room too.
+// to connect. The session must keep this room besides its earlier one.
 func TestSubscribe_BehindAPendingConnectIsKeptForTheSession(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})

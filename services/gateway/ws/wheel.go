@@ -98,7 +98,7 @@ func (c *connection) pinged(payload string) error {
 	return nil
 }
 
-// appendControls appends the frames of a ping and a pong, if they are due.
+// appendControls appends a ping if one is due, and a pong if a ping of the client waits for one.
 func (c *connection) appendControls(b []byte) []byte {
 	if c.pingDue.Load() && c.pingDue.Swap(false) {
 		b = appendHeader(b, opPing, true, 0)

@@ -12,7 +12,8 @@ import (
 const (
 	// minProgress is the number of bytes that a client has to accept within Options.WriteWait.
 	minProgress = 4 << 10
-	// chunk bounds a fragment of a frame, in bytes. A write has about two chunks at most. Pings go between two writes.
+	// chunk bounds a fragment of a message, in bytes. A write has about two chunks at most. Pings go between two
+	// writes.
 	chunk = 16 << 10
 	// maxUnsent bounds the bytes that the system buffers for a client and has not sent yet.
 	maxUnsent = 64 << 10
@@ -68,7 +69,8 @@ func (c *connection) write() {
 	}
 }
 
-// writeBatch writes frames, several in one write. It fragments long frames, so that pings need not wait for their end.
+// writeBatch writes the frames of a batch, several in one write. It fragments long frames, so that a ping need not wait
+// until a whole frame is written.
 func (c *connection) writeBatch(b *batch) error {
 	out := c.appendControls(b.bytes[:0])
 	for i := range b.frames {
@@ -108,7 +110,9 @@ func appendHeader(b []byte, op byte, final bool, length int) []byte {
 	}
 }
 
-// send writes bytes. The error is a timeout if the client does not accept minProgress bytes within Options.WriteWait.
+// send writes bytes. The error is a timeout if, within about Options.WriteWait, the client accepts neither all bytes
+// nor minProgress bytes. After cut was called, the error is a timeout if the client does not accept all bytes within
+// grace.
 func (c *connection) send(b []byte) error {
 	c.torn = true
 	for len(b) > 0 {
@@ -137,7 +141,7 @@ func (c *connection) arm() {
 	}
 	c.armed = now
 	_ = c.net.SetWriteDeadline(now.Add(wait))
-	if c.ending.Load() { // cut was called meanwhile
+	if c.ending.Load() { // cut was called after the first check
 		_ = c.net.SetWriteDeadline(now.Add(grace))
 	}
 }

@@ -1,5 +1,5 @@
-// Package ws carries the client protocol over WebSocket. It handles the handshake, and runs a goroutine that reads, and
-// another that writes while frames wait.
+// Package ws carries the client protocol over WebSocket. It handles the handshakes. For each connection it runs a
+// goroutine that reads and, while frames wait, another one that writes.
 package ws
 
 import (
@@ -169,7 +169,8 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) (*connection, h
 	return c, h
 }
 
-// rejection returns the error and the HTTP status for a request whose token could not be read, or is not accepted.
+// rejection returns the error and the HTTP status for a request whose token is malformed, is not accepted, or cannot be
+// checked at the moment.
 func rejection(err error) (*protocol.RejectedError, int) {
 	r := access.Refusal(err)
 	switch r.Code {
@@ -199,8 +200,8 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request, e frame.Encoding
 	return c
 }
 
-// maxRefusing is the maximum number of connections that a full gateway has upgraded at a time, only to tell web pages
-// why they are refused. Each of these connections occupies an open file until it closes, for about grace at most.
+// maxRefusing is the maximum number of open connections that a full gateway has upgraded only to send web pages the
+// reason of their refusal. Each of them occupies an open file until it closes, for about grace at most.
 const maxRefusing = 32
 
 // RefuseFull refuses the request of a web page because this gateway accepts no more connections. It returns false if
@@ -219,7 +220,7 @@ func (s *Server) RefuseFull(w http.ResponseWriter, r *http.Request) bool {
 }
 
 // refuseUpgraded upgrades the request of a web page only to send the reason why it is refused. It calls the function
-// done when the connection is closed.
+// done when the connection is closed, or if the upgrade fails.
 func (s *Server) refuseUpgraded(w http.ResponseWriter, r *http.Request, rejected *protocol.RejectedError, done func()) {
 	encoding, _ := frame.Choose(websocket.Subprotocols(r))
 	c := s.accept(w, r, encoding)

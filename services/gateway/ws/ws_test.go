@@ -65,8 +65,8 @@ func (tokens) Verify(_ context.Context, token string) (auth.User, error) {
 	return auth.User{ID: token}, nil
 }
 
-// mesh is a gateway without Kafka. The mesh commits every command at once, unless the body of the command contains
-// "refuse".
+// mesh is a gateway without Kafka. It decides each command at once, unless the function silent selects the command: a
+// command whose body contains "refuse" is refused, any other one is committed.
 type mesh struct {
 	catalog *catalog.Catalog
 	hub     *hub.Hub
@@ -75,7 +75,7 @@ type mesh struct {
 	log     *syncBuffer
 	chat    *fake.Owner
 	owners  map[string]*fake.Owner
-	keeper  *fake.Owner // the owner that stores connections
+	keeper  *fake.Owner // the owner that stores which connections are open
 	url     string
 	silent  func(envelope.Command) bool // reports whether a command gets no outcome
 
@@ -273,7 +273,7 @@ func read(t testing.TB, socket *websocket.Conn) received {
 	}
 }
 
-// ready reads the reply to connect.
+// ready reads the reply to connect, and returns its data.
 func ready(t testing.TB, socket *websocket.Conn) (c client.Connected) {
 	t.Helper()
 	f := read(t, socket)

@@ -50,10 +50,10 @@ type Owner struct {
 	slow      time.Duration
 	hanging   string                   // calls of Resume that include this user are held
 	holding   chan struct{}            // calls of Rooms are held until this channel is closed; nil if they are not held
-	gates     map[string]chan struct{} // calls that name a room or session are held until its channel is closed
-	held      chan struct{}
-	release   chan struct{}
-	bounds    string // the bounds of the last Resume
+	gates     map[string]chan struct{} // by room or session; calls that name it are held until the channel is closed
+	held      chan struct{}            // see Hanging
+	release   chan struct{}            // closed when the calls that HangFor holds continue
+	bounds    string                   // see Bounds
 	reports   []*meshv1.ReportRequest
 	again     bool
 	ended     []string
@@ -76,7 +76,8 @@ func NewOwner(c *catalog.Catalog, name string) *Owner {
 		sessions: map[string]sessionRooms{}, gates: map[string]chan struct{}{}, held: make(chan struct{}, 100), release: make(chan struct{})}
 }
 
-// Handler serves the log. It also receives the gateways' reports about their connections, as presence does.
+// Handler serves the log, the queries and the health of the owner. As presence does, it also receives the gateways'
+// reports about their connections, and returns the rooms of sessions.
 func (o *Owner) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(meshv1connect.NewOwnerServiceHandler(o, connect.WithCompression("gzip", nil, nil))) // as real owners do
@@ -235,7 +236,7 @@ func (o *Owner) Resumed() int {
 	return o.resumed
 }
 
-// Bounds returns the bounds of the last call of Resume, as "events bytes".
+// Bounds returns the bounds in the last call of Resume: the number of events, a space, and the number of bytes.
 func (o *Owner) Bounds() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -249,7 +250,7 @@ func (o *Owner) Spoil(position catalog.Position) {
 	o.spoiled[position] = true
 }
 
-// FailFor makes every call of Resume fail that includes the user.
+// FailFor makes every call of Resume that includes the user fail.
 func (o *Owner) FailFor(user string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -306,7 +307,7 @@ func (o *Owner) Hold(name string) (release func()) {
 	})
 }
 
-// pass waits while Hold holds calls with one of the names. Each held call sends a value to Hanging.
+// pass waits while Hold holds calls with one of the names. Each held call sends a value to the channel of Hanging.
 func (o *Owner) pass(ctx context.Context, names ...string) {
 	for _, name := range names {
 		o.mu.Lock()
@@ -362,7 +363,7 @@ func (o *Owner) here() error {
 	return nil
 }
 
-// ReadLog returns the log in pages of three events, so that readers need several pages.
+// ReadLog returns the log in pages of up to three events, so that readers need several pages.
 func (o *Owner) ReadLog(_ context.Context, r *connect.Request[meshv1.ReadLogRequest]) (
 	*connect.Response[meshv1.ReadLogResponse], error) {
 	o.mu.Lock()
@@ -449,8 +450,8 @@ func (o *Owner) AuthorizeSubscriptions(ctx context.Context, r *connect.Request[m
 		answer.Authorizations = append(answer.Authorizations, authorization)
 	}
 	for _, l := range r.Msg.Subscriptions {
-		// The subscriptions are decided. After a call of Hold for the room, the answer waits, but only for new
-		// subscriptions: these request a snapshot, and renewals do not.
+		// The subscriptions are decided already. While Hold holds the room, only the answer waits. An answer to a
+		// renewal, which requests no snapshot, does not wait.
 		if l.Snapshot {
 			o.mu.Unlock()
 			o.pass(ctx, l.Room)
@@ -460,7 +461,7 @@ func (o *Owner) AuthorizeSubscriptions(ctx context.Context, r *connect.Request[m
 	return connect.NewResponse(answer), nil
 }
 
-// EndSessions makes the answers to reports name connections whose sessions are ended.
+// EndSessions makes the answers to later reports contain connections whose sessions are ended.
 func (o *Owner) EndSessions(connections ...string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -473,7 +474,7 @@ type sessionRooms struct {
 	connectedAt time.Time
 }
 
-// SessionRooms returns the rooms of each session, as its newest connection reported them.
+// SessionRooms returns the rooms of each session that Report has stored.
 func (o *Owner) SessionRooms(ctx context.Context, r *connect.Request[meshv1.SessionRoomsRequest]) (
 	*connect.Response[meshv1.SessionRoomsResponse], error) {
 	o.pause()
@@ -493,7 +494,7 @@ func (o *Owner) SessionRooms(ctx context.Context, r *connect.Request[meshv1.Sess
 	return connect.NewResponse(answer), nil
 }
 
-// Session returns the rooms of a session, as its newest connection reported them.
+// Session returns the rooms of a session that Report has stored.
 func (o *Owner) Session(user, session string) []string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -514,7 +515,7 @@ func (o *Owner) Restored() int {
 	return o.restored
 }
 
-// Report receives a report of a gateway.
+// Report records a report of a gateway, and stores the rooms of sessions in it.
 func (o *Owner) Report(_ context.Context, r *connect.Request[meshv1.ReportRequest]) (
 	*connect.Response[meshv1.ReportResponse], error) {
 	o.mu.Lock()

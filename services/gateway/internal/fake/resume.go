@@ -14,7 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Resume returns the events that users have missed. It redacts none of them, because gateways do (hub.NewMissedEvents).
+// Resume returns the events that users have missed. It does not redact events, because gateways do so themselves
+// (hub.NewMissedEvents).
 func (o *Owner) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeRequest]) (
 	*connect.Response[meshv1.ResumeResponse], error) {
 	if err := o.hang(ctx, r.Msg); err != nil {
@@ -90,7 +91,7 @@ func (o *Owner) record(position catalog.Position) *meshv1.Record {
 	return r
 }
 
-// index records a new event for users that resume.
+// index adds a new event to the fields inRoom, open and stays, for Resume.
 func (o *Owner) index(e envelope.Event) {
 	rooms := slices.Clone(e.Rooms)
 	slices.Sort(rooms)
@@ -116,6 +117,7 @@ func (o *Owner) index(e envelope.Event) {
 	}
 }
 
+// hang waits, if the request includes the user of HangFor, until the function release is called or ctx ends.
 func (o *Owner) hang(ctx context.Context, r *meshv1.ResumeRequest) error {
 	o.mu.Lock()
 	user := o.hanging

@@ -117,9 +117,9 @@ func (d *document) schema(name string) (*jsonschema.Schema, error) {
 	return s, err
 }
 
-// CheckReceived is like Check, but determines the name of the message from a frame that a gateway sent. The reply to a
-// query does not contain the name of the query, so CheckReceived accepts it if it matches any of the schemas for
-// replies.
+// CheckReceived is like Check, but determines the name of the message from a frame that a gateway sent. A reply with
+// data, such as the answer to a query, does not contain the name of the request. Therefore such a reply has to match
+// the schema of at least one kind of reply.
 func CheckReceived(frame []byte) error {
 	var f struct {
 		Type, Event, Signal  string
