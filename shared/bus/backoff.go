@@ -9,7 +9,7 @@ import (
 
 const (
 	firstPause = 100 * time.Millisecond
-	// pauseGrowth is the ratio of the longest pause to the first pause: after firstPause, pauses grow up to 5 s.
+	// pauseGrowth is the ratio of the longest pause to the first pause. Pauses that begin with firstPause grow up to 5 s.
 	pauseGrowth = 50
 )
 

@@ -47,7 +47,7 @@ func TestConformance_Reader(t *testing.T) {
 	onBoth(t, func(t *testing.T, k backend.Kafka) {
 		tests.TestPubSub(t, tests.Features{GuaranteedOrder: true, GuaranteedOrderWithSingleSubscriber: true,
 			Persistent: true, NewSubscriberReceivesOldMessages: true,
-			ForceShort: true}, // the long variant makes the same checks, with fifty readers of five thousand messages each
+			ForceShort: true}, // the long variant makes the same checks, with fifty readers of 5,000 messages
 			func(t *testing.T) (message.Publisher, message.Subscriber) {
 				r, err := bus.NewReader(k, bus.ReaderOptions{Drain: 100 * time.Millisecond, Backoff: 100 * time.Microsecond,
 					From: func(_ string, _ int32, oldest, _ int64) int64 { return oldest }})

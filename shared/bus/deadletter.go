@@ -36,12 +36,12 @@ const (
 )
 
 // DeadLetter sends a message to the dead-letter topic if its handler fails, so that later messages are handled. Without
-// a dead-letter topic, the message is dropped. Before that, DeadLetter calls OnDeadLetter. If the call fails, it is
-// repeated: without a limit while the error wraps retry.ErrUnavailable, and up to Retries times after other errors.
-// The publication of the dead letter is repeated after every error, so that no message is lost. The repetitions end if
-// the subscriber stops or loses the message's partition; the message is then delivered again. A message whose handler
-// had no time to finish, or failed because a dependency is unavailable, does not become a dead letter and is delivered
-// again.
+// a dead-letter topic, the message is dropped. In both cases, DeadLetter first calls OnDeadLetter. If the call fails,
+// it is repeated: without a limit while the error wraps retry.ErrUnavailable, and up to Retries times after other
+// errors. The dead letter is published even if the last call has failed. The publication is repeated after every error,
+// so that no message is lost. All repetitions end if the subscriber stops or loses the message's partition; the message
+// is then delivered again. A message whose handler had no time to finish, or failed because a dependency is
+// unavailable, does not become a dead letter and is delivered again.
 func DeadLetter(o RouterOptions) message.HandlerMiddleware {
 	o.setDefaults()
 	return func(h message.HandlerFunc) message.HandlerFunc {

@@ -79,7 +79,7 @@ type Claim struct {
 // topic has lost records. Messages in flight can still be acknowledged within the Subscriber's Drain.
 func (c *Claim) Done() <-chan struct{} { return c.done }
 
-// overOf returns the channel over of a message's delivery, from the message's context; nil if there is no delivery.
+// overOf returns the field over of the delivery in a message's context; nil if the context has no delivery.
 func overOf(ctx context.Context) <-chan struct{} {
 	if d, ok := deliveryOf(ctx); ok {
 		return d.over

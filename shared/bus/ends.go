@@ -34,7 +34,7 @@ func Ranges(ctx context.Context, k backend.Kafka, topic string) ([]Range, error)
 
 func ranges(ctx context.Context, admin *kadm.Client, name string) ([]Range, error) {
 	// If records are written and deleted between the two requests, a start may be above the end that was read before.
-	// min keeps the range from being negative.
+	// The minimum of both is used below, so that the range is not negative.
 	ends, err := admin.ListEndOffsets(ctx, name)
 	if err == nil {
 		err = ends.Error()
@@ -63,8 +63,8 @@ func ranges(ctx context.Context, admin *kadm.Client, name string) ([]Range, erro
 	return all, nil
 }
 
-// LastRecords returns the newest record of each partition of a topic, in the order of the partitions; nil for an empty
-// partition.
+// LastRecords returns the newest record of each partition of a topic, in the order of the partitions. The element of an
+// empty partition is nil.
 func LastRecords(ctx context.Context, k backend.Kafka, topic string) ([]*Record, error) {
 	var last []*Record
 	err := readRanges(ctx, k, topic, func(all []Range) []Range {

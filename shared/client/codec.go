@@ -71,7 +71,7 @@ func (protobufCodec) subprotocol() string { return "edumatrix.v1.proto" }
 
 func (protobufCodec) messageKind() int { return websocket.BinaryMessage }
 
-// control contains messages of the types that the data of control frames and the data of their replies have.
+// control contains, by the type of a control frame, empty messages for the data of the frame and of its reply.
 var control = map[string]struct{ request, reply proto.Message }{
 	"connect":      {&gatewayv1.Connect{}, &gatewayv1.Connected{}},
 	"authenticate": {&gatewayv1.Authenticate{}, &gatewayv1.Authenticated{}},

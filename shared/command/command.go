@@ -85,5 +85,5 @@ func (t Topics) Publish(ctx context.Context, outcome envelope.Outcome) error {
 // Failure is the text of the outcome of a command that becomes a dead letter. The outcome's code is refusal.Failed.
 const Failure = "the command could not be processed; it is kept as a dead letter for the operator"
 
-// Expired is the refusal of a command that is decided after the time in its field Expires.
+// Expired is the refusal of a command that could not be decided before the time in its field Expires.
 var Expired = refusal.New(refusal.Expired, "the command arrived after it had expired")

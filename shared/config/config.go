@@ -26,7 +26,8 @@ const AllInOne = "edumatrix"
 var ports = map[string]int{"gateway": 3001, "presence": 3002, "chat": 3003, "feed": 3004, "notification": 3005,
 	AllInOne: 3001}
 
-// Services returns the names of all services, sorted. They are the keys of the variable ports, except AllInOne.
+// Services returns the names of all services, sorted. The only list of services is the variable ports, which contains
+// AllInOne too.
 func Services() []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(ports)), func(name string) bool { return name == AllInOne })
 }

@@ -1,6 +1,6 @@
 // Package envelope defines the form of the mesh's commands, events and outcomes on Kafka: CloudEvents in binary mode
-// (Kafka binding 1.0), a Protobuf body (outcomes have none), and W3C trace context. A gateway can decide by the headers
-// alone whether it has a connection for an event.
+// (Kafka binding 1.0), a Protobuf body (outcomes and position records have none), and W3C trace context. A gateway can
+// decide by the headers alone whether it has a connection for an event.
 package envelope
 
 import (
@@ -99,7 +99,7 @@ type Event struct {
 }
 
 // IsPosition reports whether this is a position record, which contains a position of the owner's log instead of an
-// event. Such a record is written into a partition that has had no event for a while, and as a fence (see Fence).
+// event. Such a record is written into a partition that has had no event for a while, and as a fence (see Event.Fence).
 func (e Event) IsPosition() bool { return e.Type == typePosition }
 
 // Position returns a position record. It shows readers that a partition is complete up to a position.

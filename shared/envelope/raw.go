@@ -31,8 +31,8 @@ const (
 	texts
 )
 
-// Header is a constraint for the header of a record, which kgo.RecordHeader satisfies. This package does not import
-// that type, so that a program that never reads from Kafka does not link a Kafka client.
+// Header is a constraint for types of record headers, such as kgo.RecordHeader. This package does not import that type,
+// so that a program that never reads from Kafka does not link a Kafka client.
 type Header interface {
 	~struct {
 		Key   string

@@ -12,7 +12,7 @@ import (
 
 // MemoryShare is the share of memory that a process may use. Above it, the process collects garbage more often.
 type MemoryShare struct {
-	Machine float64 // share of the machine's memory, which other processes use too
+	Machine float64 // share of the machine's memory, which other processes use too; not used if Group applies
 	Group   float64 // share of the memory of the control group, if that is limited
 }
 

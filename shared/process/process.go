@@ -115,7 +115,8 @@ func UntilSignal(parent context.Context, log *slog.Logger) (_ context.Context, r
 
 // Fail prints on one line the error that ends a process.
 func Fail(w io.Writer, name string, err error) {
-	_, _ = fmt.Fprintf(w, "%s: %s\n", name, strings.ReplaceAll(err.Error(), "\n", "; ")) // an error here cannot be reported
+	// An error of the output itself cannot be reported.
+	_, _ = fmt.Fprintf(w, "%s: %s\n", name, strings.ReplaceAll(err.Error(), "\n", "; "))
 }
 
 // serve does the work of Main except for the signals and the exit status.

@@ -13,7 +13,7 @@ import (
 // Error converts an error for the caller of a service. A *connect.Error is not changed. A refusal keeps its code, text
 // and field. The end of a context becomes "deadline_exceeded" or "canceled", and an unavailable dependency
 // (retry.ErrUnavailable) becomes "unavailable". Any other error becomes "internal" without its text, which may be
-// confidential; Interceptors logs the text.
+// confidential and is only logged (see Interceptors).
 func Error(err error) error {
 	if err == nil {
 		return nil
