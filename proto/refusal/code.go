@@ -15,6 +15,7 @@ const (
 	TooManyWaiting = "too_many_waiting"
 	TooMany        = "too_many"
 	NotAMember     = "not_a_member"
+	NotAllowed     = "not_allowed"
 	NotFound       = "not_found"
 	Internal       = "internal"
 	TooLarge       = "too_large"
@@ -40,6 +41,7 @@ var codes = []Code{
 	{Unauthorized, 401, "The token is missing or not valid: get a new one. A page of an origin that may not connect gets " +
 		"the HTTP status 403."},
 	{NotAMember, 403, "The user is not a member of the room that the frame names."},
+	{NotAllowed, 403, "The action is reserved for another user, such as the author of a message; the message says for whom."},
 	{NotFound, 404, "The object that the frame names does not exist."},
 	{IDReused, 409, "The command id is already used for another command. A new command needs a new id."},
 	{Expired, 410, "The command expired before it was decided."},

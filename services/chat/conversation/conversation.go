@@ -17,10 +17,9 @@ const maxMembers = 2000
 
 // Codes of refusals that belong to this domain.
 const (
-	codeDirect     = "direct_conversation" // a direct conversation always has its two members
-	codeNotAllowed = "not_allowed"         // the action is reserved for the owner or the author
-	codeDeleted    = "message_deleted"
-	codeFull       = "conversation_full"
+	codeDirect  = "direct_conversation" // a direct conversation always has its two members
+	codeDeleted = "message_deleted"
+	codeFull    = "conversation_full"
 )
 
 var errFull = refusal.New(codeFull, "a conversation has at most %d members", maxMembers)
@@ -137,9 +136,9 @@ func (s *State) removeMember(by catalog.Origin, c *chatv1.RemoveMember) ([]proto
 	}
 	switch {
 	case by.Actor != s.owner:
-		return nil, refusal.New(codeNotAllowed, "only the owner of a group can remove other members")
+		return nil, refusal.New(refusal.NotAllowed, "only the owner of a group can remove other members")
 	case c.UserId == by.Actor:
-		return nil, refusal.New(codeNotAllowed, "you cannot remove yourself; use chat.leave")
+		return nil, refusal.New(refusal.NotAllowed, "you cannot remove yourself; use chat.leave")
 	case !s.has(c.UserId):
 		return nil, nil
 	}
@@ -159,7 +158,7 @@ func (s *State) edit(by catalog.Origin, c *chatv1.EditMessage) ([]proto.Message,
 	case m == nil:
 		return nil, refusal.New(refusal.NotFound, "there is no such message in this conversation")
 	case m.author != by.Actor:
-		return nil, refusal.New(codeNotAllowed, "only the author of a message can edit it")
+		return nil, refusal.New(refusal.NotAllowed, "only the author of a message can edit it")
 	case m.deleted:
 		return nil, refusal.New(codeDeleted, "the message is deleted")
 	}
@@ -172,7 +171,7 @@ func (s *State) delete(by catalog.Origin, c *chatv1.DeleteMessage) ([]proto.Mess
 	case m == nil:
 		return nil, refusal.New(refusal.NotFound, "there is no such message in this conversation")
 	case m.author != by.Actor && by.Actor != s.owner:
-		return nil, refusal.New(codeNotAllowed, "only the author of a message or the owner of the group can delete it")
+		return nil, refusal.New(refusal.NotAllowed, "only the author of a message or the owner of the group can delete it")
 	case m.deleted:
 		return nil, nil
 	}

@@ -88,7 +88,7 @@ func newEditing(stream string) *editing { return &editing{stream, map[string]str
 func (s *editing) Decide(by catalog.Origin, command proto.Message) ([]proto.Message, error) {
 	c := command.(*chatv1.EditMessage)
 	if s.stream != "conversation:c" || by.Version != 3 || s.authors[c.MessageId] != by.Actor {
-		return nil, refusal.New("not_allowed", "%s at version %d belongs to %q", s.stream, by.Version, s.authors[c.MessageId])
+		return nil, refusal.New(refusal.NotAllowed, "%s at version %d belongs to %q", s.stream, by.Version, s.authors[c.MessageId])
 	}
 	return []proto.Message{&chatv1.MessageEdited{ConversationId: "c", MessageId: c.MessageId, Body: c.Body}}, nil
 }

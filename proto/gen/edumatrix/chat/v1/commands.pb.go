@@ -493,9 +493,8 @@ const file_edumatrix_chat_v1_commands_proto_rawDesc = "" +
 	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12\x1d\n" +
 	"\n" +
 	"message_id\x18\x02 \x01(\tR\tmessageId:I\xaa\xbb\x18E\n" +
-	"\x13chat.delete_message\x12\x1econversation:{conversation_id}\x18\x01*\f{message_id}B\xf6\x03ʻ\x18y\n" +
-	"\x13direct_conversation\x12bThe two members of a direct conversation cannot change: members cannot be added, removed or leave.ʻ\x18\xb3\x01\n" +
-	"\vnot_allowed\x12\xa3\x01The action is reserved for another user: the author can edit a message, the author or the owner of the group can delete it, and the owner can remove other members.ʻ\x186\n" +
+	"\x13chat.delete_message\x12\x1econversation:{conversation_id}\x18\x01*\f{message_id}B\xbe\x02ʻ\x18y\n" +
+	"\x13direct_conversation\x12bThe two members of a direct conversation cannot change: members cannot be added, removed or leave.ʻ\x186\n" +
 	"\x0fmessage_deleted\x12#A deleted message cannot be edited.ʻ\x18>\n" +
 	"\x11conversation_full\x12)A conversation has at most 2,000 members.ZCgithub.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1;chatv1b\x06proto3"
 
