@@ -187,6 +187,9 @@ func (c *Catalog) readOptions(owner string, f protoreflect.FileDescriptor) (prob
 		c.topics[t.Name] = Topic{t.Name, owner, t.Partitions, time.Duration(t.RetentionSeconds) * time.Second}
 	}
 	for _, k := range proto.GetExtension(options, routingv1.E_Subscribable).([]*routingv1.RoomKind) {
+		if other, twice := c.subscribable[k.Kind]; twice {
+			problems = append(problems, fmt.Errorf("the kind of room %s is subscribable in %s and in %s", k.Kind, other, owner))
+		}
 		c.subscribable[k.Kind] = owner
 	}
 	for _, r := range proto.GetExtension(options, routingv1.E_Refusals).([]*routingv1.Refusal) {
@@ -198,6 +201,9 @@ func (c *Catalog) readOptions(owner string, f protoreflect.FileDescriptor) (prob
 		}
 	}
 	if proto.GetExtension(options, routingv1.E_Connections).(bool) {
+		if c.keeper != "" {
+			problems = append(problems, fmt.Errorf("the connections of users are declared by %s and by %s", c.keeper, owner))
+		}
 		c.keeper = owner
 	}
 	for name, t := range map[string]Topic{
@@ -282,6 +288,9 @@ func (c *Catalog) readMethod(owner string, m protoreflect.MethodDescriptor) erro
 	o := proto.GetExtension(m.Options(), routingv1.E_Query).(*routingv1.Query)
 	if o == nil {
 		return nil
+	}
+	if c.taken(o.Name) {
+		return fmt.Errorf("%s: the name %s is used already", m.FullName(), o.Name)
 	}
 	in, err := protoregistry.GlobalTypes.FindMessageByName(m.Input().FullName())
 	if err != nil {

@@ -97,6 +97,9 @@ func checkShapes(m protoreflect.MessageDescriptor) (problems []error) {
 		if f.Kind() != protoreflect.StringKind && (s.GetId() || s.GetMaxChars() > 0) {
 			wrong("id or max_chars")
 		}
+		if f.Kind() != protoreflect.StringKind && !f.IsList() && s.GetRequired() {
+			wrong("required")
+		}
 		if !f.IsList() && s.GetMaxItems() > 0 {
 			wrong("max_items")
 		}

@@ -62,6 +62,8 @@ func TestCheckShapes_ReportsBoundsThatWouldBeIgnored(t *testing.T) {
 		{descriptorpb.FieldDescriptorProto_TYPE_INT32, true, &routingv1.Shape{Min: proto.Int64(1)}, "min or max"},
 		{descriptorpb.FieldDescriptorProto_TYPE_INT32, false, &routingv1.Shape{MaxChars: 1}, "id or max_chars"},
 		{descriptorpb.FieldDescriptorProto_TYPE_STRING, false, &routingv1.Shape{MaxItems: 1}, "max_items"},
+		{descriptorpb.FieldDescriptorProto_TYPE_INT32, true, &routingv1.Shape{Required: true}, ""},
+		{descriptorpb.FieldDescriptorProto_TYPE_INT32, false, &routingv1.Shape{Required: true}, "required"},
 	} {
 		options := &descriptorpb.FieldOptions{}
 		proto.SetExtension(options, routingv1.E_Shape, test.shape)

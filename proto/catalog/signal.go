@@ -44,7 +44,7 @@ func (s *Signal) Room(m proto.Message, actor string) (room string, ok bool) {
 	return s.room.one(m, Origin{Actor: actor}), true
 }
 
-// taken reports whether a name is that of a command, an event or a signal.
+// taken reports whether a name is that of a command, an event, a query or a signal.
 func (c *Catalog) taken(name string) bool {
-	return c.commands[name] != nil || c.events[name] != nil || c.signals[name] != nil
+	return c.commands[name] != nil || c.events[name] != nil || c.queries[name] != nil || c.signals[name] != nil
 }

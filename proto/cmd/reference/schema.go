@@ -63,7 +63,7 @@ func schemaName(m protoreflect.MessageDescriptor) string {
 	return name
 }
 
-func (s *schemas) message(m protoreflect.MessageDescriptor, dir direction, without ...string) object {
+func (s *schemas) message(m protoreflect.MessageDescriptor, dir direction) object {
 	properties, always := object{}, []string{}
 	for _, f := range s.fields(m, dir) {
 		properties[f.name] = s.field(f, dir)
