@@ -86,7 +86,7 @@ func (s *Server) History(ctx context.Context, r *connect.Request[chatv1.HistoryR
 	if r.Msg.Before != nil && r.Msg.After != nil {
 		return nil, refusal.NewField("before", "is sent together with after; send only one of them")
 	}
-	wanted := store.Page{After: catalog.Version(r.Msg.GetAfter()), Before: math.MaxInt64, Up: r.Msg.After != nil, Limit: limit}
+	wanted := store.Page{After: catalog.Version(r.Msg.GetAfter()), Before: math.MaxInt64, FromAfter: r.Msg.After != nil, Limit: limit}
 	if r.Msg.Before != nil {
 		wanted.Before = catalog.Version(r.Msg.GetBefore())
 	}

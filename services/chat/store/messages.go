@@ -9,9 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
-
 	"github.com/edumatrix/interlinked/proto/catalog"
+	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 )
 
 // Range is a range of versions, both ends included.
@@ -55,13 +54,13 @@ type Page struct {
 	After, Before catalog.Version
 	// Ranges are the readable versions, ascending and disjoint.
 	Ranges []Range
-	// If Up is true, the messages nearest to After are read, otherwise the messages nearest to Before.
-	Up    bool
-	Limit int
+	// If FromAfter is true, the messages nearest to After are read, otherwise the messages nearest to Before.
+	FromAfter bool
+	Limit     int
 }
 
 // clamped returns the parts of the ranges that lie between After and Before, in the order in which the page is filled:
-// ascending if Up is true, otherwise descending.
+// ascending if FromAfter is true, otherwise descending.
 func (p Page) clamped() (all []Range) {
 	for _, r := range p.Ranges {
 		if r.To > p.After && r.From < p.Before {
@@ -69,7 +68,7 @@ func (p Page) clamped() (all []Range) {
 		}
 	}
 	all = slices.DeleteFunc(all, func(r Range) bool { return r.From > r.To })
-	if !p.Up {
+	if !p.FromAfter {
 		slices.Reverse(all)
 	}
 	return all
@@ -80,7 +79,7 @@ func (p Page) clamped() (all []Range) {
 // ranges.
 func (s *Store) Messages(ctx context.Context, id string, p Page) (all []*chatv1.Message, more bool, err error) {
 	statement := sqlNewest
-	if p.Up {
+	if p.FromAfter {
 		statement = sqlOldest
 	}
 	readableLower, readableUpper := bounds(p.Ranges)
@@ -92,7 +91,7 @@ func (s *Store) Messages(ctx context.Context, id string, p Page) (all []*chatv1.
 		if err != nil {
 			return nil, false, fmt.Errorf("read messages of %s: %w", id, err)
 		}
-		count, had := 0, len(all)
+		count, before := 0, len(all)
 		found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*chatv1.Message, error) {
 			m := &chatv1.Message{}
 			var sent time.Time
@@ -107,19 +106,19 @@ func (s *Store) Messages(ctx context.Context, id string, p Page) (all []*chatv1.
 		if err != nil {
 			return nil, false, fmt.Errorf("read messages of %s: %w", id, err)
 		}
-		if had > 0 && bytes > MaxPageBytes {
+		if before > 0 && bytes > MaxPageBytes {
 			// So that no page is empty, the statement returns its first row even if the text of this row exceeds the
 			// rest of MaxPageBytes. This page has messages already, so leave the row out. The next page begins with it.
 			found = nil
 		}
 		all = append(all, found...)
-		cut := had+count > len(all) // MaxPageBytes excluded messages
-		if cut || len(all) > p.Limit {
+		cutByBytes := before+count > len(all)
+		if cutByBytes || len(all) > p.Limit {
 			all, more = all[:min(len(all), p.Limit)], true
 			break
 		}
 	}
-	if !p.Up {
+	if !p.FromAfter {
 		slices.Reverse(all)
 	}
 	return all, more, nil

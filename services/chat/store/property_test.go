@@ -139,7 +139,7 @@ func agree(t *rapid.T, f *fixture, stream, id string, want *reading) {
 		}
 	}
 	messages, _, err := f.store.Messages(ctx, id, store.Page{Before: math.MaxInt64, Ranges: []store.Range{{From: 1, To: math.MaxInt64}},
-		Up: true, Limit: 1000})
+		FromAfter: true, Limit: 1000})
 	if err != nil || len(messages) != len(want.messages) {
 		t.Fatalf("the store has %d messages, %v; want %d", len(messages), err, len(want.messages))
 	}

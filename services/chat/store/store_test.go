@@ -72,7 +72,7 @@ func TestConversations_ARepeatedMessageIDStopsNothing(t *testing.T) {
 	f.happens("alice", &chatv1.MessageDeleted{ConversationId: "c", MessageId: "m"})
 	f.happens("alice", sent)
 	got, _, err := f.store.Messages(t.Context(), "c", store.Page{Before: 99, Ranges: []store.Range{{From: 1, To: 99}},
-		Up: true, Limit: 9})
+		FromAfter: true, Limit: 9})
 	if err != nil || len(got) != 2 || !got[0].GetDeleted() || got[0].GetBody() != "" || got[1].GetBody() != "again" {
 		t.Fatalf("%v %v", got, err)
 	}
@@ -98,7 +98,7 @@ func TestStore_ListsAndPages(t *testing.T) {
 	}
 	everything := []store.Range{{From: 1, To: math.MaxInt64}}
 	bodies := func(after, before catalog.Version, ranges []store.Range, up bool, limit int) (all []string) {
-		messages, _, err := s.Messages(t.Context(), "c0", store.Page{After: after, Before: before, Ranges: ranges, Up: up, Limit: limit})
+		messages, _, err := s.Messages(t.Context(), "c0", store.Page{After: after, Before: before, Ranges: ranges, FromAfter: up, Limit: limit})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -213,7 +213,7 @@ func TestStore_PagesAreBoundedByBytes(t *testing.T) {
 	s := f.store
 	for _, up := range []bool{true, false} {
 		for _, ranges := range [][]store.Range{{{From: 1, To: 200}}, single(200)} {
-			page := store.Page{Before: math.MaxInt64, Ranges: ranges, Up: up, Limit: 60}
+			page := store.Page{Before: math.MaxInt64, Ranges: ranges, FromAfter: up, Limit: 60}
 			var versions []catalog.Version
 			for pages := 0; ; pages++ {
 				require.Less(t, pages, 7, "pages; each holds 32 messages")
