@@ -32,12 +32,11 @@ type Conn struct {
 	progress progress
 }
 
-// queueEvent queues an event. The parameter log is the number of the event's log, or -1 if the owner has no log or the
-// event is part of the snapshot of a room.
+// queueEvent queues an event. The number log is -1 if the owner has no log, or if the event is part of a snapshot.
 func (c *Conn) queueEvent(e *Event, log int) {
 	v := c.variant(e)
 	if _, err := e.Frame(v); err != nil {
-		return // The body cannot be decoded. Fanout.deliver logs the error once for each delivered event.
+		return // JSON needs the decoded body. Fanout.deliver logs the error once for each delivered event.
 	}
 	c.mu.Lock()
 	defer c.unlock()
@@ -73,10 +72,9 @@ func (c *Conn) ring() {
 	}
 }
 
-// Next takes waiting frames from the queue and appends them to the parameter frames: about maxBytes bytes, and at least
-// one frame if any wait. The result ending is the reason if the connection is to end, and otherwise nil. If the result
-// more is false, the calling flush (see Bind) must end at once, because the next frame starts another flush. After Next
-// has returned a reason, no other flush starts.
+// Next moves waiting frames from the queue to the parameter frames: about maxBytes bytes, and at least one frame if any
+// wait. The result ending is the reason if the connection is to end. If more is false, the flush that calls Next (see
+// Bind) must end at once: the next frame starts another. After Next has returned a reason, no other flush starts.
 func (c *Conn) Next(frames [][]byte, maxBytes int) (_ [][]byte, ending *Reason, more bool) {
 	c.mu.Lock()
 	defer c.unlock()
@@ -115,8 +113,7 @@ func (c *Conn) take(frames [][]byte) [][]byte {
 	return frames
 }
 
-// unlock updates the user's account, releases the lock, and calls the functions queued.taken of the frames that have
-// left the queue.
+// unlock updates the user's account, releases the lock, and calls queued.taken of the frames that have left the queue.
 func (c *Conn) unlock() {
 	c.settle()
 	left := c.left

@@ -2,10 +2,9 @@ package hub
 
 import "github.com/edumatrix/interlinked/proto/catalog"
 
-// Deliver adds an event to the event buffer. It moves users into the rooms that the event opens for them, and out of
-// the rooms that the event closes for them. It queues the event once for each attached connection that is in one of the
-// event's rooms or belongs to one of these users, if the event is new to the connection. It returns the number of
-// connections for which the event was queued.
+// Deliver adds an event to the event buffer, and moves users into the rooms that the event opens for them, and out of
+// those that it closes for them. It queues the event once for each attached connection to which the event is new and
+// that is in one of the event's rooms or belongs to one of these users. It returns the number of these connections.
 func (sh *Shard) Deliver(e *Event) (n int) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -69,9 +68,8 @@ func (sh *Shard) close(e *Event, s *subscriber, room string) int {
 	return sh.queueEvent(e, s)
 }
 
-// queueEvent queues an event for a connection, unless the same delivery has already queued it through another room. It
-// returns 1 if it queued the event, else 0. Callers must call takes for every room even if the event is already queued,
-// because takes records the version of a state event for each room.
+// queueEvent queues an event for a connection, unless the same delivery has queued it already. It returns 1 if it has
+// done so, else 0. Callers call takes for every room even so, because takes records the version of a state event.
 func (sh *Shard) queueEvent(e *Event, s *subscriber) int {
 	if s.last == sh.number {
 		return 0
@@ -84,8 +82,7 @@ func (sh *Shard) queueEvent(e *Event, s *subscriber) int {
 	return 1
 }
 
-// moves reports whether an event that opens or closes rooms is new to the connection, which must be attached. State
-// opens and closes no rooms.
+// moves reports whether an event that opens or closes rooms is new to an attached connection. State opens no rooms.
 func (s *subscriber) moves(e *Event) bool { return s.attached && !e.state() && e.Position > s.asOf }
 
 // takes reports whether an event in the user's own room is new to the connection.

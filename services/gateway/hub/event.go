@@ -2,7 +2,6 @@ package hub
 
 import (
 	"sync"
-	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -57,15 +56,21 @@ func (c *Conn) variant(e *Event) variant {
 	return v
 }
 
-// Frame returns a variant of the event's frame. It returns an error if the body of the event cannot be decoded, which
-// JSON requires. After an error, Frame also fails for the variants that were not encoded before.
+// Frame returns a variant of the event's frame. For JSON, it returns an error if the body cannot be decoded. Protobuf
+// clients get the body as it is.
 func (e *Event) Frame(v variant) ([]byte, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.encoded[v] == nil && e.failed == nil {
-		e.encoded[v], e.failed = e.encode(v)
+	if e.encoded[v] == nil && (e.failed == nil || v.encoding() != frame.JSON) {
+		var err error
+		if e.encoded[v], err = e.encode(v); err != nil {
+			e.failed = err
+		}
 	}
-	return e.encoded[v], e.failed
+	if e.encoded[v] == nil {
+		return nil, e.failed
+	}
+	return e.encoded[v], nil
 }
 
 // Err returns the error of an earlier call of Frame, or nil.
@@ -77,17 +82,6 @@ func (e *Event) Err() error {
 
 // frame returns a variant that Frame has encoded before.
 func (e *Event) frame(v variant) []byte { return e.encoded[v] }
-
-// shown returns the frame that clients get at the time in the parameter now. The frame of an expired event has no
-// personal fields, like the owner's answers to queries, unless the catalog does not contain the event's type. The frame
-// is still sent, so that no version is missing.
-func (e *Event) shown(v variant, now time.Time) []byte {
-	if e.Expires.IsZero() || e.Expires.After(now) || e.declared == nil || e.Redacted {
-		return e.frame(v)
-	}
-	text, _ := e.afterExpiry().Frame(v)
-	return text
-}
 
 func (e *Event) encode(v variant) ([]byte, error) {
 	shown := frame.Event{Name: e.Type, Stream: e.Stream, Version: e.Version, ID: e.ID, Time: e.Time, Actor: e.Actor,

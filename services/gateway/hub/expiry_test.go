@@ -81,6 +81,51 @@ func TestExpiry_RedactsExpiredEventsInQueueAndBuffer(t *testing.T) {
 	}
 }
 
+// A gateway of an earlier release does not have the event's type in its catalog, so it cannot tell which fields are
+// personal. Once the event has expired, a Protobuf client must get no field of it.
+func TestExpiry_AnEventOfAnUndeclaredTypeLosesItsData(t *testing.T) {
+	t.Parallel()
+	for _, expired := range []bool{false, true} {
+		now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+		w := newWorld(t, hub.Options{Now: func() time.Time { return now }})
+		w.deliver(w.began(`["bob"]`))
+		bob, err := w.hub.Add("bob", frame.Protobuf)
+		require.NoError(t, err)
+		require.True(t, w.shard.Attach(bob, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 1}))
+		story := w.sent("a secret")
+		story.Type, story.Expires = "chat.of_a_later_release", now.Add(time.Minute)
+		w.deliver(story)
+		if expired {
+			now = story.Expires
+		}
+		shown := join(fake.Take(bob, 10))
+		require.Contains(t, shown, "chat.of_a_later_release")
+		require.Equal(t, !expired, strings.Contains(shown, "a secret"))
+	}
+}
+
+// The body of an event cannot be decoded. JSON clients cannot get it. Protobuf clients must get the body as it is,
+// whichever connection comes first.
+func TestDeliver_ABodyThatCannotBeDecodedReachesProtobufClients(t *testing.T) {
+	t.Parallel()
+	for _, order := range [][]frame.Encoding{{frame.JSON, frame.Protobuf}, {frame.Protobuf, frame.JSON}} {
+		w := newWorld(t, hub.Options{})
+		w.deliver(w.began(`["bob"]`))
+		conns := map[frame.Encoding]*hub.Conn{}
+		for _, e := range order {
+			c, err := w.hub.Add("bob", e)
+			require.NoError(t, err)
+			require.True(t, w.shard.Attach(c, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 1}))
+			conns[e] = c
+		}
+		broken := w.sent("x")
+		broken.Body = []byte("\xff\xff not a message")
+		w.deliver(broken)
+		require.Empty(t, fake.Take(conns[frame.JSON], 10))
+		require.Contains(t, join(fake.Take(conns[frame.Protobuf], 10)), "not a message")
+	}
+}
+
 func join(frames [][]byte) string {
 	var all []string
 	for _, f := range frames {

@@ -70,10 +70,9 @@ const smallQueue = 16
 
 func (q *queue) len() int { return len(q.items) - q.head }
 
-// push adds an item, or replaces an item with the same key. If that item is an event with a higher version, push
-// ignores the new item. If the queue is full, push drops all items that can be spared. If the queue is still full, push
-// drops the new item if that can be spared, and otherwise returns false. It also returns how many items were dropped.
-// The parameter afforded is true if Limits.UserBytes allows the item.
+// push adds an item, or replaces an item with the same key, unless that is a newer event. If the queue is full, push
+// drops all items that can be spared. If it is still full, push drops the new item if that can be spared, and otherwise
+// returns false. The result dropped counts the dropped items. Limits.UserBytes allows the item if afforded is true.
 func (q *queue) push(it item, l *Limits, afforded bool) (dropped int, ok bool) {
 	key, size := it.key(), len(it.text())
 	if key != "" {

@@ -2,9 +2,20 @@ package hub
 
 import (
 	"slices"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 )
+
+// shown returns the frame that clients get at the time in the parameter now. The frame of an expired event has no
+// personal fields, like the owner's answers to queries. It is still sent, so that no version is missing.
+func (e *Event) shown(v variant, now time.Time) []byte {
+	if e.Expires.IsZero() || e.Expires.After(now) || e.Redacted {
+		return e.frame(v)
+	}
+	text, _ := e.afterExpiry().Frame(v)
+	return text
+}
 
 // afterExpiry returns the event in the form that clients get once it has expired. The form is built once.
 func (e *Event) afterExpiry() *Event {
@@ -17,9 +28,9 @@ func (e *Event) afterExpiry() *Event {
 }
 
 // redacted returns the event without its personal fields. Clients get this form once a later event has redacted the
-// event. An event whose type is not in the catalog is returned unchanged.
+// event.
 func (e *Event) redacted() *Event {
-	if e.Redacted || e.declared == nil {
+	if e.Redacted {
 		return e
 	}
 	if public, personal := e.withoutPersonal(); personal {
@@ -28,11 +39,15 @@ func (e *Event) redacted() *Event {
 	return e
 }
 
-// withoutPersonal returns the event without its personal fields, and whether it had any. The field declared must not be
-// nil. If the body cannot be decoded, the returned event has an empty body.
+// withoutPersonal returns the event without its personal fields, and whether it had any. If the body cannot be decoded,
+// or the catalog does not contain the event's type, any field may be personal. Then the returned event has an empty
+// body.
 func (e *Event) withoutPersonal() (public *Event, personal bool) {
 	copied := e.Event
 	copied.Redacted, copied.Body = true, nil
+	if e.declared == nil {
+		return NewEvent(copied, nil), true
+	}
 	body := e.declared.Type.New().Interface()
 	if proto.Unmarshal(e.Body, body) == nil {
 		kept, removed := e.declared.Split(body)

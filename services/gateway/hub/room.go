@@ -37,8 +37,8 @@ type subscriber struct {
 	newest        map[string]catalog.Version // like membership.newest, for the user's own room
 }
 
-// join puts a subscriber into a room, and returns the membership. If the subscriber is already in the room, its
-// membership does not change. Otherwise the subscriber has the room's events up to the position asOf.
+// join puts a subscriber that has the events up to the position asOf into a room, unless it is already there, and
+// returns its membership.
 func (sh *Shard) join(s *subscriber, name string, asOf catalog.Position) *membership {
 	return sh.joinAs(new(membership), s, name, asOf)
 }

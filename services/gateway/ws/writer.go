@@ -12,13 +12,12 @@ import (
 const (
 	// minProgress is the number of bytes that a client has to accept within Options.WriteWait.
 	minProgress = 4 << 10
-	// chunk bounds a fragment of a message, in bytes. A write has about two chunks at most. Pings go between two
-	// writes.
+	// chunk bounds a fragment of a message, in bytes. A write has about two chunks at most. Pings go between writes.
 	chunk = 16 << 10
 	// maxUnsent bounds the bytes that the system buffers for a client and has not sent yet.
 	maxUnsent = 64 << 10
-	// buffered is more bytes than the system can hold for a client that receives nothing, see limitUnsent. If more bytes
-	// are written, the client has received some of them, so it is alive.
+	// buffered is more bytes than the system can hold for a client that receives nothing, see limitUnsent. If more
+	// bytes are written, the client has received some of them, so it is alive.
 	buffered = 4 * maxUnsent
 )
 
@@ -69,8 +68,7 @@ func (c *connection) write() {
 	}
 }
 
-// writeBatch writes the frames of a batch, several in one write. It fragments long frames, so that a ping need not wait
-// until a whole frame is written.
+// writeBatch writes frames, several in one write. It fragments long frames, so that a ping need not wait for their end.
 func (c *connection) writeBatch(b *batch) error {
 	out := c.appendControls(b.bytes[:0])
 	for i := range b.frames {
@@ -110,9 +108,8 @@ func appendHeader(b []byte, op byte, final bool, length int) []byte {
 	}
 }
 
-// send writes bytes. The error is a timeout if, within about Options.WriteWait, the client accepts neither all bytes
-// nor minProgress bytes. After cut was called, the error is a timeout if the client does not accept all bytes within
-// grace.
+// send writes bytes. It times out if the client accepts neither all bytes nor minProgress within about WriteWait, or,
+// after cut was called, if the client does not accept all bytes within grace.
 func (c *connection) send(b []byte) error {
 	c.torn = true
 	for len(b) > 0 {
