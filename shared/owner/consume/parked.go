@@ -119,19 +119,19 @@ func (r *resolving) step(ctx context.Context, p inbox.Parked) (left *inbox.Parke
 		return nil, nil, err
 	}
 	c := batchWrite{w: eventlog.Write{Expected: eventlog.AnyVersion, Resolution: &inbox.Resolution{Of: p}}}
-	if gone := len(events) == 0 || events[0].Position != p.Position; gone && !r.drop && all && p.Position <= r.reached {
+	if gone := len(events) == 0 || events[0].Version != p.Version; gone && !r.drop && all && p.Position <= r.reached {
 		return nil, nil, refusal.New(refusal.NotFound, "the log of %s has no version %d of %s: it can only be dropped",
 			r.o.Source, p.Version, p.Stream)
 	}
 	var s size
 	taken, dropped := int64(0), false
 	for n, e := range events {
-		if r.drop && e.Position == p.Position {
+		if r.drop && e.Version == p.Version {
 			dropped, taken = true, taken+1
 			continue
 		}
 		first := 0
-		if e.Position == p.Position {
+		if e.Version == p.Version {
 			first = p.Index
 		}
 		if r.single && n > 0 && r.applied > 0 {
@@ -157,7 +157,8 @@ func (r *resolving) step(ctx context.Context, p inbox.Parked) (left *inbox.Parke
 		taken, r.applied = taken+1, r.applied+1
 	}
 	if left == nil && !all {
-		// The page ends before the checkpoint, so the stream stays parked from the next event on.
+		// The page ends before the checkpoint, so the stream stays parked from its next event on. The position of that
+		// event is not known yet; it is above the position of the last one.
 		last := events[len(events)-1]
 		next := last
 		next.Position, next.Version = last.Position+1, last.Version+1
@@ -180,7 +181,7 @@ func (r *resolving) step(ctx context.Context, p inbox.Parked) (left *inbox.Parke
 			e, skipped = events[1], 1
 		}
 		first := 0
-		if e.Position == p.Position {
+		if e.Version == p.Version {
 			first = p.Index
 		}
 		r.applied = 0

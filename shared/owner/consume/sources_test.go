@@ -45,6 +45,35 @@ func TestConsume_ARetryOnAnotherInstanceWhileEventsArrive(t *testing.T) {
 	require.Equal(t, upTo(n+1), w.raised("bob", "7"))
 }
 
+// More events of a parked stream wait than one request for the owner's log returns, and events of another stream are
+// between them in the log. A retry must apply all of them, and a drop all but the first.
+func TestConsume_ARetryAppliesMoreEventsThanAPageHas(t *testing.T) {
+	t.Parallel()
+	for _, drop := range []bool{false, true} {
+		w := newWorld(t)
+		i := w.start()
+		w.source.say("7", "choke")
+		w.eventually("it is parked", func() bool { return w.number("SELECT count(*) FROM notification.parked_streams") == 1 })
+		w.fails.Store(false)
+		const n = 600
+		for range n {
+			w.source.say("7", "x")
+			w.source.say("8", "x")
+		}
+		w.eventually("all wait", func() bool { return w.number("SELECT max(waiting) FROM notification.parked_streams") == n })
+		done, err := i.consumer.Resolve(t.Context(), "conversation:7", 1, drop)
+		require.NoError(t, err)
+		require.Empty(t, done.Problem)
+		require.Zero(t, done.Left)
+		want := upTo(n + 1)
+		if drop {
+			want = want[1:]
+		}
+		require.Equal(t, want, w.raised("bob", "7"))
+		require.EqualValues(t, len(want), done.Applied)
+	}
+}
+
 // The source's database was restored and has lost its last commits, so the source publishes in a new incarnation. The
 // events of the new incarnation must be applied, although their versions were used before. No event may be applied
 // twice.
