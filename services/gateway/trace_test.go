@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"context"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -59,4 +61,29 @@ func TestTrace_GoesFromTheFrameToTheLastFanOut(t *testing.T) {
 	asked, called := find("receive chat.history"), find("edumatrix.chat.v1.ChatService/History")
 	require.Equal(t, asked.SpanContext.TraceID(), called.SpanContext.TraceID())
 	require.Equal(t, trace.SpanKindClient, called.SpanKind)
+}
+
+// A connection ends before its command is answered. The trace must contain the command nevertheless.
+func TestTrace_ContainsACommandWithoutAnAnswer(t *testing.T) {
+	t.Parallel()
+	m := begin(t)
+	spans := tracetest.NewInMemoryExporter()
+	m.exporter = spans
+	m.start(`["alice","bob"]`)
+	address, _ := m.gateway(settings{})
+	alice := connect(t, address, "alice")
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { _, err := alice.Command(ctx, "chat.send_message", hello); ended <- err }()
+	has := func(name string) func() bool {
+		return func() bool {
+			return slices.ContainsFunc(spans.GetSpans(), func(s tracetest.SpanStub) bool { return s.Name == name })
+		}
+	}
+	require.Eventually(t, has("send chat-commands"), 10*time.Second, time.Millisecond)
+	require.False(t, has("receive chat.send_message")())
+	alice.Close()
+	require.Eventually(t, has("receive chat.send_message"), 10*time.Second, time.Millisecond)
+	cancel()
+	require.Error(t, <-ended)
 }

@@ -163,8 +163,24 @@ func TestDecode_AcceptsSeveralFramesInOneMessage(t *testing.T) {
 		require.Equal(t, []string{"", "", ""}, errs)
 		require.Len(t, requests, 3)
 		require.Equal(t, "1", requests[0].ID)
-		require.Equal(t, frame.Request{ID: "2", Type: "x", CommandID: "c", ExpiresIn: 5 * time.Second, Data: requests[1].Data}, requests[1])
+		require.Equal(t, frame.Request{ID: "2", Type: "x", CommandID: "c", ExpiresIn: 5 * time.Second, Data: requests[1].Data,
+			Size: requests[1].Size}, requests[1])
 		require.Equal(t, "3", requests[2].ID)
+	}
+}
+
+// A refused frame has a size too, so that an id of 60 kB costs its sender as much as data of 60 kB.
+func TestDecode_ReturnsTheSizeOfEveryFrame(t *testing.T) {
+	t.Parallel()
+	large := strings.Repeat("x", 60_000)
+	for e, message := range map[frame.Encoding][]byte{
+		frame.JSON:     []byte(`{"type":"ping"}` + "\n" + `{"type":"ping","id":"` + large + `"}`),
+		frame.Protobuf: encodeFrames(&gatewayv1.ClientFrame{Type: "ping"}, &gatewayv1.ClientFrame{Type: "ping", Id: large}),
+	} {
+		requests, errs := collect(e, message)
+		require.Equal(t, []string{"", "invalid_field: id has more than 64 characters"}, errs)
+		require.Less(t, requests[0].Size, 20)
+		require.Greater(t, requests[1].Size, len(large))
 	}
 }
 

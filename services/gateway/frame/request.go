@@ -32,6 +32,7 @@ type Request struct {
 	CommandID string
 	ExpiresIn time.Duration // how long the command may wait; 0 if the client did not limit it
 	Data      Data
+	Size      int // of the whole frame as the client sent it, in bytes; also set if the frame is refused
 }
 
 // Data is the data of a request. It is decoded when the type of its message is known.
@@ -96,21 +97,23 @@ func Decode(e Encoding, message []byte) iter.Seq2[Request, error] {
 	return func(yield func(Request, error) bool) {
 		if e == JSON {
 			for text := range wirejson.Values(message) {
-				if !yield(decodeJSON(text)) {
+				r, err := decodeJSON(text)
+				if r.Size = len(text); !yield(r, err) {
 					return
 				}
 			}
 			return
 		}
 		for first := true; first || len(message) > 0; first = false {
-			one, n := protowire.ConsumeBytes(message)
+			single, n := protowire.ConsumeBytes(message)
 			if n < 0 {
-				yield(Request{}, refusal.New(refusal.Malformed,
+				yield(Request{Size: len(message)}, refusal.New(refusal.Malformed,
 					"the message is not one or more frames, each with its length as a varint before it"))
 				return
 			}
 			message = message[n:]
-			if !yield(decodeProtobuf(one)) {
+			r, err := decodeProtobuf(single)
+			if r.Size = len(single); !yield(r, err) {
 				return
 			}
 		}

@@ -17,7 +17,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// command publishes a command. The trace span of the command ends with the first answer.
+// command publishes a command. The trace span of the command ends with the first answer, or with the connection.
 func (h *Handler) command(ctx context.Context, r frame.Request, declared *catalog.Command) {
 	ctx, span := h.parts.Tracer.Start(ctx, "receive "+r.Type, trace.WithSpanKind(trace.SpanKindServer),
 		trace.WithAttributes(attribute.String("edumatrix.connection", h.conn.ID)))
@@ -30,6 +30,10 @@ func (h *Handler) command(ctx context.Context, r frame.Request, declared *catalo
 		return
 	}
 	span.SetAttributes(attribute.String("edumatrix.stream", c.Stream), attribute.String("edumatrix.command.id", c.ID))
+	ended := func() bool { return true }
+	if span.IsRecording() { // if the connection ends first, there is no answer
+		ended = context.AfterFunc(ctx, func() { span.End() })
+	}
 	id := r.ID // so that the function below does not keep the data of r in memory
 	h.sender.Send(ctx, c, func(a intake.Answer) {
 		defer h.parts.Guard.Recover("outcome", func() { h.conn.Close(hub.Internal) })
@@ -41,6 +45,7 @@ func (h *Handler) command(ctx context.Context, r frame.Request, declared *catalo
 			span.SetAttributes(attribute.String("edumatrix.code", a.Refusal.Code))
 			a.Refusal = traced(a.Refusal, span)
 		}
+		ended()
 		span.End()
 		h.conn.Send(frame.Outcome(id, a.Outcome()))
 	})

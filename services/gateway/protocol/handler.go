@@ -130,7 +130,7 @@ func (h *Handler) Handle(ctx context.Context, message []byte) {
 // HandleRequest handles one frame. If the parameter err is not nil, the frame could not be read, and is refused with
 // that error.
 func (h *Handler) HandleRequest(ctx context.Context, r frame.Request, err error) {
-	slowEnough := h.admit(len(r.Data.Bytes))
+	slowEnough := h.admit(r.Size)
 	if err == nil && !slowEnough {
 		err = tooFast
 	}
