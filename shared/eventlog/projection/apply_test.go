@@ -21,7 +21,7 @@ import (
 )
 
 // counts is a projection that counts the events of each stream and stores the last version. Its rows show whether an
-// event was left out. They do not show whether an event was applied twice.
+// event was left out or applied twice.
 type counts struct {
 	fail    func(events []envelope.Event) error // called after the rows are written
 	applied atomic.Int64
@@ -32,7 +32,7 @@ func (*counts) Name() string { return "counts" }
 func (c *counts) Apply(ctx context.Context, tx Tx, events []envelope.Event) error {
 	for _, e := range events {
 		_, err := tx.Exec(ctx, `INSERT INTO counts (stream, applied, last) VALUES ($1, 1, $2)
-ON CONFLICT (stream) DO UPDATE SET applied = counts.applied + 1, last = $2 WHERE counts.last < $2`, e.Stream, e.Version)
+ON CONFLICT (stream) DO UPDATE SET applied = counts.applied + 1, last = $2`, e.Stream, e.Version)
 		if err != nil {
 			return err
 		}

@@ -14,8 +14,8 @@ import (
 // Check returns an error for each event of a projection's streams for which the projection has neither On nor Ignore.
 // It also returns an error for each event that a projection declares twice or that is not of its streams, for each
 // declared message that is not an event, for each kind in a projection's Streams that the owner does not have, for a
-// projection without tables, and for each table or name that two projections share or that is the name of the timers
-// (eventlog.TimersName).
+// projection without tables, for a statement whose key has too many columns, and for each table or name that two
+// projections share or that is the name of the timers (eventlog.TimersName).
 func Check(c *catalog.Catalog, owner string, all ...*Projection) error {
 	var problems []error
 	names := map[string]bool{eventlog.TimersName: true} // the timers are rebuilt under this name
@@ -66,6 +66,11 @@ func (p *Projection) check(c *catalog.Catalog, owner string) (problems []error) 
 	}
 	if len(p.o.Tables) == 0 {
 		fail("it has no tables")
+	}
+	for _, s := range p.statements {
+		if s.key < 0 || s.key > maxKey {
+			fail("the key of a statement has %d columns; 0 to %d are allowed: %s", s.key, maxKey, s.sql)
+		}
 	}
 	return problems
 }

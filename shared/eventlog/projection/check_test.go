@@ -58,6 +58,9 @@ func TestCheck_NamesForgottenAndUnknownEvents(t *testing.T) {
 		{"streams of another service", []*projection.Projection{declare("post")}, `projection notes: toy has no streams of kind "post"`},
 		{"streams that are not declared", []*projection.Projection{declare("dairy")}, `projection notes: toy has no streams of kind "dairy"`},
 		{"no tables", []*projection.Projection{projection.Declare("none", projection.Options{})}, "projection none: it has no tables"},
+		{"a statement with too many columns in its key", []*projection.Projection{with(bells("bells"), func(p *projection.Projection) {
+			p.Statement(5, "INSERT INTO bells")
+		})}, "projection bells: the key of a statement has 5 columns; 0 to 4 are allowed"},
 		{"two projections with one name", []*projection.Projection{bells("bells"), bells("bells")}, `two projections are named "bells"`},
 		{"the name of the timers", []*projection.Projection{bells("timers")}, `two projections are named "timers"`},
 		{"two projections with one table", []*projection.Projection{
