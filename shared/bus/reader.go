@@ -174,21 +174,21 @@ func (r *Reader) followNew(ctx context.Context, admin *kadm.Client, f *fetcher, 
 	if err != nil {
 		return nil, err
 	}
+	if newest := fresh[len(fresh)-1].partition; int(newest) >= len(all) {
+		return nil, fmt.Errorf("the broker has no offsets of partition %d of %s yet", newest, name)
+	}
 	offsets := map[int32]kgo.Offset{}
 	for _, at := range fresh {
-		if int(at.partition) >= len(all) {
-			return nil, fmt.Errorf("the broker does not know partition %d of %s yet", at.partition, name)
-		}
-		own := all[at.partition]
-		from := own.Oldest
+		stored := all[at.partition]
+		from := stored.Oldest
 		if !later {
-			from = min(max(r.options.From(topic, at.partition, own.Oldest, own.End), own.Oldest), own.End)
+			from = min(max(r.options.From(topic, at.partition, stored.Oldest, stored.End), stored.Oldest), stored.End)
 		}
 		offsets[at.partition] = kgo.NewOffset().At(from)
-		one := newFollower(f, at, topic, handle)
-		followed[at] = one
-		found = append(found, one)
-		f.do(func() { f.add(at, one) })
+		own := newFollower(f, at, topic, handle)
+		followed[at] = own
+		found = append(found, own)
+		f.do(func() { f.add(at, own) })
 	}
 	f.client.AddConsumePartitions(map[string]map[int32]kgo.Offset{name: maps.Clone(offsets)})
 	f.do(func() {
