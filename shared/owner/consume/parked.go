@@ -44,10 +44,9 @@ func (c *Consumer) Resolve(ctx context.Context, stream string, version catalog.V
 	case err != nil:
 		return done, err
 	case !found:
-		return done, refusal.New(refusal.NotFound, "nothing of %s is parked", stream)
+		return done, refusal.New(refusal.NotFound, "the stream %s is not parked", stream)
 	case p.Version != version:
-		return done, refusal.New(refusal.NotFound, "%s is parked from version %d on, not from version %d", stream, p.Version,
-			version)
+		return done, errOtherVersion(p, version)
 	}
 	r := &resolving{Consumer: c, stream: stream, drop: drop}
 	for tries := 0; found; {
@@ -83,8 +82,15 @@ func (c *Consumer) Resolve(ctx context.Context, stream string, version catalog.V
 		if p, found, err = c.parkedStream(ctx, stream); err != nil {
 			return done, err
 		}
+		if found && r.drop && p.Version != version {
+			return done, errOtherVersion(p, version) // another call has resolved the event that was to be dropped
+		}
 	}
 	return done, nil // another call has resolved the stream
+}
+
+func errOtherVersion(p inbox.Parked, version catalog.Version) error {
+	return refusal.New(refusal.NotFound, "%s is parked from version %d onwards, not from version %d", p.Stream, p.Version, version)
 }
 
 func (c *Consumer) parkedStream(ctx context.Context, stream string) (inbox.Parked, bool, error) {
@@ -114,24 +120,24 @@ type resolving struct {
 // The result problem is the error of the event that failed; nil: none failed.
 func (r *resolving) step(ctx context.Context, p inbox.Parked) (left *inbox.Parked, problem error, err error) {
 	r.applied = 0
-	events, all, err := r.read(ctx, p)
+	events, next, err := r.read(ctx, p)
 	if err != nil {
 		return nil, nil, err
 	}
 	c := batchWrite{w: eventlog.Write{Expected: eventlog.AnyVersion, Resolution: &inbox.Resolution{Of: p}}}
-	if gone := len(events) == 0 || events[0].Version != p.Version; gone && !r.drop && all && p.Position <= r.reached {
+	if gone := len(events) == 0 || events[0].Position != p.Position; gone && !r.drop && p.Position <= r.reached {
 		return nil, nil, refusal.New(refusal.NotFound, "the log of %s has no version %d of %s: it can only be dropped",
 			r.o.Source, p.Version, p.Stream)
 	}
 	var s size
 	taken, dropped := int64(0), false
 	for n, e := range events {
-		if r.drop && e.Version == p.Version {
+		if r.drop && e.Position == p.Position {
 			dropped, taken = true, taken+1
 			continue
 		}
 		first := 0
-		if e.Version == p.Version {
+		if e.Position == p.Position {
 			first = p.Index
 		}
 		if r.single && n > 0 && r.applied > 0 {
@@ -156,19 +162,14 @@ func (r *resolving) step(ctx context.Context, p inbox.Parked) (left *inbox.Parke
 		}
 		taken, r.applied = taken+1, r.applied+1
 	}
-	if left == nil && !all {
-		// The page ends before the checkpoint, so the stream stays parked from its next event on. The position of that
-		// event is not known yet; it is above the position of the last one.
-		last := events[len(events)-1]
-		next := last
-		next.Position, next.Version = last.Position+1, last.Version+1
-		left = r.left(p, next, 0, taken, nil)
+	if left == nil && next != nil {
+		left = r.left(p, *next, 0, taken, nil)
 	}
 	c.w.Resolution.Left = left
 	_, err = r.o.Commit(ctx, c.commands, c.w)
 	switch {
 	case err == nil:
-		r.drop = r.drop && !dropped
+		r.drop = false // the event was skipped, or the owner's log no longer has it
 		return left, problem, nil
 	case isCausedByItems(err) && (!r.single || r.applied > 1):
 		r.single = true
@@ -181,40 +182,49 @@ func (r *resolving) step(ctx context.Context, p inbox.Parked) (left *inbox.Parke
 			e, skipped = events[1], 1
 		}
 		first := 0
-		if e.Version == p.Version {
+		if e.Position == p.Position {
 			first = p.Index
 		}
 		r.applied = 0
 		left, problem = r.left(p, e, first, skipped, err), err
 		_, err = r.o.Log.Commit(ctx, eventlog.Write{Expected: eventlog.AnyVersion,
 			Resolution: &inbox.Resolution{Of: p, Left: left}})
-		r.drop = r.drop && !dropped
+		r.drop = r.drop && err != nil
 		return left, problem, err
 	}
 	return nil, nil, err
 }
 
-// read returns events of a stream, from the event that parks the stream up to the checkpoint of the stream's partition,
-// but at most maxStreams of them. The result all reports whether these are all events up to the checkpoint.
-func (r *resolving) read(ctx context.Context, p inbox.Parked) (events []envelope.Event, all bool, err error) {
+// read returns at most maxStreams events of a stream, from the event that parks the stream up to the checkpoint of the
+// stream's partition. The result next is the event that follows them; nil: these are all events up to the checkpoint.
+func (r *resolving) read(ctx context.Context, p inbox.Parked) (events []envelope.Event, next *envelope.Event, err error) {
 	limit, err := r.limit(ctx)
 	r.reached = limit
 	if err != nil || limit < p.Position {
-		return nil, true, err
+		return nil, nil, err
 	}
-	page, err := r.page(ctx, &meshv1.ReadLogRequest{After: int64(p.Position - 1), Until: int64(limit), Topic: p.Topic, Stream: p.Stream,
-		Limit: maxStreams})
-	if err != nil {
-		return nil, false, retry.Unavailable(r.o.Source, err)
-	}
-	for _, record := range page.GetRecords() {
-		e, err := envelope.ReadRecord(record)
+	for after := int64(p.Position - 1); ; {
+		page, err := r.page(ctx, &meshv1.ReadLogRequest{After: after, Until: int64(limit), Topic: p.Topic, Stream: p.Stream,
+			Limit: maxStreams + 1})
 		if err != nil {
-			return nil, false, fmt.Errorf("the log of %s: %w", r.o.Source, err)
+			return nil, nil, retry.Unavailable(r.o.Source, err)
 		}
-		events = append(events, e)
+		for _, record := range page.GetRecords() {
+			e, err := envelope.ReadRecord(record)
+			if err != nil {
+				return nil, nil, fmt.Errorf("the log of %s: %w", r.o.Source, err)
+			}
+			events = append(events, e)
+		}
+		if len(events) > maxStreams {
+			return events[:maxStreams], &events[maxStreams], nil
+		}
+		complete := catalog.Position(page.GetComplete())
+		if len(page.GetRecords()) == 0 || complete >= min(limit, catalog.Position(page.GetHead())) {
+			return events, nil, nil
+		}
+		after = int64(complete)
 	}
-	return events, catalog.Position(page.GetComplete()) >= min(limit, catalog.Position(page.GetHead())) || len(events) == 0, nil
 }
 
 // limit returns the position of the checkpoint of the stream's partition. Up to this position, the partition has

@@ -5,6 +5,7 @@ package consume_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -45,32 +46,40 @@ func TestConsume_ARetryOnAnotherInstanceWhileEventsArrive(t *testing.T) {
 	require.Equal(t, upTo(n+1), w.raised("bob", "7"))
 }
 
-// More events of a parked stream wait than one request for the owner's log returns, and events of another stream are
-// between them in the log. A retry must apply all of them, and a drop all but the first.
-func TestConsume_ARetryAppliesMoreEventsThanAPageHas(t *testing.T) {
+// Many events of a parked stream wait, and events of another stream are between them in the log. A retry must apply all
+// of them, and a drop all but the first, also if they fill one transaction or several exactly.
+func TestConsume_ARetryAppliesMoreEventsThanATransactionHas(t *testing.T) {
 	t.Parallel()
-	for _, drop := range []bool{false, true} {
-		w := newWorld(t)
-		i := w.start()
-		w.source.say("7", "choke")
-		w.eventually("it is parked", func() bool { return w.number("SELECT count(*) FROM notification.parked_streams") == 1 })
-		w.fails.Store(false)
-		const n = 600
-		for range n {
-			w.source.say("7", "x")
-			w.source.say("8", "x")
+	for _, n := range []int64{255, 511, 600} {
+		for _, drop := range []bool{false, true} {
+			t.Run(fmt.Sprint(n, drop), func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(t)
+				i := w.start()
+				w.source.say("7", "choke")
+				w.eventually("it is parked", func() bool { return w.number("SELECT count(*) FROM notification.parked_streams") == 1 })
+				w.fails.Store(false)
+				for range n {
+					w.source.say("7", "x")
+					w.source.say("8", "x")
+				}
+				w.eventually("all wait", func() bool { return w.number("SELECT max(waiting) FROM notification.parked_streams") == n })
+				w.stored()
+				done, err := i.consumer.Resolve(t.Context(), "conversation:7", 1, drop)
+				require.NoError(t, err)
+				require.Empty(t, done.Problem)
+				require.Zero(t, done.Left)
+				want := upTo(catalog.Version(n) + 1)
+				if drop {
+					want = want[1:]
+				}
+				require.Equal(t, want, w.raised("bob", "7"))
+				require.EqualValues(t, len(want), done.Applied)
+				w.source.say("7", "after it")
+				w.stored()
+				require.Len(t, w.raised("bob", "7"), len(want)+1, "the stream is no longer parked")
+			})
 		}
-		w.eventually("all wait", func() bool { return w.number("SELECT max(waiting) FROM notification.parked_streams") == n })
-		done, err := i.consumer.Resolve(t.Context(), "conversation:7", 1, drop)
-		require.NoError(t, err)
-		require.Empty(t, done.Problem)
-		require.Zero(t, done.Left)
-		want := upTo(n + 1)
-		if drop {
-			want = want[1:]
-		}
-		require.Equal(t, want, w.raised("bob", "7"))
-		require.EqualValues(t, len(want), done.Applied)
 	}
 }
 
