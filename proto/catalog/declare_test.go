@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"errors"
 	"go/parser"
 	"go/token"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
+	presencev1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/presence/v1"
 	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
 	toyv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/toy/v1"
 )
@@ -73,6 +75,16 @@ func TestPlace_ReturnsWhenAnEventExpires(t *testing.T) {
 	require.Zero(t, e.Place(&toyv1.StoryShown{StoryId: "7"}, Origin{}).Expires)
 }
 
+// A second file declares what a first one has declared. Both declarations must be named.
+func TestLoad_RefusesDeclarationsThatOccurTwice(t *testing.T) {
+	c := load(t)
+	presence := presencev1.File_edumatrix_presence_v1_presence_proto
+	require.ErrorContains(t, errors.Join(c.readOptions("feed", presence)...), "presence is subscribable in presence and in feed")
+	require.ErrorContains(t, errors.Join(c.readOptions("feed", presence)...), "connections of users are declared by")
+	history := chatv1.File_edumatrix_chat_v1_queries_proto.Services().Get(0).Methods().ByName("History")
+	require.ErrorContains(t, c.readMethod("feed", history), "the name chat.history is used already")
+}
+
 // A declaration contradicts another one or lacks something. Load must fail with an error that names the declaration.
 func TestLoad_RefusesContradictoryDeclarations(t *testing.T) {
 	for _, test := range []struct {
@@ -82,7 +94,7 @@ func TestLoad_RefusesContradictoryDeclarations(t *testing.T) {
 	}{
 		{"a topic with a log's events and state", func(c *Catalog) {
 			c.events["toy.note_written"].Class = routingv1.Class_CLASS_EPHEMERAL
-		}, "topic toy-events carries logged events and state"},
+		}, "topic toy-events contains logged events and state"},
 		{"a room without an event that opens it", func(c *Catalog) {
 			c.events["toy.circle_opened"].opens = nil
 		}, "no event of toy opens circle:{circle_id}"},
@@ -103,7 +115,7 @@ func TestLoad_RefusesContradictoryDeclarations(t *testing.T) {
 			c.kinds["circle"].topic = "toy-event"
 		}, `topic "toy-event" is not declared`},
 		{"a kind of stream without a class", func(c *Catalog) { c.kinds["circle"].class = 0 }, "has no class"},
-		{"a kind of stream without a room", func(c *Catalog) { c.kinds["circle"].rooms = nil }, "go to no room"},
+		{"a kind of stream without a room", func(c *Catalog) { c.kinds["circle"].rooms = nil }, "the events have no room"},
 		{"a kind of stream whose id has no field", func(c *Catalog) { c.kinds["circle"].id = "all" }, `id "all" names no field`},
 		{"a dense kind that is not durable", func(c *Catalog) {
 			c.kinds["marker"].dense = true

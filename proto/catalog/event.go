@@ -205,7 +205,7 @@ func (c *Catalog) checkCommands() (problems []error) {
 func (c *Catalog) checkTopics() (problems []error) {
 	for _, t := range c.Topics("") {
 		if c.carries(t.Name, true) && c.carries(t.Name, false) {
-			problems = append(problems, fmt.Errorf("topic %s carries logged events and state; give each its own topic", t.Name))
+			problems = append(problems, fmt.Errorf("topic %s contains logged events and state; give each its own topic", t.Name))
 		}
 	}
 	return problems

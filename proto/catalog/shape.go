@@ -39,7 +39,7 @@ func ValidID(s string) bool {
 func CheckStorable(field, text string) error {
 	switch {
 	case strings.ContainsRune(text, 0):
-		return refusal.NewField(field, "holds the character U+0000, which cannot be stored")
+		return refusal.NewField(field, "contains the character U+0000, which cannot be stored")
 	case !utf8.ValidString(text):
 		return refusal.NewField(field, "is not UTF-8")
 	}
@@ -82,8 +82,8 @@ func shapeOf(f protoreflect.FieldDescriptor) *routingv1.Shape {
 	return proto.GetExtension(f.Options(), routingv1.E_Shape).(*routingv1.Shape)
 }
 
-// checkShapes returns an error for each declared shape whose bounds do not apply to the type of its field, so that no
-// bound is ignored.
+// checkShapes returns an error for each shape of the message's own fields whose bounds do not apply to the type of the
+// field. CheckShape would ignore such a bound, and it ignores shapes in nested messages.
 func checkShapes(m protoreflect.MessageDescriptor) (problems []error) {
 	for i := range m.Fields().Len() {
 		f := m.Fields().Get(i)

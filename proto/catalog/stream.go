@@ -65,7 +65,7 @@ func (c *Catalog) checkStreamKinds() (problems []error) {
 			fail("the id %q names no field", kind.id)
 		}
 		if len(kind.rooms) == 0 {
-			fail("the events go to no room")
+			fail("the events have no room; declare rooms")
 		}
 		if kind.dense && kind.class != routingv1.Class_CLASS_DURABLE {
 			fail("it is dense, but not durable, so a slow client would miss versions")

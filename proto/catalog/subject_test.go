@@ -22,8 +22,8 @@ func TestCheckSubjects_RefusesASubjectThatNoCommandNames(t *testing.T) {
 	problems := c.checkSubjects()
 	require.Len(t, problems, 1)
 	require.ErrorContains(t, problems[0], "feed.post_created")
-	// This command has the same subject, but its stream is a comment, and the event's stream is a post. So no command
-	// names the subject on a post.
+	// This command has the same subject, but its streams are comments, and the event's stream is a post. So posts still
+	// have no command with the subject.
 	other := &Command{}
 	other.stream, other.subject = about("comment:", "{post_id}")
 	c.commands["feed.edit_comment"] = other

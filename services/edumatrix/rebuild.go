@@ -82,7 +82,7 @@ func (i *installation) awaitRebuilt(service string, steps *connect.ServerStreamF
 	p.end()
 	err = i.answered(service, steps.Err())
 	if err == nil && len(rebuilt) == 0 {
-		err = fmt.Errorf("%s ended before the rebuild did", service)
+		err = fmt.Errorf("%s closed the call before the rebuild ended", service)
 	}
 	return rebuilt, errors.Join(err, steps.Close())
 }

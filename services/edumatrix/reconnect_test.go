@@ -51,9 +51,9 @@ func gatewayThatCloses(t *testing.T, codes ...int) (url string) {
 	return "ws" + strings.TrimPrefix(server.URL, "http")
 }
 
-// TestTalk_ReconnectsWhereTheCloseCodeAllowsIt checks that a terminal reconnects after the close codes for which
+// TestTalk_ReconnectsAfterCloseCodesThatAllowIt checks that a terminal reconnects after the close codes for which
 // docs/protocol.md requires it, and not after others.
-func TestTalk_ReconnectsWhereTheCloseCodeAllowsIt(t *testing.T) {
+func TestTalk_ReconnectsAfterCloseCodesThatAllowIt(t *testing.T) {
 	t.Parallel()
 	var errs strings.Builder
 	c := &conversationOnTerminal{Terminal: Terminal{In: blocked{t.Context().Done()}, Out: io.Discard, Err: &errs},

@@ -39,7 +39,7 @@ func restored(ctx context.Context, t Terminal, args []string) error {
 	}
 	r := response.Msg
 	fmt.Fprintf(t.Out, `%s has begun the incarnation %s of its log; before it was %s.
-The log ends at position %d, and goes on above %d.
+The log ends at position %d, and continues above %d.
 
 This happens now, by itself:
 - %s drops the states that it has in memory, and decides on what the log still has.

@@ -24,7 +24,7 @@ func TestRestored_ClientsReconnectAndContinue(t *testing.T) {
 	require.NoError(t, err)
 	out := o.does("restored", "chat", "--seen", "2000000")
 	require.Contains(t, out, "chat has begun the incarnation")
-	require.Contains(t, out, "goes on above 3000000.")
+	require.Contains(t, out, "continues above 3000000.")
 	say := map[string]string{"conversation_id": strings.TrimPrefix(before.Stream, "conversation:"), "body": "after"}
 	meshtest.Eventually(t, "the connection is closed", func() bool {
 		_, err := connection.Command(t.Context(), "chat.send_message", say)

@@ -89,7 +89,7 @@ func signalAll(t *testing.T, p *meshrun.Process) {
 	p.Signal(syscall.SIGTERM)
 }
 
-func TestUp_SignalsStopItInOrder(t *testing.T) {
+func TestUp_StopsInOrderOnSignals(t *testing.T) {
 	t.Parallel()
 	programs, err := meshrun.Build([]string{"edumatrix"})
 	require.NoError(t, err)

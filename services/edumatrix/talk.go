@@ -219,8 +219,8 @@ func (c *conversationOnTerminal) catchUp(ctx context.Context, conn *client.Clien
 	}
 }
 
-// catchUpDropped prints dropped messages from the history before any newer message is printed. It retries, because the
-// history may be slightly behind the live events.
+// catchUpDropped prints, from the history, the messages that were dropped because the terminal accepted no output,
+// before any newer message is printed. It retries, because the history may be slightly behind the live events.
 func (c *conversationOnTerminal) catchUpDropped(ctx context.Context, conn *client.Client) error {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()

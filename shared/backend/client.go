@@ -22,8 +22,9 @@ const (
 	produceWait = 5 * time.Second
 )
 
-// Options returns the settings that all clients of the mesh share. Existing installations use the same values: first
-// retry after 100 ms, 8 retries, connect timeout 3 s, request timeout 30 s. The request timeout applies to fetching and
+// Options returns the settings that all Kafka clients of the mesh share. They are those of the Node services that the
+// mesh replaces (docs/configuration.md, "What is fixed"): first retry after 100 ms, 8 retries, connect timeout 3 s,
+// request timeout 30 s. The request timeout applies to fetching and
 // producing; for most other requests it is 25 s.
 func (k Kafka) Options() []kgo.Opt {
 	return []kgo.Opt{

@@ -50,7 +50,7 @@ func (p Postgres) Open(ctx context.Context) (*pgxpool.Pool, error) {
 }
 
 func (p Postgres) poolConfig() (*pgxpool.Config, error) {
-	clean, err := p.withoutSchema()
+	clean, err := p.withoutForeignParameters()
 	if err != nil {
 		return nil, err
 	}
@@ -81,8 +81,8 @@ func retire(after int) func(*pgx.Conn) bool {
 	}
 }
 
-// withoutSchema checks the URL and returns it without its foreign parameters (see IsForeignParameter).
-func (p Postgres) withoutSchema() (string, error) {
+// withoutForeignParameters checks the URL and returns it without its foreign parameters (see IsForeignParameter).
+func (p Postgres) withoutForeignParameters() (string, error) {
 	u, err := url.Parse(p.URL)
 	if err != nil || (u.Host == "" && u.Query().Get("host") == "") || (u.Scheme != "postgres" && u.Scheme != "postgresql") {
 		return "", fmt.Errorf("DATABASE_URL: it has to look like postgresql://user:password@host:5432/database")
@@ -166,7 +166,7 @@ func libpqSet() string {
 	if len(set) == 0 {
 		return ""
 	}
-	return "; besides, " + strings.Join(set, ", ") + " are set"
+	return "; also set: " + strings.Join(set, ", ")
 }
 
 // Where returns the host, the port and the database, or the folder of the server's socket and the database. It returns

@@ -46,11 +46,11 @@ func (r Redis) Open(ctx context.Context) (*redis.Client, error) {
 }
 
 func (r Redis) options() (*redis.Options, error) {
-	options, asked := &redis.Options{Addr: r.Where(), Password: r.Password}, url.Values{}
+	options, given := &redis.Options{Addr: r.Where(), Password: r.Password}, url.Values{}
 	if r.URL != "" {
 		var err error
 		if u, err := url.Parse(r.URL); err == nil {
-			asked = u.Query()
+			given = u.Query()
 		}
 		if options, err = redis.ParseURL(r.URL); err != nil {
 			// The library's error may repeat the URL, and with it the password.
@@ -58,13 +58,13 @@ func (r Redis) options() (*redis.Options, error) {
 		}
 	}
 	// Parameters of the URL take precedence.
-	if !asked.Has("max_retries") {
+	if !given.Has("max_retries") {
 		options.MaxRetries = redisRetries
 	}
-	if !asked.Has("min_retry_backoff") && !asked.Has("max_retry_backoff") {
+	if !given.Has("min_retry_backoff") && !given.Has("max_retry_backoff") {
 		options.MinRetryBackoff, options.MaxRetryBackoff = redisBackoff, redisBackoff
 	}
-	if !asked.Has("dial_timeout") {
+	if !given.Has("dial_timeout") {
 		options.DialTimeout = redisDial
 	}
 	options.DialerRetries = 1 // the command's own retries are enough

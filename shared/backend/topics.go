@@ -211,7 +211,7 @@ func (k Kafka) awaitTopics(ctx context.Context, client *kgo.Client, topics []cat
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("not every broker knows the new topics yet: %w: %w", context.Cause(ctx), err)
+			return fmt.Errorf("not every broker has the new topics yet: %w: %w", context.Cause(ctx), err)
 		case <-tick.C:
 		}
 	}

@@ -42,7 +42,7 @@ func TestDifferences_ReportMissingReplicas(t *testing.T) {
 
 // One of three brokers gets the metadata of new topics later than the others. EnsureTopics must not return before all
 // three have the metadata.
-func TestEnsureTopics_WaitsUntilEveryBrokerKnowsThem(t *testing.T) {
+func TestEnsureTopics_WaitsUntilEveryBrokerHasThem(t *testing.T) {
 	t.Parallel()
 	c, err := kfake.NewCluster(kfake.NumBrokers(3))
 	require.NoError(t, err)

@@ -57,15 +57,15 @@ func Print(w io.Writer, results []Result) error {
 	_, err := fmt.Fprintln(table, "STORE\tCHECK\tRESULT\tTOOK\tDETAIL")
 	counts := map[string]int{}
 	for _, r := range results {
-		said := "ok"
+		result := "ok"
 		switch {
 		case !r.OK:
-			said = "FAILED"
+			result = "FAILED"
 		case r.Warn:
-			said = "warning"
+			result = "warning"
 		}
-		counts[said]++
-		_, e := fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", r.Store, r.Check, said,
+		counts[result]++
+		_, e := fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", r.Store, r.Check, result,
 			r.Took.Round(100*time.Microsecond), strings.ReplaceAll(r.Detail, "\n", "; "))
 		err = errors.Join(err, e)
 	}

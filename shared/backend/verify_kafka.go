@@ -24,7 +24,7 @@ func verifyKafka(ctx context.Context, k Kafka, topics []catalog.Topic) []Result 
 			if err != nil {
 				return finding{}, err
 			}
-			return finding{detail: k.Where() + ", speaks as " + guessVersion(versions)}, nil
+			return finding{detail: k.Where() + ", version " + guessVersion(versions)}, nil
 		}},
 		{"topics", func(ctx context.Context) (finding, error) { return k.compareTopics(ctx, topics) }},
 		{"produce and consume", func(ctx context.Context) (finding, error) {

@@ -48,13 +48,13 @@ func verifyPostgres(ctx context.Context, p Postgres) []Result {
 
 func writeAndRead(ctx context.Context, tx pgx.Tx) error {
 	wrote, read := uuid.NewString(), ""
-	if _, err := tx.Exec(ctx, "CREATE TEMPORARY TABLE edumatrix_verify (said text) ON COMMIT DROP"); err != nil {
+	if _, err := tx.Exec(ctx, "CREATE TEMPORARY TABLE edumatrix_verify (value text) ON COMMIT DROP"); err != nil {
 		return fmt.Errorf("create a temporary table: %w", err)
 	}
 	if _, err := tx.Exec(ctx, "INSERT INTO edumatrix_verify VALUES ($1)", wrote); err != nil {
 		return fmt.Errorf("write: %w", err)
 	}
-	if err := tx.QueryRow(ctx, "SELECT said FROM edumatrix_verify").Scan(&read); err != nil {
+	if err := tx.QueryRow(ctx, "SELECT value FROM edumatrix_verify").Scan(&read); err != nil {
 		return fmt.Errorf("read: %w", err)
 	}
 	if read != wrote {

@@ -76,8 +76,8 @@ func (o *RouterOptions) reportDeadLetter(m *message.Message, cause error) {
 	span.SetAttributes(attribute.Bool("edumatrix.dead_letter", true))
 }
 
-// sendToDeadLetters calls OnDeadLetter and publishes the dead letter, with the repetitions of DeadLetter. It returns
-// nil once the dead letter is on its topic, or if there is no topic because DeadLetterTopic is empty.
+// sendToDeadLetters calls OnDeadLetter and publishes the dead letter, and repeats both as DeadLetter describes. It
+// returns nil once the dead letter is on its topic, or if there is no topic because DeadLetterTopic is empty.
 func (o *RouterOptions) sendToDeadLetters(m *message.Message, cause error) error {
 	patience := o.patience(m)
 	defer patience.leave()

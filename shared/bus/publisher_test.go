@@ -22,7 +22,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-func TestPublisher_PutsAKeyIntoThePartitionThatPartitionReturns(t *testing.T) {
+func TestPublisher_PutsAKeyIntoThePartitionThatEnvelopePartitionReturns(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, k backend.Kafka) {
 		const partitions = 5

@@ -115,8 +115,8 @@ func RunRouter(ctx context.Context, stop <-chan struct{}, router *message.Router
 	return errors.Join(router.Close(), <-ended)
 }
 
-// routerLog is the logger of a Watermill router. It logs the error of a handler that had no time to finish at debug
-// level, not as an error, because the handler's message is delivered again.
+// routerLog is the logger of a Watermill router. If a handler had no time to finish, routerLog logs its error
+// at debug level, because the handler's message is delivered again.
 type routerLog struct{ watermill.LoggerAdapter }
 
 func (l routerLog) Error(text string, err error, fields watermill.LogFields) {

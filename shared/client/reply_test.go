@@ -12,7 +12,7 @@ import (
 
 // A server sends a reply and closes the connection at once. Request must return the reply and not the error of the
 // ended connection, even if the connection has ended before Request looks for the reply.
-func TestRequest_ReturnsAReplyThatTheEndFollows(t *testing.T) {
+func TestRequest_ReturnsAReplyBeforeTheConnectionEnds(t *testing.T) {
 	t.Parallel()
 	var upgrader websocket.Upgrader
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -190,7 +190,7 @@ func (r *reader) secrets(c *Config) {
 			r.requireWithJWKS("JWT_ISSUER", "the exact iss of the sign-in's tokens")
 		}
 	} else if c.JWKSURL != "" {
-		r.notice("JWT_SECRET wins over JWKS_URL: tokens have to be signed with it")
+		r.notice("JWT_SECRET wins over JWKS_URL: tokens have to be signed with JWT_SECRET")
 	}
 	c.JWTRoleClaim = r.text("JWT_ROLE_CLAIM", role)
 	c.ServiceSecret = r.secret("SERVICE_SECRET")

@@ -281,7 +281,7 @@ func TestLoad_KeysOfASignInNeedAudienceAndIssuer(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"a"}, c.JWTAudience, "with JWT_SECRET the audience is optional")
 	require.Equal(t, "role", c.JWTRoleClaim)
-	require.Equal(t, []string{"JWT_SECRET wins over JWKS_URL: tokens have to be signed with it"}, c.Notices)
+	require.Equal(t, []string{"JWT_SECRET wins over JWKS_URL: tokens have to be signed with JWT_SECRET"}, c.Notices)
 }
 
 func TestLoad_AcceptsUsualFormsOfValues(t *testing.T) {

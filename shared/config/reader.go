@@ -40,7 +40,7 @@ func (r *reader) text(name, otherwise string) string {
 	value := strings.TrimSpace(strings.TrimPrefix(r.getenv(name), byteOrderMark))
 	if value == "" {
 		if r.getenv(byteOrderMark+name) != "" {
-			r.problem(name, "follows a byte order mark: save the file that sets it without one")
+			r.problem(name, "follows a byte order mark; save the file that sets it without the mark")
 		}
 		return otherwise
 	}
@@ -56,14 +56,14 @@ func (r *reader) text(name, otherwise string) string {
 	return value
 }
 
-func (r *reader) number(name string, otherwise, least, most int) int {
+func (r *reader) number(name string, otherwise, low, high int) int {
 	value := r.text(name, "")
 	if value == "" {
 		return otherwise
 	}
 	n, err := strconv.Atoi(value)
-	if err != nil || n < least || n > most {
-		r.problem(name, "is %q: it has to be a number from %d to %d", value, least, most)
+	if err != nil || n < low || n > high {
+		r.problem(name, "is %q: it has to be a number from %d to %d", value, low, high)
 		return otherwise
 	}
 	return n

@@ -220,7 +220,7 @@ func TestCommit_AnUnknownCommitIsResolvedByIDs(t *testing.T) {
 	}
 }
 
-func TestRun_AnswersWaitingRequestsAtTheEnd(t *testing.T) {
+func TestRun_FailsCommitsAfterItsEnd(t *testing.T) {
 	t.Parallel()
 	l := instance(t, database(t))
 	ctx, cancel := context.WithCancel(t.Context())

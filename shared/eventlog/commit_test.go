@@ -36,7 +36,7 @@ func TestCommit_ReturnsTheOutcomeAndStoresIt(t *testing.T) {
 	}
 }
 
-func TestCommit_IsOnDiskAlsoWhereTheDatabaseWouldNotWait(t *testing.T) {
+func TestCommit_WaitsForTheDiskIfTheDefaultIsOff(t *testing.T) {
 	t.Parallel()
 	for _, set := range []struct{ database, want string }{{"off", "on"}, {"remote_apply", "remote_apply"}} {
 		url := database(t)

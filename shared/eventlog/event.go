@@ -60,7 +60,7 @@ func (l *Log) scan(found pgx.Rows, into ...any) (Logged, error) {
 	e.Body = e.plain
 	if len(personal) > 0 {
 		if personal[0] != unencrypted {
-			return e, pgerror.Data(fmt.Errorf("event %d: its personal fields are sealed in an unknown way (%d)", e.Position,
+			return e, pgerror.Data(fmt.Errorf("event %d: its personal fields have an unknown encryption (%d)", e.Position,
 				personal[0]))
 		}
 		// Two encoded Protobuf messages, concatenated, decode as one message with the fields of both.

@@ -114,7 +114,7 @@ func (l *Log) Reincarnate(ctx context.Context, seen catalog.Position) (Point, er
 	if err != nil {
 		return Point{}, fmt.Errorf("begin a new incarnation of the log of %s: %w", l.o.Owner, Unavailable(err))
 	}
-	return l.reincarnate(ctx, conn, at.number, seen, "an operator asked for it")
+	return l.reincarnate(ctx, conn, at.number, seen, "an operator requested it")
 }
 
 // reincarnate begins a new incarnation under the log's lock. Its positions are above the parameter seen. The parameter

@@ -26,7 +26,7 @@ func lose(t *testing.T, l *Log, above int64) {
 // A failover loses events while an instance keeps running. The instance remembers a higher position than the log now
 // has, so it can notice the loss. It must begin a new incarnation above that position, and other instances must be
 // notified of the new incarnation.
-func TestIncarnation_ChangesWhereAnInstanceHasSeenMore(t *testing.T) {
+func TestIncarnation_ChangesIfAnInstanceHasSeenAHigherPosition(t *testing.T) {
 	t.Parallel()
 	url := database(t)
 	l, other := running(t, url), running(t, url)

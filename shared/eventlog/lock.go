@@ -56,6 +56,7 @@ func (l *Log) HoldLock(ctx context.Context, conn *pgx.Conn, f func(context.Conte
 	defer cancel()
 	hold := milliseconds(l.times.hold)
 	if err := l.lockSession(ctx, conn); err != nil {
+		_, _ = conn.Exec(ctx, "SELECT set_config('lock_timeout', '0', false)") // fails only on a broken connection
 		return 0, err
 	}
 	begun := time.Now()

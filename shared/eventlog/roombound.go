@@ -75,12 +75,11 @@ func (t *trial) countRooms(e *entry, d draft) {
 		}
 		t.rooms[k] += change
 		if rooms := t.admission.maxRooms[k.kind]; change > 0 && e.index >= 0 && t.admission.rooms[k]+t.rooms[k] > rooms {
-			who := "a user whom you named is"
+			text := "a user whom you named would be in more than %d %ss, which is the maximum"
 			if k.member == e.actor {
-				who = "you are"
+				text = "you may be in at most %d %ss; leave one first"
 			}
-			t.refuse(e.index, refusal.New(refusal.TooMany, "%s in %d %ss already; that is the maximum", who,
-				rooms, k.kind))
+			t.refuse(e.index, refusal.New(refusal.TooMany, text, rooms, k.kind))
 		}
 	})
 }

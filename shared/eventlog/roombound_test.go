@@ -68,9 +68,9 @@ func TestBoundRooms_RefusesOneMore(t *testing.T) {
 		commit(t, l, starts(fmt.Sprint(n), "bob", "bob"))
 	}
 	_, err := l.Commit(t.Context(), starts("more", "bob", "bob", "ann"))
-	assertTooMany(t, err, "you are in 3 conversations already")
+	assertTooMany(t, err, "you may be in at most 3 conversations; leave one first")
 	_, err = l.Commit(t.Context(), starts("more", "ann", "ann", "bob"))
-	assertTooMany(t, err, "a user whom you named is in 3 conversations already")
+	assertTooMany(t, err, "a user whom you named would be in more than 3 conversations")
 	commit(t, l, starts("hers", "ann", "ann"))
 	_, err = l.Commit(t.Context(), change("hers", "ann", "add", &chatv1.MemberAdded{ConversationId: "hers", UserId: "bob"}))
 	assertTooMany(t, err, "a user whom you named")
@@ -79,7 +79,7 @@ func TestBoundRooms_RefusesOneMore(t *testing.T) {
 	commit(t, l, change("1", "bob", "leave", &chatv1.MemberLeft{ConversationId: "1", UserId: "bob"}))
 	commit(t, l, change("hers", "ann", "add again", &chatv1.MemberAdded{ConversationId: "hers", UserId: "bob"}))
 	_, err = l.Commit(t.Context(), starts("more", "bob", "bob"))
-	assertTooMany(t, err, "you are")
+	assertTooMany(t, err, "you may be in at most 3")
 	assertCounts(t, l)
 	for user, want := range map[string][]string{"bob": {"conversation:0", "conversation:2", "conversation:hers"},
 		"ann": {"conversation:hers"}} {
@@ -141,7 +141,7 @@ func TestBoundRooms_KeepsExistingRooms(t *testing.T) {
 	commit(t, l, said("1", "hello"))
 	commit(t, l, change("1", "bob", "leave", &chatv1.MemberLeft{ConversationId: "1", UserId: "bob"}))
 	_, err := l.Commit(t.Context(), starts("more", "bob", "bob"))
-	assertTooMany(t, err, "you are in 2 conversations already")
+	assertTooMany(t, err, "you may be in at most 2 conversations; leave one first")
 	commit(t, l, Write{Appends: []Append{{Stream: "conversation:learnt", Expected: AnyVersion,
 		Events: []proto.Message{started("learnt", "bob")}}}})
 	assertCounts(t, l)
@@ -161,7 +161,7 @@ func TestBoundRooms_CountsEarlierEvents(t *testing.T) {
 	}
 	assertCounts(t, l)
 	_, err := l.Commit(t.Context(), starts("more", "bob", "bob"))
-	assertTooMany(t, err, "you are")
+	assertTooMany(t, err, "you may be in at most 3")
 	commit(t, l, starts("more", "ann", "ann"))
 	assertCounts(t, l)
 }

@@ -76,7 +76,7 @@ func TestCommit_ATimeoutOfOneWriteAffectsNoOther(t *testing.T) {
 	}
 }
 
-func TestCommit_ASlowDatabaseIsNotAskedForEachWrite(t *testing.T) {
+func TestCommit_StopsBisectingIfTheDatabaseIsSlow(t *testing.T) {
 	t.Parallel()
 	l := slowed(t, 600*time.Millisecond, "%")
 	begun := time.Now()

@@ -1,8 +1,9 @@
 // Package filelock lets one process at a time use a folder. It locks a file; the operating system releases the lock
 // when the process ends, however it ends.
 //
-// github.com/gofrs/flock makes the same two system calls. ErrHeld, and a Held that does not create the file, would
-// still need a wrapper of about this package's size, and every module would have one more dependency.
+// The package does not use github.com/gofrs/flock, which makes the same system calls: ErrHeld, and a Held that does not
+// create the file, would still need a wrapper of about this package's size, and every module would have one more
+// dependency.
 package filelock
 
 import (

@@ -81,7 +81,7 @@ func (q *Queue) resolve(ctx context.Context, id int64, f func(pgx.Tx) error) err
 		case err != nil:
 			return err
 		case state != rivertype.JobStateDiscarded && state != rivertype.JobStateCancelled:
-			return refusal.New("not_failed", "job %d of %s has not failed for good: it is %s", id, q.o.Owner, state)
+			return refusal.New("not_failed", "job %d of %s has not failed permanently: it is %s", id, q.o.Owner, state)
 		}
 		return f(tx)
 	})

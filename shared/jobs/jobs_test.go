@@ -234,13 +234,13 @@ func TestFailed_IsListedRetriedAndDropped(t *testing.T) {
 		require.NotContains(t, b.log.String(), secret)
 		require.Zero(t, b.count("errors::text LIKE '%"+secret+"%'"))
 	}
-	require.Equal(t, 2, strings.Count(b.log.String(), "a job has failed for good"))
+	require.Equal(t, 2, strings.Count(b.log.String(), "a job has failed permanently"))
 
 	require.NoError(t, b.q.Drop(t.Context(), p.ID))
 	mended.Store(true)
 	require.NoError(t, b.q.Retry(t.Context(), l.ID))
 	meshtest.Eventually(t, "the job is done", func() bool { return b.count("state = 'completed'") == 1 })
-	require.ErrorContains(t, b.q.Retry(t.Context(), l.ID), "has not failed for good: it is completed")
+	require.ErrorContains(t, b.q.Retry(t.Context(), l.ID), "has not failed permanently: it is completed")
 	require.ErrorContains(t, b.q.Drop(t.Context(), p.ID), "no job")
 	failed, err := b.q.ListFailed(t.Context(), 0, 10)
 	require.NoError(t, err)

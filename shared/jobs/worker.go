@@ -106,10 +106,10 @@ func (w *worker[T]) Work(ctx context.Context, j *river.Job[kept[T]]) error {
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		logged.InfoContext(ctx, "a job was interrupted and will run again")
 	case errors.As(err, &final):
-		logged.ErrorContext(ctx, "a job has failed for good")
+		logged.ErrorContext(ctx, "a job has failed permanently")
 		return river.JobCancel(&cleanError{err})
 	case j.Attempt >= j.MaxAttempts:
-		logged.ErrorContext(ctx, "a job has failed for good")
+		logged.ErrorContext(ctx, "a job has failed permanently")
 	default:
 		logged.WarnContext(ctx, "a job has failed and will be tried again")
 	}

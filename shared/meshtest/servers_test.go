@@ -156,7 +156,7 @@ func ownRedis(t *testing.T) ownServer {
 	}
 }
 
-func TestRedisServer_GoesBackToASnapshot(t *testing.T) {
+func TestRedisServer_RewindsToASnapshot(t *testing.T) {
 	t.Parallel()
 	own := meshtest.NewRedisServer(t)
 	client, err := own.Settings().Open(t.Context())

@@ -211,9 +211,9 @@ func (o *operator) consumer(ctx context.Context, source, stream string, version 
 	i := slices.IndexFunc(found, func(p inbox.Parked) bool { return p.Version == version })
 	switch {
 	case len(found) == 0:
-		return nil, refusal.New(refusal.NotFound, "nothing of %s of %s is parked at %s", stream, source, o.name)
+		return nil, refusal.New(refusal.NotFound, "the stream %s of %s is not parked at %s", stream, source, o.name)
 	case i < 0:
-		return nil, refusal.New(refusal.NotFound, "%s of %s is parked at %s from version %d on, not from version %d", stream,
+		return nil, refusal.New(refusal.NotFound, "%s of %s is parked at %s from version %d onwards, not from version %d", stream,
 			source, o.name, found[0].Version, version)
 	}
 	for _, c := range o.consumers {

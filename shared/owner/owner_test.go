@@ -430,13 +430,13 @@ func TestCommand_ThatDoesNotMatchItsDeclarationIsRefused(t *testing.T) {
 		command envelope.Command
 		text    string
 	}{
-		{say("alice", "id", "a\x00b", "x"), "stream holds the character U+0000"},
-		{say("alice", "c\x00d", "7", "x"), "command_id holds the character U+0000"},
-		{say("al\x00ice", "actor", "7", "x"), "actor holds the character U+0000"},
+		{say("alice", "id", "a\x00b", "x"), "stream contains the character U+0000"},
+		{say("alice", "c\x00d", "7", "x"), "command_id contains the character U+0000"},
+		{say("al\x00ice", "actor", "7", "x"), "actor contains the character U+0000"},
 		{say("al\xffice", "bytes", "7", "x"), "actor is not UTF-8"},
-		{correlated, "correlation holds the character U+0000"},
+		{correlated, "correlation contains the character U+0000"},
 		{traced, "traceparent is not UTF-8"},
-		{say("alice", "body", "7", "a\x00b"), "body holds the character U+0000"},
+		{say("alice", "body", "7", "a\x00b"), "body contains the character U+0000"},
 		{say("alice", "empty", "7", ""), "body is missing"},
 		{say("alice", "space", "a b", "x"), "conversation_id has to be an id"},
 		{say("alice", "long", "7", strings.Repeat("x", 8001)), "body has 8001 characters"},

@@ -186,10 +186,10 @@ func TestParked_LaterEventsWaitUntilARetryAppliesAllInOrder(t *testing.T) {
 	stop = l.listens()
 	l.say("7", "after a restart")
 	l.awaitParked("7 2+4")
-	if _, err := l.resolve("7", 3, false); err == nil || !strings.Contains(err.Error(), "is parked at notification from version 2 on") {
+	if _, err := l.resolve("7", 3, false); err == nil || !strings.Contains(err.Error(), "is parked at notification from version 2 onwards") {
 		t.Errorf("resolving a version that waits: %v", err)
 	}
-	if _, err := l.resolve("8", 1, false); err == nil || !strings.Contains(err.Error(), "nothing of conversation:8 of chat is parked") {
+	if _, err := l.resolve("8", 1, false); err == nil || !strings.Contains(err.Error(), "the stream conversation:8 of chat is not parked") {
 		t.Errorf("resolving a stream that is not parked: %v", err)
 	}
 	l.fails.Store(false)

@@ -268,7 +268,7 @@ func TestDecide_OnlyMembersOfAnotherStreamsRoom(t *testing.T) {
 
 // A user is removed from a circle while the user's commands are decided on two instances. No command of the user may be
 // committed after the removal.
-func TestDecide_NothingAfterARemovalThatRaces(t *testing.T) {
+func TestDecide_CommitsNothingAfterARemoval(t *testing.T) {
 	t.Parallel()
 	url := meshtest.Postgres(t)
 	one, two := newToy(t, url, nil), newToy(t, url, nil)

@@ -39,7 +39,8 @@ func Actor(ctx context.Context) string {
 	return user
 }
 
-// Now is the position of a query whose answer must contain everything that is committed when the query arrives.
+// Now stands for the position of the log at the time at which a query arrives: with WithPosition(ctx, Now), the answer
+// must contain everything that is committed then.
 const Now catalog.Position = math.MaxInt64
 
 // now is the value of the header for Now.

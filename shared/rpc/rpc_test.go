@@ -124,7 +124,7 @@ func TestCall_ReturnsRefusalsUnchangedAndOtherErrorsWithoutDetail(t *testing.T) 
 		fails error
 		want  refusal.Error
 	}{
-		{refusal.New("not_a_member", "you are no member"), refusal.Error{Code: "not_a_member", Text: "you are no member"}},
+		{refusal.New("not_a_member", "you are not a member"), refusal.Error{Code: "not_a_member", Text: "you are not a member"}},
 		{refusal.NewField("limit", "is too large"), refusal.Error{Code: refusal.InvalidField, Text: "limit is too large", Field: "limit"}},
 		{refusal.New("direct_conversation", "no"), refusal.Error{Code: "direct_conversation", Text: "no"}},
 		{errors.New("password=secret"), refusal.Error{Code: refusal.Internal, Text: "something went wrong; it was logged"}},
@@ -155,7 +155,7 @@ func TestCall_WithATextThatCannotBeStoredIsRefused(t *testing.T) {
 		{User: "ann", Subscriptions: []string{"post:1", "\x00"}}}}))
 	for field, err := range map[string]error{"stream": readLog, "users": rooms, "subscriptions.room": look, "resumers.subscriptions": resume} {
 		if r, ok := rpc.Refusal(err); !ok || r.Code != refusal.InvalidField ||
-			!strings.HasPrefix(r.Text, field+" holds the character U+0000") {
+			!strings.HasPrefix(r.Text, field+" contains the character U+0000") {
 			t.Errorf("%s: %v", field, err)
 		}
 	}

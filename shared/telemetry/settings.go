@@ -142,23 +142,23 @@ func (r *settingsReader) exporter(s *Settings) {
 	}
 	s.secure = r.certificates()
 
-	asked := strings.ToLower(r.get("OTEL_TRACES_EXPORTER"))
-	if asked != "" && asked != "otlp" && asked != "none" {
-		r.problem("OTEL_TRACES_EXPORTER has to be otlp or none, not %q", asked)
+	exporter := strings.ToLower(r.get("OTEL_TRACES_EXPORTER"))
+	if exporter != "" && exporter != "otlp" && exporter != "none" {
+		r.problem("OTEL_TRACES_EXPORTER has to be otlp or none, not %q", exporter)
 	}
 	name, value = r.either("ENDPOINT")
 	switch {
 	case value != "":
 		s.endpoint = r.endpoint(name, value)
-	case asked == "otlp" && s.protocol == protocolHTTP: // the standard's defaults
+	case exporter == "otlp" && s.protocol == protocolHTTP: // the standard's defaults
 		s.endpoint = &url.URL{Scheme: "http", Host: "localhost:4318"}
-	case asked == "otlp":
+	case exporter == "otlp":
 		s.endpoint = &url.URL{Scheme: "http", Host: "localhost:4317"}
 	}
 	if s.endpoint != nil && s.protocol == protocolHTTP && name != "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" {
 		s.endpoint = s.endpoint.JoinPath("v1", "traces") // an address that is set for traces is used unchanged
 	}
-	if asked == "none" {
+	if exporter == "none" {
 		s.endpoint = nil
 	}
 }

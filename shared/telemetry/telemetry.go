@@ -116,8 +116,8 @@ type quiet struct {
 	log      *slog.Logger
 	endpoint string
 
-	mu   sync.Mutex
-	told time.Time
+	mu       sync.Mutex
+	reported time.Time
 }
 
 // ExportSpans exports spans. It logs an error, unless it has logged one within the last minute, and always returns nil.
@@ -128,8 +128,8 @@ func (q *quiet) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) 
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if time.Since(q.told) > time.Minute {
-		q.told = time.Now()
+	if time.Since(q.reported) > time.Minute {
+		q.reported = time.Now()
 		q.log.Warn("traces are lost: the collector does not accept them", "endpoint", q.endpoint, "error", err)
 	}
 	return nil

@@ -40,7 +40,7 @@ func TestContinue_AnotherServiceContinuesTheTrace(t *testing.T) {
 	}
 }
 
-func TestTraceParent_NothingWithoutASpan(t *testing.T) {
+func TestTraceParent_IsEmptyWithoutASpan(t *testing.T) {
 	t.Parallel()
 	if got := telemetry.TraceParent(context.Background()); got != "" {
 		t.Errorf("got %q", got)

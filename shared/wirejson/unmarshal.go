@@ -244,7 +244,7 @@ func mapKey(f protoreflect.FieldDescriptor, name []byte) (protoreflect.MapKey, e
 
 func text(s []byte) (protoreflect.Value, error) {
 	if bytes.IndexByte(s, 0) >= 0 {
-		return protoreflect.Value{}, invalid("holds the character U+0000, which cannot be stored")
+		return protoreflect.Value{}, invalid("contains the character U+0000, which cannot be stored")
 	}
 	return protoreflect.ValueOfString(string(s)), nil
 }
@@ -333,7 +333,7 @@ func number(kind protoreflect.Kind, n []byte) (protoreflect.Value, error) {
 	}
 }
 
-func integer(n []byte, least, most int64) (int64, error) {
+func integer(n []byte, low, high int64) (int64, error) {
 	i, err := strconv.ParseInt(string(n), 10, 64)
 	if err != nil && bytes.ContainsAny(n, ".eE") {
 		// Some languages write every number as a floating-point number, which is not exact above 2^53.
@@ -343,14 +343,14 @@ func integer(n []byte, least, most int64) (int64, error) {
 		}
 		i = int64(x)
 	}
-	if err != nil || i < least || i > most {
-		return 0, outside(n, strconv.FormatInt(least, 10), strconv.FormatInt(most, 10))
+	if err != nil || i < low || i > high {
+		return 0, outside(n, strconv.FormatInt(low, 10), strconv.FormatInt(high, 10))
 	}
 	return i, nil
 }
 
-func outside(n []byte, least, most string) error {
-	return invalid("cannot be %s: a whole number from %s to %s is wanted", clipped(string(n)), least, most)
+func outside(n []byte, low, high string) error {
+	return invalid("cannot be %s: a whole number from %s to %s is wanted", clipped(string(n)), low, high)
 }
 
 func (d *decoder) enum(e protoreflect.EnumDescriptor) (protoreflect.Value, error) {

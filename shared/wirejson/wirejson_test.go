@@ -15,7 +15,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
-func TestMarshal_WritesTheFormOfClients(t *testing.T) {
+func TestMarshal_WritesTheEncodingForClients(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		m    proto.Message

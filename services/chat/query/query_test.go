@@ -265,7 +265,7 @@ func TestConversations_Pages(t *testing.T) {
 }
 
 // Only current members can list the members of a conversation.
-func TestMembers_PagesForMembersAlone(t *testing.T) {
+func TestMembers_OnlyMembersGetPages(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.follow()

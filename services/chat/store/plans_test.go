@@ -56,7 +56,7 @@ func rowsRead(t *testing.T, f *fixture, statement string, args ...any) (rows int
 }
 
 // The number of rows that a query reads must depend on the size of the page, not on the size of the tables.
-func TestPlans_APageReadsAPage(t *testing.T) {
+func TestPlans_APageReadsRowsOfItsSizeOnly(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	const messages, conversations, members = 30_000, 3_000, 2_000

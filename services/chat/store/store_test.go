@@ -53,7 +53,7 @@ func (f *fixture) example() {
 	}
 }
 
-func TestConversations_RebuiltTheyAreEqualRowForRow(t *testing.T) {
+func TestConversations_ARebuildGivesTheSameRows(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.example()

@@ -11,9 +11,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// TestUp_UsesTheStoresThatAreNamed names stores in the environment: each store alone, and all stores together. The mesh
+// TestUp_WorksWithNamedStores names stores in the environment: each store alone, and all stores together. The mesh
 // must work with the named stores, and with embedded ones in place of the others.
-func TestUp_UsesTheStoresThatAreNamed(t *testing.T) {
+func TestUp_WorksWithNamedStores(t *testing.T) {
 	t.Parallel()
 	for _, named := range []string{"postgres", "redis", "kafka", "postgres redis kafka"} {
 		t.Run(named, func(t *testing.T) {

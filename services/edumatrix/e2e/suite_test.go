@@ -61,7 +61,7 @@ func suiteIn(t *testing.T, m *mesh) {
 			"EditAndDelete":                     testEditAndDelete,
 			"HistoryHasItsBounds":               testHistoryHasItsBounds,
 			"SameCommandSameOutcome":            testSameCommandSameOutcome,
-			"OneIDForTwoUsersAndTwoThings":      testOneIDForTwoUsersAndTwoThings,
+			"AnIDIsPerUserAndPerCommand":        testOneIDForTwoUsersAndTwoThings,
 			"RefusalIsFinalAtEveryGateway":      testRefusalStays,
 			"StrangersReadAndWriteNothing":      testStrangersReadAndWriteNothing,
 			"PostReachesSubscribersOfItsAuthor": testPostReachesSubscribers,

@@ -165,7 +165,7 @@ func (r *result) report(t *testing.T) {
 		t.Error(v)
 	}
 	if len(r.plan.Faults) > inFlight {
-		t.Errorf("%d of %d faults hit while commands were in flight", inFlight, len(r.plan.Faults))
+		t.Errorf("only %d of %d faults hit while commands were in flight", inFlight, len(r.plan.Faults))
 	}
 	list := os.Getenv(variableList)
 	if list == "" {

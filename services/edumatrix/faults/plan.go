@@ -16,8 +16,8 @@ type Fault struct {
 	// After is the number of sent commands from which on the fault may begin. For is its duration.
 	After int
 	For   time.Duration
-	// Times is how often the target is killed or cut (0: once). These times share the duration For; the pauses between
-	// them are added to it.
+	// Times is how often the target is killed or cut (0: once). The duration For is divided equally among these times,
+	// without the pauses between them.
 	Times int
 }
 

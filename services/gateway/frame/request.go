@@ -73,7 +73,7 @@ func check(m protoreflect.Message, declaredOnly bool) (err error) {
 		each := func(v protoreflect.Value) {
 			switch {
 			case f.Kind() == protoreflect.StringKind && strings.ContainsRune(v.String(), 0):
-				err = refusal.NewField(string(f.Name()), "holds the character U+0000, which cannot be stored")
+				err = refusal.NewField(string(f.Name()), "contains the character U+0000, which cannot be stored")
 			case f.Message() != nil && !f.IsMap():
 				err = check(v.Message(), declaredOnly)
 			}
@@ -156,7 +156,7 @@ func (r Request) checked(err error, example string) (Request, error) {
 		return Request{}, refusal.NewField("id", "has more than %d characters", MaxID)
 	}
 	if strings.ContainsRune(r.ID, 0) {
-		return Request{}, refusal.NewField("id", "holds the character U+0000")
+		return Request{}, refusal.NewField("id", "contains the character U+0000")
 	}
 	var problem *refusal.Error
 	switch {

@@ -62,7 +62,7 @@ func TestAccount_UnreadConnectionsShareOneBound(t *testing.T) {
 	for _, c := range stuck {
 		w.hub.Remove(c)
 	}
-	// The bytes of the removed connections no longer count, so a new connection may hold as many bytes.
+	// The bytes of the removed connections no longer count, so 150 kB may wait for a new connection of the user.
 	again := w.connect(t, "eve", []string{"conversation:g"}, w.shard.BufferedAfter()+1+events)
 	for n := range 150 {
 		w.shard.Deliver(w.long(events+n, 1000))

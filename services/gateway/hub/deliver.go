@@ -68,8 +68,9 @@ func (sh *Shard) close(e *Event, s *subscriber, room string) int {
 	return sh.queueEvent(e, s)
 }
 
-// queueEvent queues an event for a connection, unless the same delivery has queued it already. It returns 1 if it has
-// done so, else 0. Callers call takes for every room even so, because takes records the version of a state event.
+// queueEvent queues an event for a connection and returns 1, or returns 0 if the same delivery has queued it already.
+// Callers call takes for every room, also after the event was queued, because takes records the version of a state
+// event.
 func (sh *Shard) queueEvent(e *Event, s *subscriber) int {
 	if s.last == sh.number {
 		return 0

@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"errors"
 	"sync"
 
 	"google.golang.org/protobuf/proto"
@@ -19,8 +20,8 @@ type Event struct {
 
 	mu      sync.Mutex
 	encoded [variants][]byte
-	failed  error  // the error of decoding the body
-	hidden  *Event // the event without its personal fields; set by afterExpiry
+	failed  [variants / 2]error // the error of encoding, for each frame.Encoding
+	hidden  *Event              // the event without its personal fields; set by afterExpiry
 }
 
 // NewEvent returns an event that was read from a topic or from an owner's log. The parameter declared is nil if the
@@ -61,23 +62,18 @@ func (c *Conn) variant(e *Event) variant {
 func (e *Event) Frame(v variant) ([]byte, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.encoded[v] == nil && (e.failed == nil || v.encoding() != frame.JSON) {
-		var err error
-		if e.encoded[v], err = e.encode(v); err != nil {
-			e.failed = err
-		}
+	failed := &e.failed[v.encoding()]
+	if e.encoded[v] == nil && *failed == nil {
+		e.encoded[v], *failed = e.encode(v)
 	}
-	if e.encoded[v] == nil {
-		return nil, e.failed
-	}
-	return e.encoded[v], nil
+	return e.encoded[v], *failed
 }
 
-// Err returns the error of an earlier call of Frame, or nil.
+// Err returns the errors of earlier calls of Frame, or nil.
 func (e *Event) Err() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.failed
+	return errors.Join(e.failed[:]...)
 }
 
 // frame returns a variant that Frame has encoded before.

@@ -150,7 +150,7 @@ func TestDeliver_GoesOnceToAConnectionInSeveralRooms(t *testing.T) {
 	require.Equal(t, []string{"presence.came_online u1"}, seen(t, bob))
 }
 
-func TestAttach_ALaggingGatewayShowsNothingOfTheTimesBetween(t *testing.T) {
+func TestAttach_ALaggingGatewayDeliversNothingFromBetweenMemberships(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
 	held := []envelope.Event{

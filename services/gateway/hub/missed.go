@@ -136,7 +136,7 @@ func (p *MissedEvents) at(position catalog.Position) (int, bool) {
 	})
 }
 
-// newest returns the events with the given indices, but of each stream only the newest event of class counter.
+// newest returns the events with the given indices. Of a stream of class counter, it returns only the newest of them.
 func (p *MissedEvents) newest(indices []int) []*Event {
 	var events []*Event
 	seen := map[string]bool{}

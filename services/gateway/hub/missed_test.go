@@ -84,7 +84,7 @@ func TestMissed_IsRedactedWhereverTheDeletionWasRead(t *testing.T) {
 	require.NotContains(t, string(text), `"secret"`)
 }
 
-func TestMissed_OneRoomAloneIsNotRecovered(t *testing.T) {
+func TestMissed_OnlyTheRoomOverTheBoundIsNotRecovered(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
 	events := []envelope.Event{w.began(`["bob"]`)}

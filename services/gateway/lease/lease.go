@@ -196,18 +196,18 @@ func (l *Lease) Run(ctx context.Context) error {
 	}
 	tick := time.NewTicker(l.options.Every)
 	defer tick.Stop()
-	away := false
+	unavailable := false
 	for {
 		err := l.report(ctx)
-		if err != nil && !away && ctx.Err() == nil {
+		if err != nil && !unavailable && ctx.Err() == nil {
 			l.options.Log.Warn("lease: connections are not reported", "error", err)
 		}
-		if err == nil && away {
+		if err == nil && unavailable {
 			l.options.Log.Info("lease: connections are reported again")
 		}
-		away = err != nil
+		unavailable = err != nil
 		wake := l.wake
-		if away {
+		if unavailable {
 			wake = nil // report at each tick instead of at each change
 		}
 		select {

@@ -122,8 +122,13 @@ func (h *Handler) finishWork() {
 // Handle handles a message of a client, which contains one or more frames, in order. It does not wait for other
 // services, but it waits if the client sends too fast.
 func (h *Handler) Handle(ctx context.Context, message []byte) {
+	rest := len(message)
 	for r, err := range frame.Decode(h.conn.Encoding(), message) {
 		h.HandleRequest(ctx, r, err)
+		rest -= r.Size
+	}
+	if quota.Cost(rest) > 1 { // white space between JSON frames takes time too
+		h.admit(rest)
 	}
 }
 

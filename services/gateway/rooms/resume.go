@@ -58,7 +58,6 @@ func (a *ownerCalls) resume(ctx context.Context, batch []attaching) (retry []att
 				for _, l := range n.subscriptions {
 					if a.settled(l) {
 						a.shard.Unsubscribe(n.conn, l.room)
-						a.options.Unsubscribed(n.conn)
 					}
 					l.answer(!slices.Contains(answer.Subscribed, l.room))
 				}

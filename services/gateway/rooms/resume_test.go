@@ -92,7 +92,7 @@ func (w *world) sent(body string) {
 
 var sixthAndBefore = []string{"message_sent 2", "member_left ", "member_added ", "message_sent 6"}
 
-func TestResume_FillsTheGapFromTheLogWhereNothingIsKept(t *testing.T) {
+func TestResume_FillsTheGapFromTheLogIfTheBufferIsEmpty(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)
 	w.chatted(t)

@@ -57,15 +57,15 @@ func (s *Signals) receive(ctx context.Context) {
 }
 
 func (s *Signals) receiveFrom(ctx context.Context, subscription *redis.PubSub) error {
-	subscribed, asked := 0, false
+	subscribed, pinged := 0, false
 	for {
 		received, err := subscription.ReceiveTimeout(ctx, heartbeat)
 		var timeout net.Error
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case errors.As(err, &timeout) && timeout.Timeout() && !asked:
-			asked = true
+		case errors.As(err, &timeout) && timeout.Timeout() && !pinged:
+			pinged = true
 			if err := subscription.Ping(ctx); err != nil {
 				return err
 			}
@@ -73,7 +73,7 @@ func (s *Signals) receiveFrom(ctx context.Context, subscription *redis.PubSub) e
 		case err != nil:
 			return err
 		}
-		asked = false
+		pinged = false
 		switch m := received.(type) {
 		case *redis.Subscription:
 			subscribed++

@@ -91,7 +91,7 @@ func TestSessions_ContinueOverConnections(t *testing.T) {
 	})
 }
 
-func TestEndSession_EndsItsConnectionAndThoseThatResumeIt(t *testing.T) {
+func TestEndSession_ClosesItsConnectionsAndLaterOnes(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
 		s := store.New(r, "t.", time.Minute)

@@ -263,7 +263,7 @@ func TestReport_SentTwiceCountsOnce(t *testing.T) {
 
 // Many more users have changed than one step of a scan of Redis returns, and the Redis hash with the changes shrinks
 // during the scan. Every change must be published.
-func TestDirty_ManyAtOnceAreAllPublished(t *testing.T) {
+func TestDirty_ReturnsAllOfManyChanges(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
 		s := store.New(r, "t.", time.Minute)

@@ -27,9 +27,9 @@ func (a account) String() string {
 	return fmt.Sprintf("uid %d, which PostgreSQL runs as because it refuses to run as root,", a.uid)
 }
 
-// chooseAccount returns the owner of the existing data, if this process is root, or the account "nobody" if there is no
-// data or root owns the data. A process that is not root gets its own account, or an error if another account owns the
-// data.
+// chooseAccount returns the account that runs the server. If this process is root, that is the owner of the existing
+// data, or "nobody" if there is no data or root owns it. Otherwise it is the process's own account; it is an error if
+// another account owns the data.
 func chooseAccount(data string) (account, error) {
 	var stat syscall.Stat_t
 	exists := syscall.Stat(data, &stat) == nil

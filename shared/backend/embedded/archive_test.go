@@ -136,7 +136,7 @@ func TestArchive_IsNotUnpackedByTheDownload(t *testing.T) {
 	}))
 }
 
-func TestArchive_CannotPutFilesOutside(t *testing.T) {
+func TestArchive_CannotWriteOutsideItsFolder(t *testing.T) {
 	t.Parallel()
 	source, sum, _ := publish(t, evilArchive)
 	a := testArchive(t, source, sum)
@@ -145,7 +145,7 @@ func TestArchive_CannotPutFilesOutside(t *testing.T) {
 	require.NoDirExists(t, filepath.Join(a.dir, archiveVersion))
 }
 
-func TestBinaries_AreNeitherInstalledNorDownloadable(t *testing.T) {
+func TestBinaries_ReportThatNoneCanBeUsed(t *testing.T) {
 	t.Parallel()
 	closed := httptest.NewServer(nil)
 	closed.Close()

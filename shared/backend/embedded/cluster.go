@@ -218,11 +218,11 @@ func (c *cluster) serve(ctx context.Context, port int) (*child, error) {
 		return nil, err
 	}
 	if err := c.awaitReady(ctx, server); err != nil {
-		said, _ := io.ReadAll(io.NewSectionReader(log, begin, 1<<20)) // the text only extends the error
-		if strings.Contains(string(said), "could not bind") {
+		output, _ := io.ReadAll(io.NewSectionReader(log, begin, 1<<20)) // the text only extends the error
+		if strings.Contains(string(output), "could not bind") {
 			err = fmt.Errorf("port %d of 127.0.0.1: %w", port, errPortInUse)
 		}
-		return nil, errors.Join(fmt.Errorf("%w: %s", err, lastLines(said)), server.stop(c))
+		return nil, errors.Join(fmt.Errorf("%w: %s", err, lastLines(output)), server.stop(c))
 	}
 	return server, nil
 }

@@ -63,8 +63,8 @@ func (a account) download(ctx context.Context, into, source string) error {
 		}
 	}
 	a.apply(cmd)
-	if said, err := run(ctx, cmd); err != nil {
-		if text := bytes.TrimSpace(said); len(text) > 0 {
+	if output, err := run(ctx, cmd); err != nil {
+		if text := bytes.TrimSpace(output); len(text) > 0 {
 			return fmt.Errorf("%s", text)
 		}
 		return fmt.Errorf("download as %s: %w", a, err)

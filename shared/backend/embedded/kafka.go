@@ -122,7 +122,7 @@ const retentionSetting = "retention.ms"
 // keepUnlimited rewrites requests that set a topic's retention. The broker gets retention.ms=-1, so that it deletes
 // nothing itself. The requested value becomes the topic's setting backend.KeptRetention, which the deleter reads.
 func (k *Kafka) keepUnlimited() {
-	forEver := "-1"
+	unlimited := "-1"
 	k.cluster.ControlKey(int16(kmsg.CreateTopics), func(r kmsg.Request) (kmsg.Response, error, bool) {
 		for i := range r.(*kmsg.CreateTopicsRequest).Topics {
 			t := &r.(*kmsg.CreateTopicsRequest).Topics[i]
@@ -132,7 +132,7 @@ func (k *Kafka) keepUnlimited() {
 				}
 			}
 			own := kmsg.NewCreateTopicsRequestTopicConfig()
-			own.Name, own.Value = retentionSetting, &forEver
+			own.Name, own.Value = retentionSetting, &unlimited
 			t.Configs = append(t.Configs, own)
 		}
 		return nil, nil, false
@@ -157,7 +157,7 @@ func (k *Kafka) keepUnlimited() {
 			}
 			if resource.ResourceType == kmsg.ConfigResourceTypeTopic {
 				own := kmsg.NewAlterConfigsRequestResourceConfig() // the request replaces all settings
-				own.Name, own.Value = retentionSetting, &forEver
+				own.Name, own.Value = retentionSetting, &unlimited
 				resource.Configs = append(resource.Configs, own)
 			}
 		}

@@ -151,7 +151,7 @@ func large(t *testing.T, l *eventlog.Log, id string, messages int, others ...str
 	commit(t, l, on(id, id, all...))
 }
 
-func TestResume_LeavesOutTheLargestRoomsWhereAllTogetherAreTooLarge(t *testing.T) {
+func TestResume_LeavesOutTheLargestRoomsIfTheirSumIsTooLarge(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
 	large(t, l, "two", 64, "bob")

@@ -12,10 +12,13 @@ import (
 )
 
 // Check returns an error for each event of a projection's streams for which the projection has neither On nor Ignore.
-// It also returns an error for each event that a projection declares twice or that is not of its streams, for each
-// declared message that is not an event, for each kind in a projection's Streams that the owner does not have, for a
-// projection without tables, for a statement whose key has too many columns, and for each table or name that two
-// projections share or that is the name of the timers (eventlog.TimersName).
+// It also returns an error
+//   - for each event that a projection declares twice or that is not of its streams;
+//   - for each declared message that is not an event;
+//   - for each kind in a projection's Streams that the owner does not have;
+//   - for a projection without tables, and for a statement whose key has too many columns;
+//   - for each table that two projections share, and for each projection that has the name of another one or of the
+//     timers (eventlog.TimersName).
 func Check(c *catalog.Catalog, owner string, all ...*Projection) error {
 	var problems []error
 	names := map[string]bool{eventlog.TimersName: true} // the timers are rebuilt under this name

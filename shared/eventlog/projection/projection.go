@@ -125,7 +125,7 @@ func (p *Projection) Apply(ctx context.Context, tx Tx, events []envelope.Event) 
 		}
 		apply, ok := p.functions[e.Type]
 		if !ok {
-			return fmt.Errorf("%s at version %d: this release does not know the event %s", e.Stream, e.Version, e.Type)
+			return fmt.Errorf("%s at version %d: this release has no function for the event %s", e.Stream, e.Version, e.Type)
 		}
 		if err := apply(b, Event{Event: e, ID: id}); err != nil {
 			return fmt.Errorf("%s at version %d: event %s: %w", e.Stream, e.Version, e.Type, err)

@@ -223,7 +223,7 @@ partitions = '{"chat-events": {"0": 18, "1": 19, "2": 20}}'`)
 
 // A topic loses partitions or vanishes. The relay must report that it waits for the broker, and go on publishing to the
 // other topics. Once the topic is as before, no event may be missing.
-func TestRelay_ATopicThatCannotBePublishedToHoldsUpNoOther(t *testing.T) {
+func TestRelay_AnUnusableTopicDoesNotDelayOthers(t *testing.T) {
 	t.Parallel()
 	for name, broken := range map[string]int32{"shrunk": 2, "vanished": 0} {
 		t.Run(name, func(t *testing.T) {

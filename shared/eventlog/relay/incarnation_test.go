@@ -51,7 +51,7 @@ func lastOf(b *broker) func(*Relay) {
 // All instances restart on a database that has lost commits. The newest records of the topics show the relay that the
 // lost commits were published. The relay must begin a new incarnation, with positions above those of the lost commits:
 // otherwise readers would drop new events as repeats.
-func TestIncarnation_ChangesWhereATopicIsAheadOfTheLog(t *testing.T) {
+func TestIncarnation_ChangesIfATopicIsAheadOfTheLog(t *testing.T) {
 	t.Parallel()
 	url := database(t)
 	b := newBroker()

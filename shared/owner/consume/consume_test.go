@@ -76,7 +76,7 @@ func TestConsume_SplitsAnEventWithManyRecipients(t *testing.T) {
 
 // The first events of a topic were deleted before a service reads the topic for the first time. The service must read
 // them from the owner's log, and later events from the topic alone.
-func TestConsume_ReadsTheLogWhereTheTopicIsAhead(t *testing.T) {
+func TestConsume_ReadsTheLogForEventsThatTheTopicLacks(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	for _, c := range conversations(20) {

@@ -97,8 +97,8 @@ func (s Sent) with(o Outcome) Case {
 // begun is the time of the first of the given events. The later events follow at intervals of a second.
 var begun = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-// Origin returns the origin of the commands that a user sends in cases, except that a Case sets other values of At and
-// Version. Ids that a test derives from this origin equal the ids that an aggregate derives in a Case.
+// Origin returns the origin with which a Case decides a user's command, apart from At and Version, which a Case derives
+// from its given events. Ids that a test derives from this origin equal the ids that an aggregate derives in a Case.
 func Origin(user string) catalog.Origin {
 	return catalog.Origin{Actor: user, CommandID: "command", At: begun}
 }

@@ -9,8 +9,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Between is a tracer of connections, for tests of race conditions. When it is armed, it waits for a statement that
-// contains Then directly after a statement that contains First, on the same connection. It calls Do between the two.
+// Between is a tracer of connections, for tests of race conditions. Once it is armed, it calls the function Do once,
+// before a connection sends a statement with the text in the field Then, if the text in the field First was in the
+// connection's previous statement.
 type Between struct {
 	First, Then string
 	Do          func()

@@ -43,7 +43,7 @@ func (d *daemon) Start(ctx context.Context) error {
 		return err
 	}
 	if err := d.await(ctx); err != nil {
-		return errors.Join(fmt.Errorf("start %s: %w; its output:\n%s", d.name, err, d.said()), d.Stop())
+		return errors.Join(fmt.Errorf("start %s: %w; its output:\n%s", d.name, err, d.output()), d.Stop())
 	}
 	return nil
 }
@@ -66,8 +66,8 @@ func (d *daemon) await(ctx context.Context) error {
 	}
 }
 
-// said returns the end of the server's output.
-func (d *daemon) said() string {
+// output returns the end of the server's output.
+func (d *daemon) output() string {
 	text, err := os.ReadFile(d.log())
 	if err != nil {
 		return err.Error()
@@ -77,8 +77,8 @@ func (d *daemon) said() string {
 
 // tail returns the end of a program's output, which contains the reason why the program ended.
 func tail(text []byte) string {
-	const most = 4000
-	return strings.TrimSpace(string(text[max(0, len(text)-most):]))
+	const maxBytes = 4000
+	return strings.TrimSpace(string(text[max(0, len(text)-maxBytes):]))
 }
 
 // Stop shuts the server down and keeps its data.

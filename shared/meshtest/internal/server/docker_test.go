@@ -86,8 +86,8 @@ func TestDocker_RunsAServerWhereTheMachineHasNone(t *testing.T) {
 	require.True(t, errors.Is(err, os.ErrNotExist))
 }
 
-// TestStart_ReportsMissingSettings is not parallel, because it changes the environment.
-func TestStart_ReportsMissingSettings(t *testing.T) {
+// TestStart_ReportsThatNoServerCanBeStarted is not parallel, because it changes the environment.
+func TestStart_ReportsThatNoServerCanBeStarted(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	before := engineAnswers
 	engineAnswers = func() bool { return false }

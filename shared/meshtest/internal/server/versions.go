@@ -22,16 +22,16 @@ func installed(program string) bool {
 
 // hasJava reports whether the machine has a Java that Kafka runs on.
 func hasJava(ctx context.Context) bool {
-	said, err := exec.CommandContext(ctx, "java", "-version").CombinedOutput()
-	return err == nil && javaMajor(string(said)) >= oldestJava
+	output, err := exec.CommandContext(ctx, "java", "-version").CombinedOutput()
+	return err == nil && javaMajor(string(output)) >= oldestJava
 }
 
 var javaVersion = regexp.MustCompile(`version "(?:1\.)?(\d+)`)
 
 // javaMajor returns the major version in the output of java -version: 17 for 17.0.15, and 8 for 1.8.0_392, which has
 // the form of versions before Java 9. It returns 0 if the output contains no version.
-func javaMajor(said string) int {
-	found := javaVersion.FindStringSubmatch(said)
+func javaMajor(output string) int {
+	found := javaVersion.FindStringSubmatch(output)
 	if found == nil {
 		return 0
 	}
@@ -45,11 +45,11 @@ func redisProgram(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", errNoRedis
 	}
-	said, err := exec.CommandContext(ctx, program, "--version").CombinedOutput()
+	output, err := exec.CommandContext(ctx, program, "--version").CombinedOutput()
 	if err != nil {
-		return "", fmt.Errorf("%s --version: %w: %s", program, err, tail(said))
+		return "", fmt.Errorf("%s --version: %w: %s", program, err, tail(output))
 	}
-	version, major := redisMajor(string(said))
+	version, major := redisMajor(string(output))
 	if major < oldestRedis {
 		return "", fmt.Errorf("%s is version %s, and the tests need Redis %d.0 or later: install it, or start Docker",
 			program, version, oldestRedis)
@@ -59,8 +59,8 @@ func redisProgram(ctx context.Context) (string, error) {
 
 var redisServerVersion = regexp.MustCompile(`v=((\d+)\S*)`)
 
-func redisMajor(said string) (version string, major int) {
-	found := redisServerVersion.FindStringSubmatch(said)
+func redisMajor(output string) (version string, major int) {
+	found := redisServerVersion.FindStringSubmatch(output)
 	if found == nil {
 		return "unknown", 0
 	}
