@@ -3,6 +3,7 @@ package hub_test
 import (
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -49,6 +50,7 @@ func TestResume_VeryManyRoomsDoNotHoldUpDelivery(t *testing.T) {
 				w.deliver(w.sent("live"))
 				require.Equal(t, []string{"live"}, seen(t, bob))
 				delivered++
+				runtime.Gosched() // on one processor, this loop would hold up the attaching goroutine
 			}
 		}
 	}
