@@ -24,7 +24,7 @@ import (
 
 // The states of a dead letter.
 const (
-	stateFailed     = "failed"     // a command that failed or cannot be read; its outcome is final
+	stateFailed     = "failed"     // a command with the final outcome failed, or one that cannot be read
 	stateParked     = "parked"     // an event that failed; the later events of its stream wait
 	stateUnreadable = "unreadable" // a record of an event whose headers cannot be read
 	stateJob        = "job"        // a job that has failed permanently
@@ -40,7 +40,7 @@ type deadLetter struct {
 	Message   string            `json:"message"`
 	Service   string            `json:"service"`
 	State     string            `json:"state"`
-	Topic     string            `json:"topic"` // the message's own topic; Partition and Offset are its place there
+	Topic     string            `json:"topic"` // the message's own topic; Partition and Offset (-1: none) are in it
 	Partition int32             `json:"partition"`
 	Offset    int64             `json:"offset"`
 	Key       string            `json:"key"`
@@ -448,8 +448,8 @@ func (i *installation) resolveJob(ctx context.Context, t Terminal, l deadLetter,
 	return nil
 }
 
-// drop skips a parked event, deletes a failed job, or records that another dead letter was dealt with. It returns an
-// error if the dead letter is resolved already.
+// drop skips a parked event, or deletes a failed job. If the dead letter is on the topic of dead letters, drop also
+// records that it is dropped. drop returns an error if the dead letter is resolved already.
 func (i *installation) drop(ctx context.Context, t Terminal, l deadLetter) error {
 	if l.State == stateDone {
 		return fmt.Errorf("%s is resolved already", l.ID)

@@ -1,6 +1,6 @@
 // Package edumatrix implements the program edumatrix. `edumatrix up` runs all five services in one process, with
-// embedded stores unless others are set. The other subcommands are for users and operators of a running mesh. They read
-// its addresses and secrets from flags, from the environment or from its data directory.
+// an embedded store in place of each store whose address is not set. The other subcommands are for users and operators
+// of a running mesh. They read the mesh's addresses and secrets from flags, the environment or its data directory.
 package edumatrix
 
 import (

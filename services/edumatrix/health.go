@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// askHealth prints the response of /health. It returns an error if the process is unhealthy.
+// askHealth prints the response of /health. It returns an error if the process is unhealthy or does not respond.
 func askHealth(ctx context.Context, t Terminal, args []string) error {
 	f := flags("health", t)
 	url := f.String("url", "", "base URL of the process (default: the gateway of the mesh in the data directory)")

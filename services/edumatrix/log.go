@@ -12,7 +12,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// showLog prints the events of a stream as they are now in their owner's log.
+// showLog prints the events of a stream from their owner's log. Personal fields that were redacted are empty.
 func showLog(ctx context.Context, t Terminal, args []string) error {
 	f := flags("log", t)
 	owner := f.String("owner", "", "service whose log has the stream (default: search the logs of all services)")

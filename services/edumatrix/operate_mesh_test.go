@@ -245,8 +245,8 @@ func TestDeadLetters_OfAnEventAreRetriedAndDropped(t *testing.T) {
 	poison(stream, 1)
 	meshtest.Eventually(t, "the stream is parked", func() bool { all := o.letters(); return len(all) == 1 && all[0].State == stateParked })
 	connection := dial(t, c, alice, nil)
-	// The gateway has already taken the damaged record for the first event of the conversation. The gateway ignores the
-	// intact record as a repeat, and delivers no outcome to the client. Ignore the error.
+	// The gateway has already accepted the damaged record as the first event of the conversation. Therefore it ignores
+	// the intact record as a repeat, and delivers no outcome to the client. Ignore the error.
 	_, _ = connection.Command(t.Context(), "chat.start_direct", map[string]string{"user_id": bob})
 	for range 3 {
 		if _, err := connection.Command(t.Context(), "chat.send_message", map[string]string{

@@ -51,8 +51,8 @@ func gatewayThatCloses(t *testing.T, codes ...int) (url string) {
 	return "ws" + strings.TrimPrefix(server.URL, "http")
 }
 
-// TestTalk_ReconnectsAfterCloseCodesThatAllowIt checks that a terminal reconnects after the close codes for which
-// docs/protocol.md requires it, and not after others.
+// TestTalk_ReconnectsAfterCloseCodesThatAllowIt checks that a terminal reconnects after three of the close codes for
+// which docs/protocol.md requires a reconnect, and ends after 4501 (session ended).
 func TestTalk_ReconnectsAfterCloseCodesThatAllowIt(t *testing.T) {
 	t.Parallel()
 	var errs strings.Builder

@@ -143,7 +143,8 @@ func (s selected) within(at time.Time) bool {
 	return !at.Before(s.since) && (s.until.IsZero() || at.Before(s.until))
 }
 
-// moment parses a time, or a duration before the time now. It returns the zero time for an empty text.
+// moment parses a time, or a duration such as 24h, which it subtracts from the parameter now. It returns the zero time
+// for an empty text.
 func moment(text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil

@@ -30,7 +30,8 @@ func (e *embeddedStores) stop() error {
 }
 
 // startStores starts the stores for which no address is configured, in the order Postgres, Redis, Kafka, and sets their
-// addresses in the configuration c. If a start fails, it stops the stores that it has started.
+// addresses in the configuration c. With KAFKA_ENABLED=false, it starts Kafka even if KAFKA_BROKERS is set. If a start
+// fails, it stops the stores that it has started.
 func startStores(ctx context.Context, c *config.Config, dir *dataDir, made secrets, log *slog.Logger) (_ *embeddedStores, err error) {
 	e := &embeddedStores{lost: make(chan error, 1)}
 	defer func() {

@@ -15,7 +15,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/process"
 )
 
-// tailEvents prints the events of topics until ctx ends.
+// tailEvents prints the events of topics until ctx ends or an error occurs, for example because the output is closed.
 func tailEvents(ctx context.Context, t Terminal, args []string) error {
 	f := flags("events", t)
 	fromStart := f.Bool("from-start", false, "begin with the oldest event on the topics")

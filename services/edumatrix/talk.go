@@ -51,8 +51,8 @@ func talk(ctx context.Context, t Terminal, args []string) error {
 		conversation: *conversation}).run(ctx)
 }
 
-// conversationOnTerminal is the terminal client of one conversation. It reconnects when the connection is lost, unless
-// the close code forbids this, and then prints the missed messages from the history.
+// conversationOnTerminal is the terminal client of one conversation. When the connection is lost, it reconnects and
+// prints the missed messages from the history. It ends instead if the close code forbids a reconnect.
 type conversationOnTerminal struct {
 	Terminal
 	url, token, user, to string
@@ -220,7 +220,8 @@ func (c *conversationOnTerminal) catchUp(ctx context.Context, conn *client.Clien
 }
 
 // catchUpDropped prints, from the history, the messages that were dropped because the terminal accepted no output,
-// before any newer message is printed. It retries, because the history may be slightly behind the live events.
+// before any newer message is printed. It retries for at most 15 s, because the history may be slightly behind the live
+// events.
 func (c *conversationOnTerminal) catchUpDropped(ctx context.Context, conn *client.Client) error {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
@@ -242,7 +243,8 @@ func (c *conversationOnTerminal) catchUpDropped(ctx context.Context, conn *clien
 
 func (c *conversationOnTerminal) stream() string { return "conversation:" + c.conversation }
 
-// tryAgain is the pause before a line without an outcome is sent again.
+// tryAgain is the pause before lines without an outcome are sent again on the same connection. They are sent earlier if
+// the user enters another line.
 const tryAgain = 2 * time.Second
 
 func (c *conversationOnTerminal) converse(ctx context.Context, conn *client.Client, lines <-chan string) error {

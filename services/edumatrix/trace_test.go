@@ -22,8 +22,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/process"
 )
 
-// startTogether runs all five services in this process, with embedded Redis and Kafka and a new database, and keeps
-// their trace spans in memory.
+// startTogether runs all five services in this process, with embedded Redis and Kafka and a new database, and keeps the
+// trace spans of the services in memory.
 func startTogether(t *testing.T) (config.Config, *tracetest.InMemoryExporter) {
 	t.Helper()
 	environment := map[string]string{"JWT_SECRET": "a secret of this test, long enough", "PORT": fmt.Sprint(meshtest.FreePort(t))}

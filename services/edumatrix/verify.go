@@ -11,8 +11,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/process"
 )
 
-// verify checks the connections to all stores. A store that no environment variable names is that of the mesh that runs
-// in the data directory or, without such a mesh, the one at the default address.
+// verify checks the connections to all stores. If the environment does not contain the address of a store, verify uses
+// the address from the mesh that runs in the data directory or, without such a mesh, the default address.
 func verify(ctx context.Context, t Terminal, args []string) error {
 	if err := parse(flags("verify", t), args); err != nil {
 		return err

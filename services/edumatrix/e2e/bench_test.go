@@ -18,16 +18,16 @@ import (
 )
 
 // There are 1,000 connections, in 500 conversations of two users. The first workload uses all conversations, and the
-// second one only the first 40. In both, each load sends messages in a random third of the conversations that its
-// workload uses.
+// second workload only the first 40. Each load (see the type load) sends messages in a random third of the
+// conversations that its workload uses.
 const (
 	benchConversations = 500
 	benchFew           = 40
 )
 
 // BenchmarkMesh measures whole meshes: the time from a sender's socket to the receiver's, the CPU time of each process
-// per message, and the highest rate of messages that the mesh sustains (see measured.held). Clients and servers share
-// the machine.
+// per message, and the highest rate of messages that the mesh sustains (see measured.held). For `edumatrix up`, it also
+// measures the CPU time without clients. Clients and servers share the machine.
 //
 // BENCH_BEFORE names another checkout of the project, which the benchmark builds too. The benchmark then measures both
 // builds in turns (before, after, before, after). BENCH_ROUNDS is the number of rounds; the default is 2, or 1 without
@@ -80,7 +80,7 @@ type benchmark struct {
 	rounds   int
 	seconds  int
 	figures  []figure
-	held     map[string]int // the highest rate of the previous round, by stores, variant and workload
+	held     map[string]int // the highest sustained rate of the previous round, by stores, variant and workload
 }
 
 // inTurns calls measure for each variant in each round. The argument first is true in the first round.
@@ -169,8 +169,9 @@ func (r *benchmark) measure(b *testing.B, stores string, v variant, m *mesh, s s
 }
 
 // search returns the result of the highest rate that the mesh sustains, with an accuracy of about 15 %, or a zero
-// result if the mesh does not sustain 50 messages per second. It multiplies or divides the rate by 4/3 until one rate
-// is sustained and the next higher one is not. Then it tries one rate between the two.
+// result if the mesh sustains none of the tried rates. It begins with the rate in the parameter start, and multiplies
+// or divides the rate by 4/3 until one rate is sustained and the next higher one is not. Then it tries one rate between
+// the two. It tries only rates from 50 to 50,000 messages per second.
 func search(start int, try func(rate int) measured) (highest measured) {
 	const step = 4. / 3
 	below, above := 0, 0

@@ -108,7 +108,7 @@ func sentSoFar(t *testing.T, m *mesh, user, conversation string) int64 {
 
 // sendUntil sends messages until the parameter stop is true, and returns the bodies of the acknowledged messages. If a
 // message gets no outcome, sendUntil sends it again with the same command id, on a new connection if necessary, until
-// the outcome is known. The test fails if a message is refused, or gets no outcome for 90 s.
+// the outcome is known. The test fails if a message gets no outcome for 90 s, or is refused other than as unavailable.
 func sendUntil(t *testing.T, m *mesh, user, conversation string, gateway int, stop *atomic.Bool) (acked []string) {
 	var c *client.Client
 	defer func() {

@@ -94,7 +94,7 @@ func newCrowd(b *testing.B, m *mesh, conversations int) *crowd {
 	return c
 }
 
-// awaitFrame reads until a frame contains the text.
+// awaitFrame reads frames until one contains the text, and returns that frame. It returns an error after a minute.
 func awaitFrame(conn *websocket.Conn, text string) ([]byte, error) {
 	if err := conn.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 		return nil, err
@@ -143,7 +143,7 @@ func (c *crowd) read(conn *websocket.Conn, receiver bool) {
 
 // load is a number of messages that are sent at a constant rate.
 type load struct {
-	name    []byte // the beginning of the bodies of this load, such as "3."
+	name    []byte // the number of this load with a dot, such as "3."; it follows "load " in the bodies
 	rate    int
 	begin   time.Time
 	arrived []atomic.Int64 // the time of arrival since begin, by message; 0 if the message has not arrived
@@ -221,9 +221,9 @@ func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 
 
 // send sends messages at a constant rate, without waiting for outcomes. The parameter conversations is a number n: the
 // messages are sent in a random third of the first n conversations of the crowd. If the messages cannot be sent within
-// twice the time lasting, send stops sending. At the end, it waits until all messages have arrived or no more arrive
-// (see settle). The delay of a message counts from the time at which it was due, not from the time at which it was
-// sent.
+// twice the time in the parameter lasting, send stops sending. At the end, it waits until all messages have arrived or
+// no more arrive (see settle). The delay of a message counts from the time at which it was due, not from the time at
+// which it was sent.
 func (c *crowd) send(b *testing.B, cpu func() map[string]time.Duration, conversations, rate int, lasting time.Duration) measured {
 	b.Helper()
 	c.loads++

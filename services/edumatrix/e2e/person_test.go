@@ -19,7 +19,8 @@ import (
 
 const patience = 20 * time.Second
 
-// person is one connection of a user, with all events that the connection received.
+// person is a client of a user: its current connection, and all events and outcomes that it has received on this and
+// earlier connections.
 type person struct {
 	*client.Client
 	t  testing.TB
@@ -111,7 +112,7 @@ func (p *person) ask(name string, data, answer any) error {
 	return p.Query(ctx, name, data, answer)
 }
 
-// await returns the first event of the connection for which is(event) is true. It waits for the event if necessary.
+// await returns the first event in p.seen for which is(event) is true. It waits for the event if necessary.
 func (p *person) await(what string, is func(client.Event) bool) client.Event {
 	p.t.Helper()
 	deadline := time.After(patience)

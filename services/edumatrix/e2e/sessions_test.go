@@ -147,7 +147,7 @@ func testSessionRooms(t *testing.T, m *mesh) {
 	eventually(t, "the rooms of the session", func() bool { // presence stores the rooms with the gateway's next report
 		if back != nil {
 			back.Abort()
-			time.Sleep(100 * time.Millisecond) // a user's new connections are limited to 10 per second, 256 at once
+			time.Sleep(100 * time.Millisecond) // after a burst of 256, a user may open 10 connections per second
 		}
 		back = goesOn(1)
 		return slices.Equal(back.Connected().Rooms, rooms)

@@ -542,7 +542,7 @@ func testNothingUndeclaredIsReachable(t *testing.T, m *mesh) {
 	}
 }
 
-// innerProcedures returns the names of all methods in proto/ that are not public queries.
+// innerProcedures returns the paths (/service/method) of all methods in proto/ that are not public queries.
 func innerProcedures(t *testing.T) (all []string) {
 	t.Helper()
 	missing := declaredServices(t)
@@ -628,7 +628,7 @@ func testHealth(t *testing.T, m *mesh) {
 }
 
 // testOrder lets both members of several conversations send messages at the same time. Each member must get each
-// message once and in order.
+// message of the conversation once and in order.
 func testOrder(t *testing.T, m *mesh) {
 	const conversations, each = 6, 30
 	var wait sync.WaitGroup

@@ -10,8 +10,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// types sends the signal chat.typing. It returns the code of the refusal, or "" if the gateway accepts the signal. It
-// sends the signal again while the signal is refused as unavailable.
+// types sends the signal chat.typing. It returns the code of the refusal, or "" if the gateway accepts the signal.
+// While the signal is refused as unavailable, types sends it again, for at most the time in patience.
 func (p *person) types(conversation string) string {
 	p.t.Helper()
 	for begun := time.Now(); ; time.Sleep(100 * time.Millisecond) {

@@ -211,7 +211,8 @@ func (d *device) passOn(o client.Outcome) {
 	}
 }
 
-// expect returns a channel that receives the outcome of a command, until forget is called.
+// expect returns a channel that receives the outcome of a command if the outcome arrives after the answer "queued". The
+// returned function forget ends this.
 func (d *device) expect(id string) (outcome chan Answer, forget func()) {
 	outcome = make(chan Answer, 1)
 	d.mu.Lock()

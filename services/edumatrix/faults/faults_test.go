@@ -23,7 +23,8 @@ const (
 	variableList  = "FAULTS_LIST"  // the file to which verdicts are added
 )
 
-// whole is the size of the runs of `make faults`, and short is the size of the runs of quickPlans.
+// whole is the size of the runs of `make faults`, and short is the size of the runs of quickPlans. If variableEach is
+// set, a run of `make faults` has a third of the commands in whole.
 var (
 	whole = size{clients: 30, commands: 3000, faults: 3, rate: 220}
 	short = size{clients: 10, commands: 500, rate: 100}
@@ -73,7 +74,7 @@ func TestFaults_NothingIsLostOrDuplicated(t *testing.T) {
 	}
 }
 
-// chosen returns the plans that the environment variables select, and the size of the runs.
+// chosen returns the plans that the environment variables select, or else quickPlans, and the size of the runs.
 func chosen(t *testing.T) (plans []Plan, s size) {
 	t.Helper()
 	number := func(variable string) (n uint64, set bool) {
@@ -145,8 +146,8 @@ func run(t *testing.T, s *stand, programs meshrun.Binaries, plan Plan, size size
 	return r
 }
 
-// report prints the verdict and adds it to the list of verdicts, if variableList is set. It fails the test if a promise
-// was broken, or if a fault has not begun while a command was in flight.
+// report prints the verdict. If variableList is set, it also adds the verdict to the list of verdicts. It fails the
+// test if a promise was broken, or if not every fault of the plan began while a command was in flight.
 func (r *result) report(t *testing.T) {
 	t.Helper()
 	inFlight, verdict := 0, "held"

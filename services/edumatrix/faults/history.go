@@ -181,7 +181,7 @@ func (h *History) End(s *Session, why string) {
 }
 
 // Saw returns the version of the last event of a stream that a session has received. It returns 0 if the session has
-// received no event of the stream, or none after the last time that the stream's room was not recovered.
+// received no event of the stream, or none after the last record of the type NotRecovered for this stream.
 func (h *History) Saw(s *Session, stream string) (version int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -133,9 +133,9 @@ func (m *mesh) thaw(x *service) {
 	x.Signal(syscall.SIGCONT)
 }
 
-// watch acts as the operator: it restarts processes that have ended, and reports whether all processes are ready. If a
-// process was ready and ends without being stopped, a promise is broken. A process may end before it is ready, because
-// its stores may be unavailable when it starts.
+// watch acts as the operator: it restarts processes that have ended, and reports whether all processes are ready. It
+// ignores processes that a fault has stopped. If a process was ready and ends without being stopped, a promise is
+// broken. A process may end before it is ready, because its stores may be unavailable when it starts.
 func (m *mesh) watch() (ready bool) {
 	ready = true
 	for _, x := range m.services {

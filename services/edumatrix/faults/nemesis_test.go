@@ -287,7 +287,7 @@ func appendLock(owner string) int64 {
 }
 
 // hold runs a statement in a transaction and keeps the transaction open until the fault ends. It returns false if the
-// statement fails.
+// database is unavailable or the statement fails.
 func (n *nemesis) hold(f Fault, statement string) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()

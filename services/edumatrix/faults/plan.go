@@ -13,11 +13,11 @@ type Fault struct {
 	// Kind is the kind of disturbance. On is its target: a process, a store, a link or the owner of a log; empty if the
 	// kind has no targets.
 	Kind, On string
-	// After is the number of sent commands from which on the fault may begin. For is its duration.
+	// After is the number of commands that must have been sent before the fault may begin. For is the fault's duration.
 	After int
 	For   time.Duration
 	// Times is how often the target is killed or cut (0: once). The duration For is divided equally among these times,
-	// without the pauses between them.
+	// and the pauses between them are added to it. A service that is killed starts again after half of its time.
 	Times int
 }
 
@@ -46,7 +46,7 @@ type kind struct {
 	name              string
 	on                []string
 	shortest, longest time.Duration
-	times             int // the maximum number of repetitions
+	times             int // the maximum of Fault.Times
 	weight            int
 }
 
@@ -96,7 +96,8 @@ func (p Plan) String() string {
 	return strings.Join(all, ", ")
 }
 
-// NewPlan returns a plan whose faults are derived from a seed. They begin while the given number of commands is sent.
+// NewPlan returns a plan with the given number of faults, which are derived from a seed. The faults begin while the
+// given number of commands is sent.
 func NewPlan(seed uint64, faults, commands int) Plan {
 	p := Plan{Seed: seed}
 	r := rand.New(rand.NewPCG(seed, 1))
@@ -116,8 +117,8 @@ func NewPlan(seed uint64, faults, commands int) Plan {
 	return p
 }
 
-// draw draws the target, the time, the duration and the repetitions of a fault. The fault may begin when 10 % to 70 %
-// of the commands have been sent.
+// draw draws the target, the time, the duration and the repetitions of a fault. The fault may begin after a random
+// part of the commands, from 10 % to 70 %, has been sent.
 func (k kind) draw(r *rand.Rand, commands int) Fault {
 	f := Fault{Kind: k.name, After: commands/10 + r.IntN(max(1, commands*6/10)), Times: 1, For: k.shortest}
 	if len(k.on) > 0 {
@@ -132,7 +133,7 @@ func (k kind) draw(r *rand.Rand, commands int) Fault {
 	return f
 }
 
-// Each returns one plan for each kind of fault and target, with this fault alone.
+// Each returns a plan with a single fault for each kind of fault and each of its targets.
 func Each(commands int) (all []Plan) {
 	for _, k := range kinds {
 		on := k.on

@@ -81,8 +81,8 @@ func (m *mesh) applied(ctx context.Context, conn *pgx.Conn, owner string) error 
 	})
 }
 
-// poll calls missing() until it returns an empty string or an error. If ctx ends first, poll returns an error with the
-// last result of missing().
+// poll calls missing() until the call returns an empty string or an error. If ctx ends first, poll returns an error
+// with the last result of missing().
 func poll(ctx context.Context, what string, missing func() (string, error)) error {
 	for {
 		left, err := missing()

@@ -8,8 +8,9 @@ import (
 )
 
 // sessions compares the events that each session received, over all its connections, with the logs. A session must have
-// received every event that was written to its rooms between its beginning and its end, once and in order, except for
-// the missed events of rooms that were not recovered. It must not have received events of other rooms.
+// received every event that was written to its rooms since its beginning, once and in order (posts in any order),
+// except for the missed events of rooms that were not recovered. A session that ended before the end of the run may
+// lack its last events. A session must not have received events of other rooms.
 func (j *judge) sessions() {
 	logs := map[string]*seenLog{}
 	for i := range j.s.Logs {
@@ -159,8 +160,8 @@ func (v *viewer) same(written Event, e Seen) {
 	}
 }
 
-// missed checks that a session that lasted to the end of the run has received the newest event of each of its rooms,
-// except for rooms that were not recovered.
+// missed checks that a session that lasted to the end of the run has received, from each of its rooms, the newest event
+// within the membership intervals of its user, except for rooms that were not recovered.
 func (v *viewer) missed(l *seenLog) {
 	if !v.session.Ended.IsZero() {
 		return
@@ -183,8 +184,8 @@ func (v *viewer) missed(l *seenLog) {
 	}
 }
 
-// seePost checks that the session subscribes to the author of a post and receives the post only once. Posts may arrive
-// in any order.
+// seePost checks that a post is the one in the log, that the session subscribes to its author, and that the session
+// receives the post only once. Posts may arrive in any order.
 func (v *viewer) seePost(l *seenLog, e Seen) {
 	written := l.versions[e.Stream]
 	if e.Version < 1 || e.Version > int64(len(written)) {
@@ -201,8 +202,8 @@ func (v *viewer) seePost(l *seenLog, e Seen) {
 	v.last[e.Stream] = e.Version
 }
 
-// missedPosts checks that a session that lasted to the end of the run has received every post of the authors to whom it
-// subscribes.
+// missedPosts checks that a session that lasted to the end of the run has received every post that an author wrote
+// after the session subscribed to the author, except for rooms that were not recovered.
 func (v *viewer) missedPosts(feed *seenLog) {
 	if !v.session.Ended.IsZero() {
 		return

@@ -8,7 +8,7 @@ import (
 // Stored contains the data in the stores at the end of a run, when nothing is in flight.
 type Stored struct {
 	Logs    []Log
-	Records []Record        // the records on the topics of all logs, in the order of each partition
+	Records []Record        // the records on the topics of all logs, also deleted ones, in the order of each partition
 	Torn    map[string]bool // topics that lost confirmed records
 	Dead    []Dead
 	// Skew is the maximum difference between the clocks of the services, which set the times of events, and the clock

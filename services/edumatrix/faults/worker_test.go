@@ -191,7 +191,8 @@ func (d *device) deliver(c *Command, data map[string]any) Answer {
 	return Answer{}
 }
 
-// once sends a command on a connection and returns the answer, which is empty if the connection is lost.
+// once sends a command on a connection and returns the answer. The answer is empty if the connection is lost, and
+// Nothing if no answer arrives within answerTime.
 func (d *device) once(at *connection, c *Command, data map[string]any) Answer {
 	ctx, cancel := context.WithTimeout(d.p.ctx, answerTime)
 	defer cancel()

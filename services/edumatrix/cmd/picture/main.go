@@ -114,7 +114,7 @@ func (t *terminal) start(ctx context.Context, program string, env []string, argu
 	return nil
 }
 
-// pause is the time between two lines.
+// pause is the time before each line that a user types, except for the first line.
 const pause = 1300 * time.Millisecond
 
 func record(ctx context.Context, program, out string) error {
