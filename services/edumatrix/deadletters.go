@@ -101,9 +101,9 @@ func deadLetters(ctx context.Context, t Terminal, args []string) error {
 		}
 		return errors.Join(append(problems, listDeadLetters(t, letters, *asJSON))...)
 	}
-	found, err := findDeadLetter(letters, rest[1])
+	found, err := findDeadLetter(letters, rest[1], errors.Join(problems...))
 	if err != nil {
-		return errors.Join(append(problems, err)...)
+		return err
 	}
 	switch verb {
 	case "show":
@@ -294,8 +294,9 @@ func parkedDeadLetter(service string, p *meshv1.Parked) deadLetter {
 }
 
 // findDeadLetter finds a dead letter by SERVICE/PARTITION/OFFSET, by PARTITION/OFFSET, by SERVICE/job/ID, or by the
-// message's id.
-func findDeadLetter(letters []deadLetter, id string) (deadLetter, error) {
+// message's id. If the dead letters of a service are missing because of the error problem, only the first form is
+// accepted: the others could be ambiguous.
+func findDeadLetter(letters []deadLetter, id string, problem error) (deadLetter, error) {
 	var found []deadLetter
 	for _, l := range letters {
 		_, short, _ := strings.Cut(l.ID, "/")
@@ -303,10 +304,13 @@ func findDeadLetter(letters []deadLetter, id string) (deadLetter, error) {
 			found = append(found, l)
 		}
 	}
-	switch len(found) {
-	case 0:
-		return deadLetter{}, fmt.Errorf("there is no dead letter %s", id)
-	case 1:
+	switch {
+	case len(found) == 0:
+		return deadLetter{}, errors.Join(problem, fmt.Errorf("there is no dead letter %s", id))
+	case len(found) == 1 && problem != nil && found[0].ID != id:
+		return deadLetter{}, fmt.Errorf("%s may be ambiguous, because not all dead letters could be listed; use the id %s: %w", id,
+			found[0].ID, problem)
+	case len(found) == 1:
 		return found[0], nil
 	}
 	var ids []string

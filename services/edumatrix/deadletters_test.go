@@ -3,6 +3,7 @@ package edumatrix
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -82,12 +83,18 @@ func TestDeadLetters_AreFoundByOffsetAndByMessageID(t *testing.T) {
 	all := append(i.merge("chat", read, parked, nil), i.merge("feed", read[:1], nil, nil)...)
 	for id, want := range map[string]string{"chat/0/0": "chat/0/0", "0/1": "chat/0/1", "noise": "chat/0/4",
 		"id of conversation:9": "id of conversation:9"} {
-		if l, err := findDeadLetter(all, id); err != nil || l.ID != want {
+		if l, err := findDeadLetter(all, id, nil); err != nil || l.ID != want {
 			t.Errorf("%s: %+v %v", id, l, err)
 		}
 	}
+	for id, want := range map[string]string{"chat/0/0": "", "0/1": "use the id chat/0/1", "9/9": "does not answer"} {
+		l, err := findDeadLetter(all, id, errors.New("feed does not answer"))
+		if want == "" && (err != nil || l.ID != id) || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s while a service does not answer: %+v %v", id, l, err)
+		}
+	}
 	for id, want := range map[string]string{"0/0": "one of chat/0/0, feed/0/0", "9/9": "no dead letter", "c1": "ambiguous"} {
-		if l, err := findDeadLetter(all, id); err == nil || !strings.Contains(err.Error(), want) {
+		if l, err := findDeadLetter(all, id, nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %+v %v", id, l, err)
 		}
 	}

@@ -61,7 +61,7 @@ func TestDeadLetters_OfJobs(t *testing.T) {
 		require.Contains(t, out.String(), part)
 	}
 	out.Reset()
-	found, err := findDeadLetter(all, "chat/job/4")
+	found, err := findDeadLetter(all, "chat/job/4", nil)
 	require.NoError(t, err)
 	require.NoError(t, showDeadLetter(terminal, found, false))
 	require.Contains(t, out.String(), "it has failed 10 times")
