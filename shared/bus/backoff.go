@@ -9,14 +9,15 @@ import (
 
 const (
 	firstPause = 100 * time.Millisecond
-	// pauseGrowth is the ratio of the longest pause to the first pause. Pauses that begin with firstPause grow up to 5 s.
+	// pauseGrowth is the ratio of the longest pause to the first one, before jitter (see retry.Backoff). Pauses that
+	// begin with firstPause grow up to 5 s.
 	pauseGrowth = 50
 )
 
 // pause returns the delay before the nth repeat; n is 1 for the first repeat.
 func pause(first time.Duration, n int) time.Duration { return retry.Delay(n, first, pauseGrowth*first) }
 
-// sleep waits for d. It returns false if one of the channels is closed first.
+// sleep waits for the duration d. It returns false if one of the channels is closed first.
 func sleep(d time.Duration, over, orOver <-chan struct{}) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -29,8 +30,8 @@ func sleep(d time.Duration, over, orOver <-chan struct{}) bool {
 	return false
 }
 
-// throttledLogger logs errors that occur again and again: the same text and error at most every 30 s, unless more than
-// 100 different ones occur. It is not safe for concurrent use.
+// throttledLogger logs errors that occur again and again: the same text with the same error at most every 30 s, unless
+// more than 100 different texts and errors occur. It is not safe for concurrent use.
 type throttledLogger struct {
 	log        *slog.Logger
 	lastLogged map[string]time.Time

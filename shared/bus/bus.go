@@ -27,8 +27,8 @@ const (
 	// MetadataKey is the metadata entry with the message's Kafka key, on published and on consumed messages.
 	MetadataKey = envelope.MetadataKey
 
-	// MetadataPartition is the metadata entry, on published messages only, that contains the number of the partition in
-	// decimal. This number takes precedence over the key.
+	// MetadataPartition is the metadata entry with the number, in decimal, of the partition to which a message is
+	// published. The number takes precedence over the key, and does not become a header.
 	MetadataPartition = "partition"
 
 	kafkaName = "kafka" // the name of the dependency in /health

@@ -44,8 +44,8 @@ type count struct {
 }
 
 // of returns the number of partitions of a topic. It requests the number from the broker unless it has a cached number
-// that is younger than the parameter age. If the request fails and age is not 0, the result is the cached number, if
-// there is one, however old that is.
+// that is younger than the parameter age. If the request fails and age is not 0, the result is the cached number of any
+// age, if there is one.
 func (c *counts) of(ctx context.Context, topic string, age time.Duration) (int32, error) {
 	c.mu.Lock()
 	known, ok := c.known[topic]

@@ -56,7 +56,7 @@ func DeadLetter(o RouterOptions) message.HandlerMiddleware {
 	}
 }
 
-// reportDeadLetter logs that a message becomes a dead letter or is dropped, and records that in the trace.
+// reportDeadLetter logs that a message becomes a dead letter or is dropped, and records the error in the trace.
 func (o *RouterOptions) reportDeadLetter(m *message.Message, cause error) {
 	topic, partition, offset := origin(m)
 	attributes := []any{"topic", topic, "partition", partition, "offset", offset, "message", m.UUID, "error", cause}

@@ -41,7 +41,7 @@ type fetcher struct {
 	calls     []func()           // to be called before the next poll
 	interrupt context.CancelFunc // ends the running poll
 
-	// The fields below are used by run and by the calls that it makes.
+	// The fields below are used only by run and by the functions that run calls.
 	taps    map[topicPartition]*fetchState
 	awaited map[topicPartition]bool // see expect; partitions that have got no record since expect was called
 }
@@ -51,7 +51,7 @@ type fetchState struct {
 	to   receiver
 	next int64 // the offset that should come next; negative while unknown
 
-	full   bool // paused until the receiver opens the partition
+	full   bool // paused until the receiver calls fetcher.open
 	paused bool // paused for a moment after an error
 
 	interruptions int32
@@ -201,7 +201,7 @@ func (f *fetcher) resume(at topicPartition, t *fetchState) {
 
 // expect makes sure that a partition is fetched soon. A fetch that is already running does not include a partition that
 // was just resumed, and may wait for seconds if the other partitions have no records. If no record of the partition
-// arrives within 30 ms or less, the running fetch is interrupted.
+// arrives within 30 ms, or less if another partition is awaited already, the running fetches are interrupted.
 func (f *fetcher) expect(at topicPartition) {
 	const moment = 30 * time.Millisecond
 	if len(f.awaited) == 0 {

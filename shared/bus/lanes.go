@@ -15,7 +15,7 @@ import (
 // in the partition. With SubscriberOptions.InOrder, all records share one lane.
 //
 // The watermark is the offset below which all records are acknowledged; only the watermark is committed. A record is
-// open from when it is admitted for delivery until the watermark has passed it. The window is the maximum number of
+// open from its admission for delivery until the watermark has passed it. The window is the maximum number of
 // open records. Further records that were fetched wait in the backlog.
 type lanes struct {
 	claim    *Claim
@@ -28,8 +28,8 @@ type lanes struct {
 	pause    time.Duration  // before a message that was not acknowledged is delivered again
 	mark     func(int64)    // records the watermark: the offset from which to read after a restart
 	drained  func()         // called when the backlog has room again
-	stopping chan struct{}  // the claim's Done; closed by stop, after which no lane passes on another record
-	serving  sync.WaitGroup // goroutines that deliver and wait
+	stopping chan struct{}  // the claim's Done; closed by stop, after which no lane begins another record
+	serving  sync.WaitGroup // goroutines that run serve
 
 	mu      sync.Mutex
 	waiting bool          // nothing is delivered before begin is called
@@ -68,7 +68,7 @@ func newLanes(ctx context.Context, claim *Claim, group string, o SubscriberOptio
 // at half of that size, so that enough records remain to be delivered during the next fetch.
 const backlogWindows = 4
 
-// take accepts the partition's next records, and reports whether the backlog is full.
+// take accepts the partition's next records, and reports whether the backlog is full. After stop, it drops the records.
 func (l *lanes) take(records []*kgo.Record) (full bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -238,7 +238,7 @@ func (l *lanes) advance() {
 	l.admit()
 }
 
-// detach stops the recording of the watermark. Later acknowledgements no longer move it.
+// detach stops the recording of the watermark: later acknowledgements do not change the offset to commit.
 func (l *lanes) detach() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

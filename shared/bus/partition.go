@@ -9,7 +9,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// byKey marks a record whose partition is chosen by its key.
+// byKey is the partition of a record that does not name one (see partitioner).
 const byKey = -1
 
 // beyondLast is the context that the partitioner sets on a record that names a partition above those that the client

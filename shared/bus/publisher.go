@@ -20,7 +20,7 @@ import (
 // Publisher is Watermill's Publisher on Kafka. It is safe for concurrent use. Messages with the same key are stored in
 // the order of the calls and, within a call, in the order of its arguments. If the broker does not confirm a message,
 // all later messages of its partition in the same call fail too, so publishing the failed messages again keeps the
-// order. A message that is too large for the broker fails alone, and fails again whenever it is published.
+// order. The exception is a message that is too large for the broker: it fails alone, and whenever it is published.
 type Publisher struct {
 	kafka  backend.Kafka
 	client *kgo.Client
@@ -72,10 +72,10 @@ func (p *Publisher) Partitions(ctx context.Context, topic string) (int32, error)
 // carries the traceparent of that span. Otherwise the message keeps the traceparent of its metadata. A message without
 // a correlation id gets the correlation id of its context (see CorrelationOf).
 //
-// If messages failed, the error is a *PublishError. It wraps retry.ErrUnavailable if publishing the failed messages
-// again may succeed; a message that is published again may be on the topic twice. Any other error means that no message
-// was sent. The end of a message's context does not end the call; without a broker, the call ends after about two
-// seconds of retries.
+// If messages failed, the error is a *PublishError. It wraps retry.ErrUnavailable if another attempt may succeed for at
+// least one of them; a message that is published again may be on the topic twice. An error of any other type means that
+// no message was sent. The end of a message's context does not end the call; without a broker, the call ends after
+// about two seconds of retries.
 func (p *Publisher) Publish(topic string, messages ...*message.Message) error {
 	if len(messages) == 0 {
 		return nil

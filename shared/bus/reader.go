@@ -21,8 +21,8 @@ import (
 type ReaderOptions struct {
 	// From returns the offset at which to begin. The parameter oldest is the offset of the oldest record, and the
 	// parameter end is the offset that the next record will get. A result below oldest counts as oldest, and a result
-	// above end as end. The default is end-1, the last record. From is called for each partition that exists when a
-	// call of Read or Subscribe begins with the topic. Partitions that are added later are read from their beginning.
+	// above end as end. The default is end-1, the last record. From is called for each partition that exists when Read
+	// or Subscribe first finds the topic. Partitions that are added later are read from their beginning.
 	From func(topic string, partition int32, oldest, end int64) int64
 	// Hold is called before each message is delivered. The message is delivered when Hold returns. Tests use this to
 	// delay a partition. Hold must return when ctx ends.
@@ -38,9 +38,9 @@ type ReaderOptions struct {
 
 // Reader reads every partition of topics without a consumer group, each partition in order. It tracks its offsets
 // itself, so it continues after any failure of the brokers. If a partition no longer has the Reader's offset,
-// because records were deleted or lost, the Reader continues with the oldest record and logs that. Then the positions
-// in the records (see envelope.Event) show which records are repeats and which are missing. A topic can be read only
-// once at a time. Reader also implements Watermill's Subscriber.
+// because records were deleted or lost, the Reader continues with the oldest record and logs a warning. The positions
+// in the records (see envelope.Event) show which records are repeats and which are missing. A Reader can read a topic
+// only once at a time. It also implements Watermill's Subscriber.
 type Reader struct {
 	kafka   backend.Kafka
 	options ReaderOptions
@@ -263,8 +263,8 @@ func (r *Reader) deliver(ctx context.Context, record Record, out chan<- *message
 }
 
 // await delivers a record once and waits for the handler. The result settled is false if the handler has rejected the
-// record, so that the record must be delivered again. The result acked is true if the handler has acknowledged the
-// record before ctx ended.
+// record before ctx ended, so that the record must be delivered again. The result acked is true if the handler has
+// acknowledged the record before ctx ended.
 func (r *Reader) await(ctx context.Context, record Record, out chan<- *message.Message) (settled, acked bool) {
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()

@@ -43,8 +43,8 @@ func (r *Record) ID() string {
 	return fmt.Sprintf("%s/%d/%d", r.Topic, r.Partition, r.Offset)
 }
 
-// Message returns the record as a Watermill message. The metadata are the record's headers and, as the entry
-// MetadataKey, its key. The payload is the record's own slice; everything else is copied.
+// Message returns the record as a Watermill message. The metadata are the record's headers without its id and, as the
+// entry MetadataKey, its key. The payload is the record's own slice; everything else is copied.
 func (r *Record) Message(ctx context.Context) *message.Message {
 	m := message.NewMessage(r.ID(), r.Value)
 	for i := range r.Headers {
@@ -66,7 +66,7 @@ func recordOf(topic string, r *kgo.Record) Record {
 }
 
 // headerID is the header in which watermill-kafka's marshaler stores a message's UUID. Each metadata entry except
-// MetadataKey and MetadataPartition is a header of the same name, and the payload is the value.
+// MetadataKey and MetadataPartition is a header of the same name, and the payload is the record's value.
 const headerID = "_watermill_message_uuid"
 
 // produced converts a message to a Kafka record.

@@ -80,7 +80,7 @@ func publishTo(t testing.TB, p message.Publisher, topic string, partition int32,
 	require.NoError(t, p.Publish(topic, messages...))
 }
 
-// background is the context of calls that are made after the test's own context has ended.
+// background is the context of calls that may be made after the test's own context has ended.
 var background = context.Background()
 
 func publisher(t testing.TB, k backend.Kafka) *bus.Publisher {

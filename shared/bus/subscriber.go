@@ -65,7 +65,8 @@ func (o *SubscriberOptions) setDefaults() {
 
 // Subscriber is Watermill's Subscriber on a Kafka consumer group. It delivers messages in key lanes (see the package
 // comment). A new group begins with the oldest record of each partition. If a partition does not have the record at the
-// group's offset any more, the group also continues with the partition's oldest record, and the Subscriber logs that.
+// group's offset any more, the group also continues with the partition's oldest record, and the Subscriber logs a
+// warning.
 //
 // A message's payload is part of the buffer of a whole fetch: clone the payload to keep it after the message is
 // acknowledged. The message's metadata are copies.

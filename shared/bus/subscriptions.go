@@ -22,7 +22,8 @@ func newSubscriptions() subscriptions {
 	return subscriptions{closing: ctx, close: cancel, mu: &sync.Mutex{}, running: &sync.WaitGroup{}}
 }
 
-// begin calls the function run in a new goroutine. The context of run ends when ctx ends or Close is called.
+// begin calls the function run in a new goroutine. The context of run ends when ctx ends or Close is called. After
+// Close, begin only returns an error.
 func (s subscriptions) begin(ctx context.Context, run func(context.Context)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -39,9 +40,9 @@ func (s subscriptions) begin(ctx context.Context, run func(context.Context)) err
 	return nil
 }
 
-// Close ends all subscriptions and calls of Reader.Read. It waits for messages in flight, for at most Drain, then until
-// a Subscriber has tried to commit its offsets, and until the handlers of Reader.Read have returned. It may be called
-// again.
+// Close ends all subscriptions and calls of Reader.Read, and waits until they have ended. Messages in flight have up to
+// Drain to finish. Then a Subscriber tries once more to commit its offsets. The handlers of Reader.Read may take as
+// long as they need. Close may be called again.
 func (s subscriptions) Close() error {
 	s.mu.Lock()
 	s.close()

@@ -39,8 +39,8 @@ type Options struct {
 	// Device is the name of this client among the sessions of its user.
 	Device string
 	// OnResumeToken is called with each resume token, after the events that the token covers, on the same goroutine as
-	// OnEvent. It is called with an empty token when the user has ended the session: the program must delete its stored
-	// token.
+	// OnEvent. OnResumeToken is also called with an empty token when the user has ended the session: the program must
+	// delete its stored token.
 	OnResumeToken func(string)
 	// OnEvent is called with each event, in order, on the goroutine that reads. It must not call a method of this
 	// client that waits for a reply or for the end of the connection, because it would wait for its own goroutine.
@@ -59,9 +59,8 @@ type Options struct {
 	OnTokenExpiring func(left time.Duration)
 	// Header is sent with the handshake. It may contain Origin, for example.
 	Header http.Header
-	// Silence is how long the gateway may send nothing, not even a ping, before the connection counts as lost; 0
-	// means a minute. The gateway sends a ping and a heartbeat every 25 s, and the client pings the gateway twice
-	// within Silence.
+	// Silence (0: a minute) is how long the gateway may send nothing, not even a ping, before the connection counts as
+	// lost. The gateway sends a ping and a heartbeat every 25 s, and the client pings the gateway twice within Silence.
 	Silence time.Duration
 }
 
@@ -99,7 +98,7 @@ type Outcome struct {
 	Error     *Error `json:"error"`
 }
 
-// Error is the error of a refused request. Code is stable.
+// Error is an error that the gateway sends, such as that of a refused request. Code is stable.
 type Error struct {
 	Code    string `json:"code"`
 	Message string `json:"message"`
@@ -113,12 +112,12 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Code + ": " + e.Message }
 
-// Queued is the code of the error that Command returns for a command that was received and is not decided yet. Its
-// outcome is passed to Options.OnOutcome later.
+// Queued is the kind of the outcome, and the code of the error, that Command returns for a command that was received
+// and is not decided yet. The final outcome is passed to Options.OnOutcome later.
 const Queued = "queued"
 
-// ErrClosed is returned if the connection ended before the reply arrived. A command may have been decided
-// nevertheless: send it again with the same command id.
+// ErrClosed is wrapped by the errors of Client.Err and Client.Write, and of requests whose reply did not arrive before
+// the connection ended. A command may have been decided nevertheless: send it again with the same command id.
 var ErrClosed = errors.New("connection closed")
 
 // Reply is the frame that answers a request.
@@ -253,7 +252,7 @@ func (c *Client) Subscribe(ctx context.Context, rooms ...string) (Subscribed, er
 	return s, err
 }
 
-// Subscribed contains the rooms that a client is subscribed to, and the rooms that it may not subscribe to.
+// Subscribed contains the rooms that a client is subscribed to, and the rooms whose subscription was refused.
 type Subscribed struct {
 	Rooms   []string `json:"rooms"`
 	Refused []struct {
@@ -262,8 +261,7 @@ type Subscribed struct {
 	} `json:"refused"`
 }
 
-// Signal sends a signal to all other connections of the members of its room. If the signal is refused, the error is an
-// *Error.
+// Signal sends a signal to all other connections in its room. If the signal is refused, the error is an *Error.
 func (c *Client) Signal(ctx context.Context, name string, data any) error {
 	_, err := c.Request(ctx, map[string]any{"type": name, "data": data})
 	return err
@@ -317,7 +315,7 @@ func (c *Client) Request(ctx context.Context, frame map[string]any) (Reply, erro
 	case <-ctx.Done():
 		err = fmt.Errorf("%s: no answer: %w", kind, ctx.Err())
 	}
-	// The connection may end right after the reply. If both are ready, select may choose the end.
+	// The connection may end right after the reply. If both channels are ready, select may choose the end.
 	select {
 	case r := <-answer:
 		return r.outcome()
@@ -368,8 +366,9 @@ func (c *Client) Abort() {
 // Done returns a channel that is closed when the connection has ended. Err then returns the reason.
 func (c *Client) Done() <-chan struct{} { return c.done }
 
-// Err returns the reason why the connection has ended, or nil. It wraps ErrClosed, the *websocket.CloseError if there
-// was a WebSocket close frame, and the *Error of the gateway's frame "closing" if there was one.
+// Err returns the reason why the connection has ended; nil before the end. It wraps ErrClosed, the
+// *websocket.CloseError if there was a WebSocket close frame, and the *Error of the gateway's frame "closing" if there
+// was one.
 func (c *Client) Err() error {
 	select {
 	case <-c.done:
@@ -459,7 +458,7 @@ func (c *Client) take(message []byte) error {
 	return nil
 }
 
-// kindOf returns the type of the request that a reply answers; empty if no request waits for it.
+// kindOf returns the type of the request that a reply answers; empty if no request waits for the reply.
 func (c *Client) kindOf(replyTo string) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -26,8 +26,7 @@ const AllInOne = "edumatrix"
 var ports = map[string]int{"gateway": 3001, "presence": 3002, "chat": 3003, "feed": 3004, "notification": 3005,
 	AllInOne: 3001}
 
-// Services returns the names of all services, sorted. The only list of services is the variable ports, which contains
-// AllInOne too.
+// Services returns the names of all services, sorted: the keys of the variable ports except AllInOne.
 func Services() []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(ports)), func(name string) bool { return name == AllInOne })
 }
@@ -75,7 +74,8 @@ type Config struct {
 	PostgresBin    string
 
 	// Given reports for each store whether its variable is set: "postgres" (DATABASE_URL), "redis" (REDIS_URL or
-	// REDIS_HOST), "kafka" (KAFKA_BROKERS, unless KAFKA_ENABLED is false). AllInOne embeds the other stores.
+	// REDIS_HOST), "kafka" (KAFKA_BROKERS, unless KAFKA_ENABLED is false). AllInOne embeds the stores whose value is
+	// false.
 	Given map[string]bool
 
 	// Notices are messages that the process logs at its start. They never contain a secret.

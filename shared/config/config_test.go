@@ -15,8 +15,8 @@ import (
 
 const long = "hidden-and-as-long-as-a-secret-has-to-be"
 
-// env returns an environment with the given variables, each as "name=value". Unless it is given, JWT_SECRET has a value
-// too.
+// env returns an environment with the given variables, each as "name=value". JWT_SECRET has a value even if it is not
+// given.
 func env(pairs ...string) func(string) string {
 	all := map[string]string{"JWT_SECRET": "a token secret of this test, hidden from all"}
 	for _, pair := range pairs {

@@ -35,7 +35,8 @@ func (r *reader) notice(format string, args ...any) {
 
 const byteOrderMark = "\ufeff"
 
-// text reads a variable. An empty value counts as unset, because compose files cannot leave a variable out.
+// text reads a variable. If the variable is unset, the result is the parameter otherwise. An empty value counts as
+// unset, because compose files cannot leave a variable out.
 func (r *reader) text(name, otherwise string) string {
 	value := strings.TrimSpace(strings.TrimPrefix(r.getenv(name), byteOrderMark))
 	if value == "" {
@@ -123,8 +124,8 @@ func (r *reader) name(variable, otherwise string, maxBytes int) string {
 	return value
 }
 
-// path reads the path of a folder or file. It refuses texts that only a shell would expand, because without a shell
-// they would name another folder.
+// path reads the path of a folder or file. It refuses control characters, and paths that begin with ~ or $: only a
+// shell expands these, and unexpanded they would name another folder.
 func (r *reader) path(name, otherwise string) string {
 	value := r.text(name, otherwise)
 	switch {
@@ -136,7 +137,7 @@ func (r *reader) path(name, otherwise string) string {
 	return value
 }
 
-// httpURL reads a URL. An error does not contain the user and password in the URL.
+// httpURL reads a URL. An error does not contain the URL's user and password.
 func (r *reader) httpURL(name, otherwise string) string {
 	value := r.text(name, otherwise)
 	if value == "" {
@@ -258,8 +259,8 @@ func (r *reader) prefix(name string) string {
 
 var sslModes = []string{"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
 
-// databaseURL reads the URL of the database, or builds it from the variables for user, password and database. If both
-// are set and differ, the URL takes precedence and a notice is added.
+// databaseURL reads the URL of the database, or builds it from the variables for user, password and database. If the
+// URL is set and differs from one of these variables, the URL takes precedence and a notice is added.
 func (r *reader) databaseURL(name string, c *Config) string {
 	value := r.text(name, "")
 	if value == "" {
@@ -323,7 +324,7 @@ func (r *reader) redisURL(name string) string {
 	}
 	options, err := redis.ParseURL(value)
 	if err != nil {
-		// Other errors of the library may contain the password.
+		// Errors of the library except this one may contain the password.
 		if _, option, ok := strings.Cut(err.Error(), "unexpected option: "); ok {
 			r.problem(name, "has the parameter %q, which is not one of go-redis: remove it", option)
 			return ""
@@ -361,8 +362,8 @@ func (r *reader) compareRedis(b backend.Redis) {
 }
 
 // loses adds a notice if a variable is set but has no effect, because a URL contains another value. The parameter part
-// is the name of this variable, winner is the name of the URL's variable, and inURL is the value in the URL. If tell is
-// false, the notice does not contain the values.
+// is the name of this variable, winner is the name of the URL's variable, and inURL is the value in the URL. If the
+// parameter tell is false, the notice does not contain the values.
 func (r *reader) loses(winner, part, inURL string, tell bool) {
 	switch value := r.text(part, ""); {
 	case value == "" || value == inURL:

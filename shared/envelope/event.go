@@ -16,7 +16,8 @@ import (
 )
 
 // Header names. CloudEvents attributes carry the prefix ce_, except the content type; extension names are lower-case
-// letters and digits only. ce_subject contains the stream, and ce_about the part of it that is Event.Subject.
+// letters and digits only. ce_subject contains the stream. ce_about contains Event.Subject or, in the record of an
+// outcome, Outcome.Type.
 const (
 	headerSpec        = "ce_specversion"
 	headerID          = "ce_id"

@@ -47,7 +47,7 @@ type Health struct {
 	results []checkResult // by check
 	waiting map[string]error
 	ready   bool
-	began   chan struct{} // closed when all checks succeeded for the first time
+	began   chan struct{} // see Began
 }
 
 type checkResult struct {
@@ -57,8 +57,8 @@ type checkResult struct {
 	logged bool      // the failure was logged
 }
 
-// New returns the health of a process. A dependency without a check is reported as true, because the process does not
-// use it, unless work waits for it (see Waiting).
+// New returns the health of a process. A dependency without a check is reported as false while work waits for it (see
+// Waiting). Otherwise it is reported as true, because the process does not use it.
 func New(checks []Check, log *slog.Logger) *Health {
 	h := &Health{checks: checks, log: log, registry: prometheus.NewRegistry(), results: make([]checkResult, len(checks)),
 		waiting: map[string]error{}, began: make(chan struct{}), up: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "edumatrix_up",
@@ -167,7 +167,7 @@ func (h *Health) runCheck(ctx context.Context, i int) {
 	}
 }
 
-// begin closes the channel began if all checks succeed. The caller holds the lock.
+// begin closes the channel began if all checks succeed. The caller holds h.mu.
 func (h *Health) begin() {
 	select {
 	case <-h.began:

@@ -57,8 +57,8 @@ type Options struct {
 	// Grace is how long running jobs may take to end when Run is stopped, before their contexts end; 0: 8 s. An attempt
 	// that is interrupted after Grace does not count, and another instance runs the job at once.
 	Grace time.Duration
-	// Rescue is added to the longest time-out of all workers. A job that runs for longer than the sum counts as
-	// abandoned: its instance was probably killed. 0: 30 s. The queue searches for abandoned jobs every 30 s.
+	// Rescue (0: 30 s) is added to the longest time-out of all workers. A job that runs for longer than the sum counts
+	// as abandoned: its instance was probably killed. The queue searches for abandoned jobs every 30 s.
 	Rescue time.Duration
 	Log    *slog.Logger // nil: slog.Default
 }

@@ -128,7 +128,7 @@ func (w *worker[T]) attempt(ctx context.Context, j *river.Job[kept[T]]) (err err
 	return w.work.Do(ctx, Attempt[T]{Args: j.Args.Args, ID: j.ID, Key: j.Args.Key, Number: j.Attempt})
 }
 
-// cleanError is an error from whose text clean has removed secrets.
+// cleanError is an error whose text is the result of clean.
 type cleanError struct{ err error }
 
 func (e *cleanError) Error() string { return clean(e.err.Error()) }

@@ -69,7 +69,7 @@ func digest(c envelope.Command, body []byte) string {
 func (c *commands) recordDeadLetter(ctx context.Context, m *message.Message, _ error) error {
 	sent, err := envelope.ReadCommand(m)
 	if err != nil {
-		return nil //nolint:nilerr // a command without an actor and an id has no outcome
+		return nil //nolint:nilerr // a record that lacks the actor, the id or another header gets no outcome
 	}
 	outcome, err := c.decider.recordFailure(ctx, sent, nil)
 	var own *eventlog.WriteError

@@ -34,7 +34,7 @@ type decider struct {
 	logger     *slog.Logger
 	waiting    func(dependency string, err error)
 	now        func() time.Time
-	patience   time.Duration // how long commands that cannot be decided yet are decided again; 0: notYetPatience
+	patience   time.Duration // how long a command that lacks a fact is retried; 0: notYetPatience
 
 	ctx       context.Context // ends when nothing may be committed any more
 	states    *states
@@ -52,7 +52,7 @@ type pendingCommand struct {
 	outcome  chan commandOutcome // has room for one outcome
 
 	refused *refusal.Error // the refusal by the checks under the log's lock; nil: none
-	since   time.Time      // when the first decision returned a NotYetError; zero: none has
+	since   time.Time      // when a decision first returned a NotYetError; zero: none has
 	notYet  *refusal.NotYetError
 }
 
@@ -92,8 +92,8 @@ func (d *decider) decideAll(stream string, batch []*pendingCommand) {
 	}
 }
 
-// distinct returns the number of commands before the first repeat. A repeat is decided only when the earlier command
-// with the same actor and id has its outcome.
+// distinct returns the number of commands before the first repeat. A repeat is decided only after the earlier command
+// with the same actor and id has its outcome or was put off.
 func distinct(batch []*pendingCommand) int {
 	seen := make(map[catalog.Origin]bool, len(batch))
 	for i, pc := range batch {
@@ -129,8 +129,9 @@ func (d *decider) failAll(batch []*pendingCommand, err error) {
 	}
 }
 
-// together decides a batch and commits it. While the database is unavailable, it waits and tries again. If it fails, it
-// returns the error and the commands that still need an outcome.
+// together decides a batch and commits it. While the database is unavailable, it waits and tries again. After two
+// conflicts with other commits, it decides under the log's lock. If it fails, it returns the error and the commands
+// that still need an outcome.
 func (d *decider) together(stream string, batch []*pendingCommand) ([]*pendingCommand, error) {
 	delay, conflicts, unavailable := retry.Backoff{First: firstPause}, 0, false
 	defer func() {
@@ -221,8 +222,8 @@ func (d *decider) insideCommit(stream string, batch []*pendingCommand) ([]*pendi
 }
 
 // end ends an attempt. The parameter err is the error with which deciding or committing the batch failed, or nil. If
-// settled can handle the error, or there is none, end delivers outcomes, puts off the commands that cannot be decided
-// yet, and returns the commands that must be decided again. Otherwise it returns the error and all commands.
+// there is no error, or settled can handle it, end delivers outcomes, puts off the commands that cannot be decided yet,
+// and returns the commands that must be decided again. Otherwise it returns the error and all commands.
 func (d *decider) end(r decidedBatch, committed eventlog.Committed, err error) (rest []*pendingCommand, _ error) {
 	if err == nil {
 		d.committed(r, committed.Outcomes)
@@ -235,9 +236,9 @@ func (d *decider) end(r decidedBatch, committed eventlog.Committed, err error) (
 	return rest, nil
 }
 
-// settled handles an error that single commands of a commit have caused. It delivers the outcomes of the commands that
-// have one already, and errTimer to those whose timer is gone or not due. It returns the commands that must be decided
-// again, including those that the log refuses. Any other error is returned together with all commands.
+// settled handles an error that some commands of a commit have caused. A command that has an outcome already gets this
+// outcome, and a command whose timer is gone or not due gets errTimer. settled returns the commands that must be
+// decided again, including those that the log refuses. Any other error is returned together with all commands.
 func (d *decider) settled(decided []*pendingCommand, err error) ([]*pendingCommand, error) {
 	var repeated *eventlog.RepeatedError
 	var refused *eventlog.RefusedError
@@ -274,7 +275,8 @@ func (d *decider) settled(decided []*pendingCommand, err error) ([]*pendingComma
 // errTimer is the error of a timer's command if the timer is gone or not due.
 var errTimer = errors.New("the timer is gone or not due")
 
-// committed delivers the outcomes of a committed batch, and drops the cached states of other streams that it changed.
+// committed delivers the outcomes of a committed batch, and drops the cached states of the other streams that the batch
+// has changed.
 func (d *decider) committed(r decidedBatch, outcomes []envelope.Outcome) {
 	for i, pc := range r.decided {
 		for _, also := range r.write.Commands[i].Also {

@@ -124,7 +124,7 @@ func (d *decider) decideWithState(h *loadedState, origin catalog.Origin, pc *pen
 }
 
 const (
-	// notYetPatience is how long a command that lacks a fact (refusal.NotYetError) is decided again.
+	// notYetPatience is how long a command that lacks a fact (refusal.NotYetError) is retried.
 	notYetPatience = 2 * time.Second
 	notYetPause    = 50 * time.Millisecond
 )
@@ -158,8 +158,8 @@ func (d *decider) digestOf(c envelope.Command) string {
 	return digest(c, c.Body)
 }
 
-// digestOfMessage returns the digest of a command with a decoded body. It does not depend on how the gateway encoded
-// the body. It is "" if the body cannot be encoded.
+// digestOfMessage returns the digest of a command with a decoded body. The digest does not depend on how the gateway
+// encoded the body, and is "" if the body cannot be encoded.
 func digestOfMessage(c envelope.Command, body proto.Message) string {
 	canonical, err := proto.MarshalOptions{Deterministic: true}.Marshal(body)
 	if err != nil {

@@ -36,7 +36,8 @@ type push struct {
 
 func (push) Kind() string { return "push" }
 
-// pushes registers one job for every message, and counts how often each job has run.
+// pushes registers one job for every message, and counts how often each job has run. At a message with the text
+// "no effect", it panics instead. The job for a message with the text "fails" fails while the field mended is false.
 type pushes struct {
 	mu     sync.Mutex
 	done   map[string]int

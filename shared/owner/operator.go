@@ -31,7 +31,7 @@ type operator struct {
 	projections []*projection.Projection
 	consumers   []*consume.Consumer
 	jobs        *jobs.Queue     // nil: the service has no jobs
-	work        context.Context // ends when the service has stopped
+	work        context.Context // service.Parts.Work; its end cancels a rebuild
 }
 
 // withoutReadDeadline removes the deadline for reading a request, at which net/http ends the call's context. An
@@ -119,8 +119,8 @@ func (o *operator) rebuildable() (names []string) {
 type rebuilder func(context.Context) (rebuild.Result, error)
 
 // rebuilds returns the rebuilds that are to be run one after another. If the parameter name is empty, one of them
-// rebuilds all projections and the next one the timers, as far as the service has them. Otherwise the only one rebuilds
-// the projection or the timers with that name.
+// rebuilds all projections and the next one the timers, as far as the service has them. Otherwise there is a single
+// rebuild, of the projection or the timers with that name.
 func (o *operator) rebuilds(name string, progress func(rebuild.Progress)) (all []rebuilder, err error) {
 	names := o.rebuildable()
 	switch {

@@ -90,8 +90,8 @@ func (l *listener) say(conversation string, bodies ...string) {
 	}
 }
 
-// raised returns the versions of the messages of a conversation about which a notification was raised, in the order of
-// the notifications.
+// raised returns, for each notification about a message of a conversation, the version of that message. The versions
+// are in the order of the notifications.
 func (l *listener) raised(conversation string) (versions []catalog.Version) {
 	l.t.Helper()
 	answer, err := l.log.ReadLog(l.t.Context(), connect.NewRequest(&meshv1.ReadLogRequest{Stream: "notifications:bob", Limit: 1000}))

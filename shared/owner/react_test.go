@@ -64,13 +64,13 @@ func newTalk(t *testing.T) *talk {
 
 const talkPartitions = 3
 
-// say appends messages of ann in a conversation to the log, and publishes them.
+// say makes ann send messages in a conversation: it appends their events to the log and publishes the events.
 func (k *talk) say(conversation string, bodies ...string) {
 	k.t.Helper()
 	k.publish(k.write(conversation, bodies...)...)
 }
 
-// write appends messages of ann in a conversation to the log without publishing them.
+// write appends events of messages to the log as say does, but does not publish the events.
 func (k *talk) write(conversation string, bodies ...string) (said []envelope.Event) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -169,8 +169,8 @@ type reactor struct {
 	stop     func()
 }
 
-// start runs an instance of the toy service that reacts to chat. If the parameter change is not nil, the consumer
-// commits with the function that change returns.
+// start runs an instance of the toy service that reacts to chat. The parameter change, if it is not nil, returns the
+// function with which the consumer commits.
 func (k *talk) start(change func(consume.Commit) consume.Commit) *reactor {
 	k.t.Helper()
 	r := &reactor{toy: newToy(k.t, k.url, nil)}

@@ -205,8 +205,8 @@ func (b *reactionBatch) guarded(stream string, do func() error) (err error) {
 	return do()
 }
 
-// failed returns a *consume.CommandError for a command. If the database is unavailable, the command is not at fault and
-// failed returns err unchanged.
+// failed returns the error of a command in a *consume.CommandError. If err is nil, or the database is unavailable, the
+// command is not at fault, and err is returned unchanged.
 func (b *reactionBatch) failed(pc *pendingCommand, err error) error {
 	if err == nil || errors.Is(err, retry.ErrUnavailable) {
 		return err
@@ -214,7 +214,7 @@ func (b *reactionBatch) failed(pc *pendingCommand, err error) error {
 	return &consume.CommandError{Index: b.index[pc], Err: err}
 }
 
-// clock returns the time at which all commands are decided.
+// clock returns the time at which all commands are decided. It is not before the times of the states' events.
 func (b *reactionBatch) clock(states map[string]*loadedState) time.Time {
 	at := b.decider.log.Clock()
 	for _, h := range states {

@@ -18,8 +18,9 @@ func ReplayTopic(service string) catalog.Topic {
 }
 
 // replays handles events that are published again. Such an event proves that its owner's log reaches the event's
-// position. So each partition of the event's topic that this instance consumes, and whose checkpoint is below that
-// position, reads its events up to there from the log. An event to which the service does not react is dropped.
+// position. So the partitions of the event's topic that this instance consumes read their events up to this position
+// from the log, unless their checkpoints have reached it. An event of a topic that the service does not consume is
+// dropped, and so is a message that is not a valid event.
 type replays struct {
 	catalog   *catalog.Catalog
 	consumers []*consume.Consumer

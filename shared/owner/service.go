@@ -103,7 +103,8 @@ func (s *Service) React(topic string, since consume.Since, react consume.Reactio
 	s.reactions = append(s.reactions, reaction{declared, since, react})
 }
 
-// Serve registers the handler of a Connect service on the inner listener, which requires the service credential.
+// Serve registers the handler of a Connect service on the inner listener, which serves other services and operators and
+// requires the service credential.
 func (s *Service) Serve(path string, handler http.Handler) {
 	s.served = append(s.served, path)
 	s.common.Handle(path, handler)
@@ -118,9 +119,10 @@ func (s *Service) QueryOptions(projections consistency.Projections) connect.Hand
 		connect.WithInterceptors(consistency.Interceptor(s.Log, s.env.Catalog, projections)))
 }
 
-// Run serves until ctx ends or a part of the service fails. Then it stops everything that begins new work (consuming,
-// timers, jobs), waits up to 10 s until running work is finished, and stops the other parts last, such as the log's
-// relay and the listener.
+// Run returns an error at once if the parts of the service do not match the catalog or the tables of its schema.
+// Otherwise it serves until ctx ends or a part fails. Then it stops everything that begins new work (consuming, timers,
+// jobs), waits up to 10 s until running work is finished, and stops the other parts last, such as the log's relay and
+// the listener.
 func (s *Service) Run(ctx context.Context) error {
 	if err := errors.Join(s.validate(), projection.CheckTables(ctx, s.Log, jobs.IsTable, s.projections...)); err != nil {
 		return errors.Join(fmt.Errorf("%s cannot start: %w", s.name, err), s.common.Close())
@@ -229,8 +231,8 @@ func (s *Service) validate() error {
 	return errors.Join(problems...)
 }
 
-// consumers returns the consumers of other owners' topics. If there are any, it also creates the service's replay topic
-// (see ReplayTopic) if that is missing.
+// consumers returns the consumers of other owners' topics. For a service that has reactions, consumers also creates the
+// service's replay topic (see ReplayTopic), unless the topic exists.
 func (s *Service) consumers(ctx, work context.Context) (all []*consume.Consumer, err error) {
 	if len(s.reactions) == 0 {
 		return nil, nil
@@ -259,8 +261,8 @@ func (s *Service) commitDeciding(ctx context.Context, commands []consume.Command
 	return s.decider.commitDeciding(ctx, commands, w)
 }
 
-// intake adds the consumption of commands, of other owners' topics, and of the service's replay topic (see
-// ReplayTopic).
+// intake creates the decider, and adds the consumption of commands, of other owners' topics, and of the service's
+// replay topic (see ReplayTopic).
 func (s *Service) intake(parts *service.Parts, consumers []*consume.Consumer) (err error) {
 	s.decider, err = newDecider(parts.Work, decider{log: s.Log, catalog: s.env.Catalog, aggregates: s.aggregates,
 		tracer: s.env.Telemetry.Tracer(), logger: s.env.Log, waiting: s.common.Health.Waiting, now: time.Now})

@@ -83,8 +83,8 @@ func (d *decider) keep(stream string, h *loadedState, decided, recorded time.Tim
 	d.states.put(stream, h)
 }
 
-// load returns the state of a stream, including the events about the subjects of the commands. A cached state needs no
-// read unless a command names a subject.
+// load returns the state of a stream, including the events about the subjects of the commands. A cached state of the
+// log's current incarnation needs no read unless a command names a subject.
 func (d *decider) load(stream string, batch []*pendingCommand) (*loadedState, error) {
 	h, selection, complete, err := d.known(stream, batch)
 	if err != nil || complete {
@@ -168,5 +168,6 @@ func (h *loadedState) grow(subject string, body int) {
 	}
 }
 
-// envelopeBytes estimates the memory of an event in a state in addition to the event's body, such as a map entry.
+// envelopeBytes is an estimate of the memory that a state needs for an event beyond the event's body, such as a map
+// entry.
 const envelopeBytes = 64

@@ -50,7 +50,7 @@ func TestTimer_FiresOnceWhenItIsDueAndNotWhenItIsCancelled(t *testing.T) {
 	one.do("ann", &toyv1.Ring{BellId: "later", Milliseconds: 5000})
 	one.do("ann", &toyv1.Ring{BellId: "later", Milliseconds: 3_600_000})
 	one.do("ann", &toyv1.Answer{BellId: "cancelled"})
-	one.do("ann", &toyv1.Ring{BellId: "due", Milliseconds: 5000}) // due after the others would have fired
+	one.do("ann", &toyv1.Ring{BellId: "due", Milliseconds: 5000}) // due after the timers of 5 s above
 	stop()                                                        // the other instance must fire the timer
 	require.Eventually(t, func() bool { return len(one.events("bell:due")) == 2 }, time.Minute, 10*time.Millisecond)
 	e := one.events("bell:due")

@@ -19,9 +19,8 @@ type Limits struct {
 	Max     int
 }
 
-// Limit returns the number of rows that a request asks for, or Default if the parameter asked is nil. It refuses
-// numbers below 1 or above Max (refusal.InvalidField). The refusal names the request's field, whose name is the
-// parameter field.
+// Limit returns the number of rows that was requested, or Default if the parameter asked is nil. It refuses numbers
+// below 1 or above Max (refusal.InvalidField). The parameter field is the name of the request's field, for the refusal.
 func (l Limits) Limit(field string, asked *int32) (int, error) {
 	switch {
 	case asked == nil:
@@ -32,7 +31,7 @@ func (l Limits) Limit(field string, asked *int32) (int, error) {
 	return int(*asked), nil
 }
 
-// Read returns the number of rows that a request asks for in its field "limit", and decodes the cursor in its field
+// Read returns the number of rows for the value of a request's field "limit", and decodes the cursor in its field
 // "after" (see Limit and ReadCursor).
 func (l Limits) Read(limit *int32, after string, place ...any) (int, error) {
 	rows, err := l.Limit("limit", limit)
@@ -45,7 +44,7 @@ func (l Limits) Read(limit *int32, after string, place ...any) (int, error) {
 // Cut returns a page of rows, with at most as many rows as the parameter limit. The caller has to read limit+1 rows, so
 // that an additional row shows that there is a next page. If there is one, the result next is the place of the page's
 // last row, for the cursor of the next page; otherwise next is zero. A place consists of the values by which the rows
-// are ordered. The function place returns the place of the row with an index.
+// are ordered. The function place returns the place of the row with the given index.
 func Cut[T, P any](rows []T, limit int, place func(row int) P) (page []T, next P) {
 	if len(rows) > limit {
 		return rows[:limit], place(limit - 1)
@@ -67,9 +66,10 @@ func Cursor(place ...any) string {
 	return base64.RawURLEncoding.EncodeToString([]byte(strings.Join(texts, "\n")))
 }
 
-// ReadCursor decodes a cursor into pointers to values. Their types and order must be those with which Cursor was
-// called. The empty cursor does not change the values. A cursor that does not contain such values is refused
-// (refusal.InvalidField). The refusal names the request's field, whose name is the parameter field.
+// ReadCursor decodes a cursor into the values that the parameters place point to. The types and the order of the values
+// must be those with which Cursor was called. The empty cursor does not change the values. A cursor that does not
+// contain such values is refused (refusal.InvalidField). The parameter field is the name of the request's field, for
+// the refusal.
 func ReadCursor(field, cursor string, place ...any) error {
 	if cursor == "" {
 		return nil
@@ -86,7 +86,7 @@ func ReadCursor(field, cursor string, place ...any) error {
 	return nil
 }
 
-// read decodes a value, and reports whether the text is a value of that type.
+// read decodes a text into the value that the parameter into points to, and reports whether the text is such a value.
 func read(text string, into any) bool {
 	value := reflect.ValueOf(into).Elem()
 	switch value.Kind() {

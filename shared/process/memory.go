@@ -13,7 +13,7 @@ import (
 // MemoryShare is the share of memory that a process may use. Above it, the process collects garbage more often.
 type MemoryShare struct {
 	Machine float64 // share of the machine's memory, which other processes use too; not used if Group applies
-	Group   float64 // share of the memory of the control group, if that is limited
+	Group   float64 // share of the control group's memory limit, if there is one
 }
 
 var (
@@ -34,8 +34,8 @@ func Memory(share MemoryShare) int64 { return memoryLimit(os.DirFS("/"), share) 
 const garbagePercent = 400
 
 // TuneMemory makes the process collect garbage less often while it stays below its share of memory. GOMEMLIMIT and GOGC
-// take precedence if they are set. If no limit is known, as on systems other than Linux without GOMEMLIMIT, nothing
-// changes.
+// take precedence if they are set. Without GOMEMLIMIT, nothing changes if no limit is known, as on systems other than
+// Linux.
 func TuneMemory(share MemoryShare, log *slog.Logger) {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		limit := Memory(share)

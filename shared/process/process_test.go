@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 			env.Ready()
 			<-ctx.Done()
 			if err := env.Stores.Postgres.Ping(context.WithoutCancel(ctx)); err != nil {
-				return err // process.Main has closed the store before the service has ended
+				return err // process.Main must not close the stores before the service has ended
 			}
 			return ctx.Err()
 		}))
@@ -50,8 +50,8 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// service is a process that runs one of the services of TestMain. Its environment contains only the variables that the
-// test sets.
+// service is a process that runs one of the services of TestMain. Its environment contains only the variables that
+// startService and the test set.
 type service struct {
 	cmd   *exec.Cmd
 	lines *bufio.Scanner

@@ -33,7 +33,8 @@ func Dependency(err error) string {
 	return "dependency"
 }
 
-// Permanent wraps an error that a retry cannot fix. A message that fails with it becomes a dead letter at once.
+// Permanent wraps an error that a retry cannot fix. A router of shared/bus does not repeat a handler that returns such
+// an error.
 func Permanent(err error) error { return &permanentError{err} }
 
 type permanentError struct{ err error }

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Sleep waits for d. It reports whether the time has passed; false means that ctx ended first.
+// Sleep waits for the duration d. It reports whether the time has passed; false means that ctx ended first.
 func Sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

@@ -15,7 +15,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
-// ErrUnreachable means that the service did not respond at all.
+// ErrUnreachable means that no response arrived, for example because the service does not run or has not responded in
+// time. A call that its caller has cancelled has another error.
 var ErrUnreachable = errors.New("service does not answer")
 
 const clientIdle = 90 * time.Second

@@ -43,7 +43,7 @@ func Actor(ctx context.Context) string {
 // must contain everything that is committed then.
 const Now catalog.Position = math.MaxInt64
 
-// now is the value of the header for Now.
+// now is the value of headerPosition for Now.
 const now = "now"
 
 // WithPosition returns a context for queries whose answers must contain the owner's log at least up to a position, so

@@ -67,7 +67,7 @@ func NewServer(o ServerOptions) (*Server, error) {
 	return s, nil
 }
 
-// Handle registers the handler of a path, such as a Connect service's, for callers with the credential.
+// Handle registers the handler of a path, such as that of a Connect service, for callers with the credential.
 func (s *Server) Handle(path string, h http.Handler) { s.mux.Handle(path, h) }
 
 // handler serves the paths of Health without a credential. All other paths, including unknown ones, require it.
@@ -113,8 +113,8 @@ func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 
 // Run serves until ctx ends, and then finishes calls in flight, for up to 5 s.
 func (s *Server) Run(ctx context.Context) error {
-	// The server keeps idle connections longer than clients do, so that until it stops it does not close a connection
-	// that a client is about to use.
+	// The server keeps idle connections longer than clients do. So it does not close a connection that a client is
+	// about to use, except when it stops.
 	server := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: callWithin,
 		IdleTimeout: 2 * clientIdle, ErrorLog: slog.NewLogLogger(s.o.Log.Handler(), slog.LevelWarn)}
 	ended := make(chan error, 1)

@@ -23,7 +23,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// stopWithin is how long work in flight may take when the service stops.
+// stopWithin is how long Parts.Work lasts after the service was stopped, for work in flight.
 const stopWithin = 10 * time.Second
 
 // Service has the listener, the health and the publisher of one service.
@@ -36,7 +36,8 @@ type Service struct {
 	server *rpc.Server
 }
 
-// Open opens the publisher and the listener. Run closes them.
+// Open opens the publisher and the listener. Run closes both; it does not close the listener if the parts cannot be
+// prepared.
 func Open(env process.Env) (*Service, error) {
 	s := &Service{Name: env.Config.Service, env: env, Health: health.New(health.OfStores(env.Stores), env.Log)}
 	var err error
@@ -104,8 +105,8 @@ func (p *Parts) ConsumeCommands(handle message.NoPublishHandlerFunc, dead DeadLe
 	return p.Consume(catalog.CommandTopic(p.service.Name), bus.SubscriberOptions{}, handle)
 }
 
-// Background makes Run run a part until the work in flight is finished or its time is over. An error of the part stops
-// the service.
+// Background makes Run run a part until the work in flight is finished, its time is over, or another part has failed.
+// An error of the part stops the service.
 func (p *Parts) Background(name string, run func(context.Context) error) {
 	p.background = append(p.background, part{name, run})
 }
@@ -128,8 +129,9 @@ func (p *Parts) WithIntake(name string, run func(context.Context) error) {
 // any more.
 func (p *Parts) Finish(wait func()) { p.finishing = append(p.finishing, wait) }
 
-// Run serves until ctx ends or a part fails. Then it stops consuming and the parts of WithIntake, and waits up to 10 s
-// for work in flight. The parts in the background and the listener stop last. The function prepare adds the parts.
+// Run serves until ctx ends or a part fails. The function prepare adds the parts. When ctx has ended, Run stops
+// consuming and the parts of WithIntake, and waits for work in flight; after 10 s, Parts.Work ends. The parts in the
+// background and the listener stop last. When a part has failed, the contexts of all parts end at once.
 func (s *Service) Run(ctx context.Context, prepare func(*Parts) error) error {
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()

@@ -49,10 +49,11 @@ func (p Projections) Validate(c *catalog.Catalog, owner string, served, projecti
 	return problems
 }
 
-// Interceptor returns the interceptor of the handlers of queries. Before it calls a handler, the interceptor waits
-// until the query's projection has reached the position that the request names. It calls the handler again if the
-// handler may have read rows that are older than this position (see projection.ReadConsistently). If the projection
-// does not reach the position within 3 s, the query is refused as unavailable.
+// Interceptor returns the interceptor of the handlers of queries. Before it calls the handler of a query in the
+// parameter projections, the interceptor waits until the query's projection has reached the position that the request
+// names. It calls the handler again if the handler may have read rows that are older than this position (see
+// projection.ReadConsistently). If the projection does not reach the position within 3 s, the query is refused as
+// unavailable.
 func Interceptor(log *eventlog.Log, c *catalog.Catalog, projections Projections) connect.Interceptor {
 	byProcedure := map[string]string{}
 	for name, reads := range projections {

@@ -259,8 +259,8 @@ func (a *applier) restored(incarnation string) {
 	a.incarnation = incarnation
 }
 
-// save writes effects, and streams to park, at once. Without either, it writes the checkpoint only if saveEvery has
-// passed, maxUnsaved records wait, or the partition is released.
+// save stores progress. If there are effects or streams to park, it writes them immediately. If not, it writes the
+// checkpoint only if saveEvery has passed, maxUnsaved records wait, or the partition is released.
 func (a *applier) save() error {
 	effective := false
 	for _, i := range a.items {

@@ -27,7 +27,7 @@ type item struct {
 	problem error // the error that parks the event's stream; nil: none
 }
 
-// size sums up effects: their streams, and the number and bytes of their events.
+// size sums up effects: their streams, the number of their events, and the bytes of their events and commands.
 type size struct {
 	streams map[string]bool
 	events  int
@@ -69,7 +69,7 @@ func (s *size) fits(f Effect) bool {
 
 // collectEffects determines the effects of the next event of the partition and adds them to a.items. Whenever the items
 // fill a transaction, collectEffects writes them. An event that fails, or that belongs to a parked stream, is added
-// without effects.
+// without effects. An event for which isOld returns true is not added.
 func (a *applier) collectEffects(e envelope.Event, trace context.Context, before catalog.Position) error {
 	if a.isOld(e) {
 		return nil
@@ -185,7 +185,7 @@ func (a *applier) write(to inbox.Checkpoint) error {
 
 // commit stores items in one transaction. If the transaction fails because of the items, commit halves them until the
 // event at fault is alone, and parks that event's stream. If only a fact is missing (refusal.NotYetError), commit first
-// tries again for notYetPatience.
+// tries again for notYetPatience. If the stream cannot be parked either, the event is dropped.
 func (a *applier) commit(items []*item, to inbox.Checkpoint) error {
 	if len(items) == 0 && to == a.saved {
 		a.savedAt = time.Now()
@@ -257,8 +257,8 @@ func isCausedByItems(err error) bool {
 }
 
 // compose returns the commands of items, the write that is committed with them, and the streams that the write parks.
-// The effects of events of a parked stream are left out. The write counts those events that come after the event that
-// parked the stream.
+// It leaves out the effects of the events of a parked stream. The write counts these events, except the one that parked
+// the stream.
 func (a *applier) compose(items []*item, to inbox.Checkpoint) ([]Command, eventlog.Write, []inbox.Parked) {
 	advance := &inbox.Advance{Of: a.of, From: a.saved, To: to, Revision: a.revision}
 	c := batchWrite{w: eventlog.Write{Expected: eventlog.AnyVersion, Advance: advance}}

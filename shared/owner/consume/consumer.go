@@ -35,7 +35,7 @@ import (
 
 const (
 	// Window is the maximum number of records of a partition that wait for a checkpoint. It is large, because the
-	// checkpoint of records without effects is stored only once per second.
+	// checkpoint of records without effects is usually stored only once per second.
 	Window = 4096
 	// saveEvery is how often a checkpoint without effects is stored.
 	saveEvery = time.Second
@@ -57,7 +57,7 @@ type Options struct {
 	Topic      string
 	Since      Since
 	React      Reaction
-	Partitions int32 // of the topic; used if the first record, from an earlier release, lacks the number
+	Partitions int32 // of the topic; used if the first record lacks this number, because an earlier release wrote it
 	Log        *eventlog.Log
 	// Commit commits writes, and decides the commands among the effects. Nil: the service does not decide commands, and
 	// an event whose effects contain a command is parked.
@@ -153,7 +153,7 @@ func (c *Consumer) CatchUp(e envelope.Event) {
 }
 
 // retryUnavailable calls the function try, and repeats the call for as long as Postgres or the owner is unavailable. It
-// gives up when the channel over is closed or nothing may be committed any more.
+// gives up when the channel in the parameter over is closed, or nothing may be committed any more.
 func (c *Consumer) retryUnavailable(over <-chan struct{}, try func() error) error {
 	unavailable := ""
 	defer func() {
@@ -182,7 +182,8 @@ func (c *Consumer) retryUnavailable(over <-chan struct{}, try func() error) erro
 	}
 }
 
-// pause waits for the duration d. It reports whether d passed before ctx ended or the channel over was closed.
+// pause waits for the duration d. It returns false if ctx ended before d had passed, or if the channel in the parameter
+// over was closed before then.
 func pause(ctx context.Context, over <-chan struct{}, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

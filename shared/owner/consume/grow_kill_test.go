@@ -35,8 +35,8 @@ type killer struct {
 	used    map[string]bool
 }
 
-// start runs an instance. When the instance reaches a step at which no instance was killed before, it stops committing,
-// and a value is sent to the channel killed, so that the test kills it.
+// start runs an instance. At the first step at which no instance was killed before, the instance stops committing (if
+// k.after is set, after the commit of that step) and sends a value to the channel k.killed. Then the test kills it.
 func (k *killer) start() *instance {
 	k.t.Helper()
 	dead := false

@@ -18,8 +18,8 @@ import (
 // An event that fails parks its stream: the transaction of the checkpoint adds a row for the stream, and the applier
 // applies neither the event nor later events of the stream. An operator retries or drops the event, on any instance.
 // That instance reads the event and the later ones, up to the checkpoint, from the owner's log and applies them in
-// order. The transaction of the last of these events removes the row, and the partition's applier continues after that
-// event.
+// order, without a dropped event. If none of them fails, the transaction of the last one removes the row, and the
+// partition's applier continues after that event.
 
 // Resolved is the result of resolving a parked stream.
 type Resolved struct {
@@ -116,8 +116,8 @@ type resolving struct {
 	reached catalog.Position // position up to which the partition has passed over events of the stream
 }
 
-// step applies as many events as fit into one transaction. If the stream is still parked then, step returns its entry.
-// The result problem is the error of the event that failed; nil: none failed.
+// step applies as many events as fit into one transaction, or a single event if r.single is set. If the stream is still
+// parked then, step returns its entry. The result problem is the error of the event that failed; nil: none failed.
 func (r *resolving) step(ctx context.Context, p inbox.Parked) (left *inbox.Parked, problem error, err error) {
 	r.applied = 0
 	events, next, err := r.read(ctx, p)

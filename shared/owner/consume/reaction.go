@@ -12,9 +12,10 @@ import (
 // effects for the same event, in the same order. An event with many effects is applied in several transactions, which
 // rely on that order.
 //
-// Events of one stream arrive in order. Events of different streams may not, because partitions are not ordered among
-// each other: "read up to message 50" may arrive before message 50. The result of an effect may depend only on the
-// state of its own stream, and that state must not depend on the order in which events of different streams arrived.
+// Events of one stream arrive in order. Events of different streams may arrive in any order, because partitions are not
+// ordered among each other: "read up to message 50" may arrive before message 50. The result of an effect may depend
+// only on the state of its own stream, and that state must not depend on the order in which events of different streams
+// arrived.
 // Test this by applying the events of a few streams in many interleavings and comparing the states; for an example, see
 // services/notification/rule/order_test.go.
 type Reaction func(e envelope.Event, event proto.Message) []Effect
@@ -54,7 +55,7 @@ const (
 	sinceTime
 )
 
-// FromStart makes the service react to all events of the topic that the owner's log contains.
+// FromStart makes the service react to all events of the topic, from the first one in the owner's log.
 func FromStart() Since { return Since{kind: sinceStart} }
 
 // FromNow makes the service react to events that the owner's log does not contain yet when the first record of the

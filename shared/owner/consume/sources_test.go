@@ -47,7 +47,7 @@ func TestConsume_ARetryOnAnotherInstanceWhileEventsArrive(t *testing.T) {
 }
 
 // Many events of a parked stream wait, and events of another stream are between them in the log. A retry must apply all
-// of them, and a drop all but the first, also if they fill one transaction or several exactly.
+// events of the parked stream, and a drop all but the first, even if they fill one transaction or several exactly.
 func TestConsume_ARetryAppliesMoreEventsThanATransactionHas(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int64{255, 511, 600} {

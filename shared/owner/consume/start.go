@@ -67,7 +67,8 @@ func (a *applier) beginPartition(first envelope.Event) (saved inbox.Checkpoint, 
 	return saved, err
 }
 
-// beginConsumer returns the start of the topic's consumption. If none is stored yet, it finds and stores the start.
+// beginConsumer returns the start of the topic's consumption. If none is stored yet, it finds and stores the start. It
+// also parks the streams of the events that an earlier release had parked (see takeOver).
 func (c *Consumer) beginConsumer(ctx context.Context, over <-chan struct{}, first envelope.Event) (inbox.Consumer, error) {
 	c.mu.Lock()
 	begun := c.begun
@@ -132,7 +133,8 @@ func (c *Consumer) findStart(ctx context.Context, n *inbox.Consumer) error {
 // lastBefore finds a position above which nearly all events are at or after a time. Some may be older, because clocks
 // differ, so isOld also checks the time of each event.
 func (c *Consumer) lastBefore(ctx context.Context, t time.Time, head catalog.Position) (catalog.Position, error) {
-	// The event at position low is before t. Except for wrong clocks, no event above position high is before t.
+	// The event at position low (0: no event) is before t. Except for wrong clocks, no event above position high is
+	// before t.
 	low, high := catalog.Position(0), head
 	for low < high {
 		middle := low + (high-low)/2
@@ -170,7 +172,8 @@ func (c *Consumer) takeOver(ctx context.Context, n inbox.Consumer) error {
 	})
 }
 
-// loadLegacyVersions reads, for the stream of each event, the last version that an earlier release applied.
+// loadLegacyVersions reads, for the stream of each event, the last version that an earlier release applied. It skips
+// events above LegacyEnd, which no earlier release has applied.
 func (a *applier) loadLegacyVersions(events []envelope.Event) error {
 	var streams []string
 	seen := map[string]bool{}

@@ -201,7 +201,7 @@ type world struct {
 	catalog   *catalog.Catalog
 	publisher *bus.Publisher
 	source    *source
-	fails     atomic.Bool // whether the reaction fails at "choke" and "spoil"
+	fails     atomic.Bool // whether messages with the texts "choke" and "spoil" fail
 	reacted   atomic.Int64
 	since     consume.Since
 }
@@ -301,7 +301,7 @@ type instance struct {
 	*world
 	log      *eventlog.Log
 	consumer *consume.Consumer
-	waiting  sync.Map    // the last error of each dependency for which the instance waits, by the dependency's name
+	waiting  sync.Map    // the last error that Options.Waiting got, by dependency; nil: available again
 	lost     atomic.Bool // whether acknowledgements are lost, as if the instance were killed after a commit
 	stop     func()
 	kill     func() // ends the instance without committing running transactions
@@ -358,8 +358,8 @@ func (w *world) startWith(change func(*consume.Options)) *instance {
 	return i
 }
 
-// raised returns the versions of the messages of a conversation about which a recipient was notified, in the order of
-// the notifications.
+// raised returns, for each notification of a recipient about a message of a conversation, the version of that message.
+// The versions are in the order of the notifications.
 func (w *world) raised(recipient, conversation string) (versions []catalog.Version) {
 	w.t.Helper()
 	rows, err := w.pool.Query(w.t.Context(), "SELECT body FROM notification.events WHERE stream = $1 ORDER BY position",

@@ -29,7 +29,7 @@ type Outcome struct {
 }
 
 // Equal reports whether two outcomes have the same code, and equal events in the same order. An event in a
-// catalog.Expecting equals the event without it, and the event in a catalog.Expecting with the same version.
+// catalog.Expecting equals the same event without a catalog.Expecting, or in one with the same version.
 func (o Outcome) Equal(other Outcome) bool {
 	if o.Code != other.Code || len(o.Events) != len(other.Events) {
 		return false
@@ -135,7 +135,7 @@ type T interface {
 var declarations = sync.OnceValues(catalog.Load)
 
 // Evolve applies the events of a stream to a state. It omits their personal fields, as loading from the log does. An
-// event that does not belong to the stream fails the test.
+// event that is not declared, or does not belong to the stream, fails the test.
 func Evolve(t T, s State, stream string, events ...Event) {
 	t.Helper()
 	c, err := declarations()
