@@ -27,7 +27,7 @@ type tree string
 
 func (d tree) path(name string) string { return filepath.Join(string(d), filepath.FromSlash(name)) }
 
-// copyTree copies the files of this repository that git tracks to a temporary folder.
+// copyTree makes a temporary folder with a copy of each file that git tracks in this repository.
 func copyTree(t *testing.T) tree {
 	t.Helper()
 	list := exec.Command("git", "ls-files", "-z")

@@ -15,7 +15,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
 
-	// The packages of all services, whose declarations Load reads.
+	// The packages of all services, whose declarations Load reads, and mesh, which has the calls between services.
 	_ "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	_ "github.com/edumatrix/interlinked/proto/gen/edumatrix/feed/v1"
 	_ "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
@@ -132,7 +132,8 @@ func Load() (*Catalog, error) {
 	return c, nil
 }
 
-// checkAll returns an error that names each declaration that is invalid or contradicts another one.
+// checkAll checks the declarations that were read. It returns an error that names each one that is invalid or
+// contradicts another one.
 func (c *Catalog) checkAll() error {
 	var problems []error
 	for _, name := range c.EventNames() {
@@ -402,9 +403,9 @@ func (c *Catalog) Topics(owner string) []Topic {
 // CommandTopic returns the topic of an owner's commands.
 func CommandTopic(owner string) string { return owner + "-commands" }
 
-// ResultTopic returns the topic of the outcomes of an owner's commands. The first outcome of a committed command is not
-// on this topic, because the last event of the commit carries it. If the command is repeated, its outcome is published
-// on this topic.
+// ResultTopic returns the topic of the outcomes of an owner's commands. If the owner has a log, the first outcome of a
+// committed command is not on this topic, because the command's last event carries the outcome. If the command is
+// repeated, its outcome is published on this topic.
 func ResultTopic(owner string) string { return owner + "-results" }
 
 // DeadLetterTopic returns the topic of the messages that an owner could not process.

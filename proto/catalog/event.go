@@ -180,7 +180,8 @@ func (c *Catalog) check(e *Event) (problems []error) {
 	return problems
 }
 
-// checkCommands returns an error for each command whose member_of is a room that no event of its service opens.
+// checkCommands returns an error for each command whose member_of names a room of a kind that no event of the command's
+// service opens.
 func (c *Catalog) checkCommands() (problems []error) {
 	for _, name := range c.CommandNames() {
 		cmd := c.commands[name]
@@ -200,8 +201,8 @@ func (c *Catalog) checkCommands() (problems []error) {
 	return problems
 }
 
-// checkTopics returns an error for each topic that has both events of a log and state. Records of events have
-// positions, records of state have none.
+// checkTopics returns an error for each topic that has both events of a log and state. Records of events have positions
+// of the log, records of state do not.
 func (c *Catalog) checkTopics() (problems []error) {
 	for _, t := range c.Topics("") {
 		if c.carries(t.Name, true) && c.carries(t.Name, false) {

@@ -22,7 +22,7 @@ func (c *Catalog) SignalNames() []string { return slices.Sorted(maps.Keys(c.sign
 const maxTyped = 64
 
 // Nearest returns the public command or query with the smallest edit distance to a mistyped name, or "" if no name is
-// similar.
+// similar or the mistyped name is longer than maxTyped.
 func (c *Catalog) Nearest(name string) string {
 	if len(name) > maxTyped {
 		return ""

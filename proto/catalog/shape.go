@@ -46,8 +46,8 @@ func CheckStorable(field, text string) error {
 	return nil
 }
 
-// Check checks the fields of a command against their declared shapes. The fields from which addresses are derived must
-// also be ids. The error is a refusal.
+// Check checks the fields of a command as CheckShape does. The fields that the command's stream, subject and
+// member_of name must also be ids. The error is a refusal.
 func (c *Command) Check(m proto.Message) error {
 	for _, t := range []template{c.stream, c.subject, c.memberOf} {
 		for _, h := range t.placeholders {
@@ -59,10 +59,12 @@ func (c *Command) Check(m proto.Message) error {
 	return CheckShape(m)
 }
 
-// Check checks the fields of a query against their declared shapes. The error is a refusal.
+// Check checks the fields of a query as CheckShape does. The error is a refusal.
 func (q *Query) Check(m proto.Message) error { return CheckShape(m) }
 
-// CheckShape checks the fields of a message against their declared shapes. The error is a refusal.
+// CheckShape checks the fields of a message against their declared shapes. Every text must also be storable (see
+// CheckStorable), and the texts in a repeated field must not be empty. Fields of nested messages are not checked. The
+// error is a refusal.
 func CheckShape(m proto.Message) error {
 	fields := m.ProtoReflect().Descriptor().Fields()
 	for i := range fields.Len() {
@@ -82,8 +84,8 @@ func shapeOf(f protoreflect.FieldDescriptor) *routingv1.Shape {
 	return proto.GetExtension(f.Options(), routingv1.E_Shape).(*routingv1.Shape)
 }
 
-// checkShapes returns an error for each shape of the message's own fields whose bounds do not apply to the type of the
-// field. CheckShape would ignore such a bound, and it ignores shapes in nested messages.
+// checkShapes returns an error for each option, in the shapes of the message's own fields, that does not apply to the
+// type of its field. CheckShape would ignore such an option, and it ignores shapes in nested messages.
 func checkShapes(m protoreflect.MessageDescriptor) (problems []error) {
 	for i := range m.Fields().Len() {
 		f := m.Fields().Get(i)

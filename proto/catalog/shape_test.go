@@ -46,7 +46,7 @@ func TestCheck_BoundsWholeNumbers(t *testing.T) {
 	}
 }
 
-// A shape has bounds that do not apply to its field.
+// A shape has an option that does not apply to the type of its field. The error must name the field and the option.
 func TestCheckShapes_ReportsBoundsThatWouldBeIgnored(t *testing.T) {
 	for _, test := range []struct {
 		kind     descriptorpb.FieldDescriptorProto_Type

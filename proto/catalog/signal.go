@@ -31,7 +31,7 @@ func (c *Catalog) readSignal(owner string, mt protoreflect.MessageType, o *routi
 	return nil
 }
 
-// Check checks the fields of a signal against their declared shapes. The error is a refusal.
+// Check checks the fields of a signal as CheckShape does. The error is a refusal.
 func (s *Signal) Check(m proto.Message) error { return CheckShape(m) }
 
 // Room returns the room of a signal. It returns false if a field in the room's address is not an id.

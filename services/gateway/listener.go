@@ -10,16 +10,17 @@ import (
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
-// boundedListener limits the number of client connections, with and without a WebSocket, to less than the number of
-// files that this process may open. Otherwise, clients could use up all files of the process. Calls to the owners and
-// to Kafka would then fail, which would affect all users.
+// boundedListener limits the number of client connections, with and without a WebSocket. Otherwise, clients could use
+// up all files that this process may open. Calls to the owners and to Kafka would then fail, which would affect all
+// users.
 type boundedListener struct {
 	net.Listener
 	max  int64
 	open atomic.Int64
 }
 
-// margin is the number of connections above boundedListener.max that are accepted only to respond with 503.
+// margin is the number of connections above boundedListener.max that are accepted only to refuse their requests (see
+// full).
 const margin = 64
 
 // Accept waits for the next connection. Connections above l.max+margin are closed at once.

@@ -33,7 +33,7 @@ func (m *mesh) shown(user string, others ...string) (rooms []string) {
 	return rooms
 }
 
-// keeps waits until exactly the given rooms of a session are stored.
+// The method keeps waits until exactly the given rooms of a session are stored.
 func (m *mesh) keeps(user, session string, rooms ...string) {
 	m.t.Helper()
 	require.EventuallyWithT(m.t, func(c *assert.CollectT) {
@@ -96,9 +96,9 @@ func TestConnect_RestoresTheRoomsOfItsSession(t *testing.T) {
 }
 
 // A second connection, at another gateway, continues a session and restores its rooms. After the second gateway has
-// reported this connection, the client of the first one unsubscribes from a room. The rooms of the first connection
-// must then be stored: this connection is older, but its client has chosen the rooms, and those of the second
-// connection were only restored.
+// reported this connection, the client of the first connection unsubscribes from a room. The rooms of the first
+// connection must then be stored: this connection is older, but its client has chosen the rooms. The rooms of the
+// second connection were only restored.
 func TestConnect_RestoredRoomsDoNotReplaceNewerOnes(t *testing.T) {
 	t.Parallel()
 	m := begin(t)

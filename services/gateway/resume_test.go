@@ -13,7 +13,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// often makes gateways send resume tokens so often that a test need not wait for them.
+// often contains settings with which a gateway sends resume tokens so frequently that a test need not wait for them.
 var often = settings{cover: 20 * time.Millisecond}
 
 // settled waits until the connection has a resume token that covers all events of chat's log so far, and returns the
@@ -36,8 +36,8 @@ func (m *mesh) reader() *hub.Hub {
 	return hub.New(hub.Options{Catalog: m.catalog, TokenKey: key})
 }
 
-// returns connects a user who was connected before, with a resume token and the given rooms, but without any other
-// state of the earlier connection.
+// The method returns connects a user who was connected before, with a resume token and the given rooms, but without any
+// other state of the earlier connection.
 func (m *mesh) returns(address, user, token string, rooms ...string) *inbox {
 	m.t.Helper()
 	return connect(m.t, address, user, func(o *client.Options) { o.ResumeToken, o.Rooms = token, rooms })

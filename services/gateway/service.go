@@ -1,7 +1,8 @@
 // Package gateway is the service that clients connect to: they send commands, queries and signals, and get the events
 // of their rooms. It contains no domain rules; commands, events, queries and signals are declared in proto/.
 //
-// A command goes ws → protocol → intake → Kafka; an event comes Kafka → fanout → hub → the connection's queue → ws.
+// A command goes ws → protocol (over HTTP: httpapi) → intake → Kafka; an event comes Kafka → fanout → hub → the
+// connection's queue → ws.
 package gateway
 
 import (
@@ -42,8 +43,8 @@ import (
 // socketPath is the URL path at which clients open WebSockets.
 const socketPath = "/ws"
 
-// Run serves clients until the context ends or a part of the gateway fails. Then it waits for the outcomes of the
-// commands in flight and for the end of the connections, for about 10 s at most.
+// Run serves clients until the context ends or a part of the gateway fails. Then it waits until the commands in flight
+// are answered and the connections have ended, for about 10 s at most.
 func Run(ctx context.Context, env process.Env) error { return run(ctx, env, settings{}) }
 
 // settings can be changed by tests. Zero values stand for the defaults.
@@ -203,9 +204,9 @@ func resumeTokenKey(serviceSecret string) ([]byte, error) {
 	return hkdf.Key(sha256.New, []byte(serviceSecret), nil, "edumatrix resume tokens", sha256.Size)
 }
 
-// route passes requests for /api and for the paths under it to the handler api, in every spelling, such as
-// //api/chat.history, and all other requests to the handler others. A ServeMux would redirect a request with such a
-// spelling, and many clients do not send a POST again after a redirect.
+// route returns a handler that passes requests for /api and for the paths under it to the handler api, and all other
+// requests to the handler others. It recognizes every spelling of these paths, such as //api/chat.history. A ServeMux
+// would redirect a request with such a spelling, and many clients do not send a POST again after a redirect.
 func route(api, others http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if at := path.Clean(r.URL.Path); at == "/api" || strings.HasPrefix(at, "/api/") {

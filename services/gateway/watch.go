@@ -51,8 +51,8 @@ func newWatch(env process.Env, client *http.Client) *watch {
 // first request.
 func (w *watch) follow(fan *fanout.Fanout) { w.fan = fan }
 
-// owners returns an error unless every owner responds and, if it has a PostgreSQL database, reaches it. The gateway has
-// no database itself.
+// owners returns an error unless every owner responds and reaches its PostgreSQL database, if it has one. The gateway
+// has no database itself.
 func (w *watch) owners(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, owner := range w.env.Catalog.Owners() {
@@ -125,7 +125,7 @@ func (w *watch) run(ctx context.Context, keys <-chan struct{}, ready func()) err
 			}
 		}
 		select {
-		case <-keys: // the keys with which tokens are checked
+		case <-keys: // closed when the keys with which tokens are checked are known
 		case <-ctx.Done():
 			return nil
 		}

@@ -24,8 +24,8 @@ func Run(ctx context.Context, env process.Env) error {
 	if err != nil {
 		return err
 	}
-	// FromTime applies only when the service starts for the first time. Later starts continue from the stored
-	// checkpoints.
+	// FromTime applies only until the service has received the first record of the topic. Later runs continue from the
+	// stored checkpoints.
 	s.React("chat-events", consume.FromTime(time.Now().Add(-maxEventAge)), raise)
 	return s.Run(ctx)
 }

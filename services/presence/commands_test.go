@@ -54,7 +54,7 @@ func (r *results) last() envelope.Outcome {
 	return r.all[len(r.all)-1]
 }
 
-// topics returns topics whose outcomes are recorded by the given results.
+// topics returns the topics of presence. The parameter r records the outcomes that are published on them.
 func topics(t *testing.T, r *results) command.Topics {
 	t.Helper()
 	return command.Topics{Service: "presence", Catalog: declared(t), Publisher: r}

@@ -18,7 +18,8 @@ type connections struct {
 	changed func()
 }
 
-// Report applies a report of a gateway: it renews the gateway's lease, and stores the changes of its connections.
+// Report applies a report of a gateway: it stores the changes of the gateway's connections, and renews the gateway's
+// lease. If the gateway stops, Report ends all its connections instead of renewing the lease.
 func (c *connections) Report(ctx context.Context, r *connect.Request[meshv1.ReportRequest]) (
 	*connect.Response[meshv1.ReportResponse], error) {
 	if !catalog.ValidID(r.Msg.GetGateway()) {

@@ -20,8 +20,8 @@ func Key(name string) int64 {
 	return int64(h.Sum64())
 }
 
-// Await takes a lock for the database session of a connection; closing the connection releases the lock. The parameter
-// every is the average time between two attempts, which varies randomly. If ctx ends between two attempts, Await
+// Await takes a lock for the database session of a connection; closing the connection releases the lock. The time
+// between two attempts varies randomly, and the parameter every is its average. If ctx ends between two attempts, Await
 // returns the cause of ctx; if ctx ends during an attempt, Await returns the error of pgx.
 func Await(ctx context.Context, conn *pgx.Conn, key int64, every time.Duration) error {
 	for {

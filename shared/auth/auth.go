@@ -36,7 +36,7 @@ const (
 
 	leeway = 30 * time.Second // tolerance for clocks that differ
 
-	// maxSeconds is in the year 5138. A larger number is probably in milliseconds.
+	// maxSeconds, as seconds since 1970, is in the year 5138. A larger number is probably in milliseconds.
 	maxSeconds = 100_000_000_000
 )
 
@@ -69,7 +69,7 @@ type Options struct {
 	JWKSURL string // URL of the keys, if there is no Secret
 
 	// Audience is a list of values; a token's aud must contain at least one of them. Issuer is the value that a token's
-	// iss must have. If one of these options is empty, the claim is not checked. A JWKSURL requires both options,
+	// iss must have. If one of these options is empty, its claim is not checked. A JWKSURL requires both options,
 	// because the keys at the URL also sign tokens for other programs.
 	Audience []string
 	Issuer   string
@@ -301,8 +301,8 @@ func seconds(claim any) float64 {
 	return f
 }
 
-// clean removes control characters, which cannot be shown (and U+0000 cannot be stored), and cuts the text off after
-// limit characters.
+// clean removes invalid UTF-8 and control characters, which cannot be shown (and U+0000 cannot be stored), and cuts the
+// text off after the number of characters in the parameter limit.
 func clean(s string, limit int) string {
 	s = strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {

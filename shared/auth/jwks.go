@@ -153,7 +153,8 @@ func (k *keySet) sleep(ctx context.Context, next time.Time) bool {
 
 // fetch replaces the stored keys by the keys at the URL, so tokens of a withdrawn key become invalid. If the set cannot
 // be read, the stored keys remain. fetch ignores keys that are not for signing tokens, because sets also contain keys
-// for other purposes. A set without any usable key is an error, because no token would be valid.
+// for other purposes. A set without any usable key removes the stored keys and is an error, because no token would be
+// valid.
 func (k *keySet) fetch(ctx context.Context) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, k.url, nil)
 	if err != nil {
@@ -269,9 +270,9 @@ var (
 	errKeyMethod = errors.New("the key that the token's kid names is not for the method (alg) that the token names")
 )
 
-// key returns the keys that may verify a token's signature. If no stored key suits the token, and the token's kid does
-// not name a stored key for another method either, key first waits for newly fetched keys (see renew); if they cannot
-// be fetched in time, the error is errNoKeys.
+// key returns the keys that may verify a token's signature. If no stored key suits the token, key first waits for newly
+// fetched keys (see renew), unless the token's kid names a stored key for another method. If the keys cannot be fetched
+// in time, the error is errNoKeys.
 func (k *keySet) key(ctx context.Context, token *jwt.Token) (any, error) {
 	id, named := token.Header["kid"].(string)
 	if !named && token.Header["kid"] != nil {
@@ -292,9 +293,9 @@ func (k *keySet) key(ctx context.Context, token *jwt.Token) (any, error) {
 	return found, nil
 }
 
-// find returns the keys that verify signatures by a method. If the token has a kid, only keys with that kid are
-// returned; there may be several (RFC 7517, 4.5). The result other reports whether the kid also names keys for other
-// methods.
+// find returns the stored keys that can verify signatures by a method. If the token has a kid (then named is true, and
+// id is the kid), only keys with that kid are returned; there may be several (RFC 7517, 4.5). The result other reports
+// whether the kid also names keys for other methods.
 func (k *keySet) find(method jwt.SigningMethod, id string, named bool) (found jwt.VerificationKeySet, other bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -310,9 +311,10 @@ func (k *keySet) find(method jwt.SigningMethod, id string, named bool) (found jw
 	return found, other
 }
 
-// renew waits until a fetch that began after the call of renew has succeeded, or until the function enough returns true
-// after an earlier fetch. If no fetch has ended yet, renew waits for the first fetch, which has begun already. If the
-// fetch fails or does not end within k.pace.patience, the error is errNoKeys.
+// renew waits until a fetch that began after the call of renew has succeeded. If no fetch has ended yet, renew waits
+// for the first fetch instead, which has begun already. renew returns earlier if the function enough returns true; it
+// calls enough at the start and after every fetch. The error is errNoKeys if the awaited fetch fails or does not end
+// within k.pace.patience, and if ctx or the context of NewVerifier ends first.
 func (k *keySet) renew(ctx context.Context, enough func() bool) error {
 	awaited := k.want()
 	patience := time.NewTimer(k.pace.patience)
@@ -341,7 +343,8 @@ func (k *keySet) renew(ctx context.Context, enough func() bool) error {
 	}
 }
 
-// want requests a fetch as soon as one is allowed, and returns the number of that fetch.
+// want requests a fetch, which begins as soon as it is allowed, and returns the number of that fetch, counted as in the
+// field begun. While the first fetch is running, want returns its number and requests no other fetch.
 func (k *keySet) want() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -1,4 +1,4 @@
 package auth
 
-// Leeway is how long after its exp a token is still accepted, because clocks differ.
+// Leeway is how long a token is still accepted after its exp, because clocks differ.
 const Leeway = leeway

@@ -1,6 +1,6 @@
-// Package backend connects to the stores of the mesh, Postgres, Redis and Kafka, with the settings of existing
-// installations. It creates topics and checks each store. Its errors contain the store, the store's address and advice,
-// and never a password. Package embedded starts such stores instead of connecting to existing ones.
+// Package backend connects to the stores of the mesh: Postgres, Redis and Kafka. It creates topics and checks each
+// store. If a store is unreachable, the error contains the store's name, its address and advice. No error contains a
+// password. Package embedded starts such stores instead of connecting to existing ones.
 package backend
 
 import (

@@ -15,17 +15,17 @@ const (
 	connectTimeout = 3 * time.Second
 	requestTimeout = 30 * time.Second
 
-	// FetchWait is how long a broker holds a fetch without records. New records end the wait at once, so FetchWait
-	// adds no latency.
+	// FetchWait is how long a broker waits for records if a fetch finds none. New records end the wait at once, so
+	// FetchWait adds no latency.
 	FetchWait = 5 * time.Second
 	// produceWait is how long a broker waits for other brokers to store their replicas of a record.
 	produceWait = 5 * time.Second
 )
 
-// Options returns the settings that all Kafka clients of the mesh share. They are those of the Node services that the
-// mesh replaces (docs/configuration.md, "What is fixed"): first retry after 100 ms, 8 retries, connect timeout 3 s,
-// request timeout 30 s. The request timeout applies to fetching and
-// producing; for most other requests it is 25 s.
+// Options returns the settings that all Kafka clients of the mesh share, unless a client overrides one. The retries and
+// timeouts of connecting and of requests are those of the Node services that the mesh replaces (docs/configuration.md,
+// "What is fixed"): first retry after 100 ms, 8 retries, connect timeout 3 s, request timeout 30 s. The request timeout
+// applies to fetching and producing; for most other requests it is 25 s.
 func (k Kafka) Options() []kgo.Opt {
 	return []kgo.Opt{
 		kgo.SeedBrokers(k.Brokers...),
@@ -59,14 +59,14 @@ func (k Kafka) Options() []kgo.Opt {
 		kgo.FetchMaxWait(FetchWait),
 		kgo.FetchMaxBytes(16 << 20),
 		kgo.FetchMaxPartitionBytes(512 << 10),
-		// If a partition no longer has the offset that a consumer requests, the consumer continues with the oldest
+		// If a partition does not have the offset that a consumer requests, the consumer continues with the oldest
 		// record, never with the newest.
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 	}
 }
 
-// retryPause returns the delay before the nth retry in a row: 100 ms, then 200 ms, and 250 ms from then on, with a
-// random jitter of plus or minus a quarter.
+// retryPause returns the delay before the nth retry in a row, counted from 1: 100 ms, then 200 ms, and 250 ms from then
+// on, with a random jitter of plus or minus a quarter.
 func retryPause(n int) time.Duration {
 	return retry.Delay(n, firstRetry, maxRetry)
 }

@@ -20,17 +20,18 @@ const (
 	tryKafka        = "is it running, and is KAFKA_BROKERS right (host:port, separated by commas)?"
 	tryKafkaStorage = "is its disk full?"
 
-	// CheckName is the client software name that Check sends. The embedded broker answers a request with this name
-	// with an error while the broker cannot store records.
+	// CheckName is the client software name that Check sends. An embedded broker that has a data directory refuses
+	// requests under this name while it cannot store records.
 	CheckName = "edumatrix-check"
 )
 
-// Kafka contains the addresses of the brokers, and the client's name in their logs.
+// Kafka contains the addresses of the brokers, the name of the client in the brokers' logs, and a prefix for the names
+// of topics and consumer groups.
 type Kafka struct {
 	Brokers  []string
 	ClientID string
 
-	// TopicPrefix goes before the names of topics and groups, so that several installations can share brokers.
+	// TopicPrefix goes before the names of topics and consumer groups, so that several installations can share brokers.
 	TopicPrefix string
 }
 
@@ -42,14 +43,15 @@ func (k Kafka) Where() string { return strings.Join(k.Brokers, ",") }
 
 func (k Kafka) String() string { return "kafka " + k.Where() }
 
-// Check sends a request to the brokers in turn until one responds or ctx ends. An embedded broker with a data directory
-// responds with an error while it cannot store records.
+// Check sends a request to the brokers in turn until one responds without an error, and returns an error if none does.
+// An embedded broker with a data directory responds with an error while it cannot store records.
 func (k Kafka) Check(ctx context.Context) error {
 	_, err := k.apiVersions(ctx)
 	return err
 }
 
-// apiVersions requests the list of supported request versions from the brokers in turn, until one responds.
+// apiVersions requests the list of supported request versions from the brokers in turn, until one responds without an
+// error.
 func (k Kafka) apiVersions(ctx context.Context) (*kmsg.ApiVersionsResponse, error) {
 	problems := []error{}
 	for _, address := range k.Brokers {
@@ -117,8 +119,8 @@ func (k Kafka) askVersions(ctx context.Context, address string) (_ *kmsg.ApiVers
 	return response, kerr.ErrorForCode(response.ErrorCode)
 }
 
-// admin opens a client for the administration of topics. It retries fewer times than other clients, because its caller
-// waits.
+// admin opens a client for the administration of topics. This client retries fewer times than other clients, because
+// the caller of admin waits.
 func (k Kafka) admin() (*kgo.Client, *kadm.Client, error) {
 	if len(k.Brokers) == 0 {
 		return nil, nil, unreachable("Kafka", k.Where(), tryKafka, errors.New("no broker is named"))

@@ -118,8 +118,8 @@ func IsForeignParameter(name string) bool {
 }
 
 // HasUnescapedAt reports whether a URL seems to have an unescaped @ in its user or password: its authority, the part
-// before the first /, ? or #, contains several @, or HasCutOffAt is true. Then the host is ambiguous, and a part of the
-// password could be shown as the host.
+// before the first /, ? or #, contains several @, or HasCutOffAt returns true. Then the host is ambiguous, and a part
+// of the password could be shown as the host.
 func HasUnescapedAt(address string) bool {
 	authority, _ := cutAuthority(address)
 	return strings.Count(authority, "@") > 1 || HasCutOffAt(address)
@@ -169,8 +169,9 @@ func libpqSet() string {
 	return "; also set: " + strings.Join(set, ", ")
 }
 
-// Where returns the host, the port and the database, or the folder of the server's socket and the database. It returns
-// "(no address)" if the URL cannot be parsed or has no host.
+// Where returns the host, the port and the database. If the URL has the parameter host, such as the folder of the
+// server's socket, Where returns that parameter and the database. It returns "(no address)" if the URL cannot be parsed
+// or has no host.
 func (p Postgres) Where() string {
 	u, err := url.Parse(p.URL)
 	if err != nil {

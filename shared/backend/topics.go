@@ -25,9 +25,13 @@ const KeptRetention = "edumatrix.retention.ms"
 const inSyncReplicas = "min.insync.replicas"
 
 // EnsureTopics creates missing topics, and waits until the metadata of every broker contains them with a leader for
-// each partition. It does not change existing topics. It returns how existing topics differ: another number of
-// partitions or another retention than declared, or fewer replicas or a lower min.insync.replicas than the mesh sets on
-// new topics. The operator decides whether to change such a topic; the mesh works with it as it is.
+// each partition. It does not change existing topics, but returns a text for each of these differences:
+//
+//   - an existing topic has another number of partitions, or another retention, than declared;
+//   - it has fewer replicas than a new topic would get;
+//   - it has three or more replicas, and a lower min.insync.replicas than a new topic would get.
+//
+// The operator decides whether to change such a topic; the mesh works with it as it is.
 func (k Kafka) EnsureTopics(ctx context.Context, topics []catalog.Topic) (differences []string, err error) {
 	client, admin, err := k.admin()
 	if err != nil {
@@ -63,8 +67,8 @@ type found struct {
 	inSync     int           // replicas that must have a record before it is confirmed
 }
 
-// replicated is the number of replicas of a topic if there are enough brokers. confirmed is the number of replicas that
-// must have a record before it is confirmed. So one replica may be lost with its disk, and no confirmed record is lost.
+// replicated is the number of replicas of a new topic if there are enough brokers. confirmed is the number of replicas
+// that must have a record before it is confirmed. So the loss of one replica with its disk loses no confirmed record.
 const replicated, confirmed = 3, 2
 
 func (f found) differences(declared catalog.Topic, name string, brokers int) (list []string) {

@@ -18,7 +18,7 @@ import (
 )
 
 // A topic has fewer replicas than the number of brokers allows, for example because only one of three brokers was up
-// when the topic was created, or its min.insync.replicas is too low. The method differences must report both.
+// when the topic was created, or its min.insync.replicas is too low. The method differences must report both problems.
 func TestDifferences_ReportMissingReplicas(t *testing.T) {
 	t.Parallel()
 	declared := catalog.Topic{Name: "chat-events", Partitions: 3, Retention: time.Hour}

@@ -397,19 +397,23 @@ func (c *Client) read() {
 	c.conn.SetPingHandler(func(payload string) error { extendDeadline(); return answer(payload) })
 	c.conn.SetPongHandler(func(string) error { extendDeadline(); return nil })
 	var ping *time.Timer
-	var pinging sync.Mutex // guards ping; the first ping waits until the variable is set
+	ended := false
+	var pinging sync.Mutex // guards ping and ended; the first ping waits until the variable ping is set
 	pinging.Lock()
 	ping = time.AfterFunc(silence*2/5, func() {
 		_ = c.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(time.Second))
 		pinging.Lock()
 		defer pinging.Unlock()
-		ping.Reset(silence * 2 / 5)
+		if !ended {
+			ping.Reset(silence * 2 / 5)
+		}
 	})
 	pinging.Unlock()
 	defer func() {
 		close(c.done)
 		pinging.Lock()
 		defer pinging.Unlock()
+		ended = true
 		ping.Stop()
 	}()
 	extendDeadline()

@@ -10,8 +10,7 @@ import (
 	"time"
 )
 
-// BenchmarkCommit shows how much faster group commits are. In the part "alone", each write has a transaction of its
-// own.
+// BenchmarkCommit compares group commits with the part "alone", in which each write has a transaction of its own.
 func BenchmarkCommit(b *testing.B) {
 	for _, writers := range []int{1, 16, 256} {
 		b.Run(fmt.Sprintf("group/writers=%d", writers), func(b *testing.B) { benchmarkCommit(b, writers, false) })

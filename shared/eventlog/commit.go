@@ -13,7 +13,8 @@ import (
 // Commit commits a Write in a transaction, usually together with all other pending writes. Its errors:
 //   - *ConflictError: a stream is not at the expected version; load it and decide again.
 //   - *RepeatedError: some of the commands have outcomes already; leave them out and decide the rest again.
-//   - *inbox.StaleCheckpointError: the checkpoint has moved, for example because another instance has moved it.
+//   - *inbox.StaleCheckpointError: the checkpoint has moved, for example because another instance has moved it, or does
+//     not exist.
 //   - *inbox.ParkedChangedError: the parked streams of the topic have changed; read them and decide again.
 //   - *RefusedError: the log refuses some of the commands; decide the rest again.
 //   - *TimerError: the timers of some of the commands are gone or not due; leave these commands out.
@@ -21,8 +22,8 @@ import (
 //   - an error that wraps retry.ErrUnavailable (the database is unavailable or too slow, or Run has ended), or the
 //     cause of ctx (ctx ended first). The write may or may not have been committed, so commit it again. If it was
 //     committed, Commit recognises its command ids, Advance or Resolution, and returns a RepeatedError, an
-//     inbox.StaleCheckpointError or an inbox.ParkedChangedError. A Write without command ids, Advance and Resolution
-//     would be appended twice.
+//     inbox.StaleCheckpointError or an inbox.ParkedChangedError. A Write with none of these three would be appended
+//     twice.
 //
 // With every error but the last in this list, this call has committed nothing.
 func (l *Log) Commit(ctx context.Context, w Write) (Committed, error) {
@@ -36,7 +37,7 @@ func (l *Log) Commit(ctx context.Context, w Write) (Committed, error) {
 // CommitDeciding loads a stream and calls the function decide inside a transaction, under the log's lock, so that no
 // other write can change the stream between the load and this write. CommitDeciding sets the Write's Stream, Expected
 // and DecidedAt from the loaded stream. The function decide must be quick and may be called several times.
-// CommitDeciding returns an error of decide unchanged; its other errors are those of Commit.
+// CommitDeciding returns an error of decide unchanged; all other errors are those of Commit.
 func (l *Log) CommitDeciding(ctx context.Context, s Selection,
 	decide func(context.Context, Loaded) (Write, error)) (Committed, error) {
 	return l.CommitDecidingAll(ctx, []Selection{s}, func(ctx context.Context, all []Loaded) (Write, error) {
@@ -68,7 +69,7 @@ func (l *Log) wait(ctx context.Context, pw *pendingWrite) (Committed, error) {
 // pendingWrite is a Write that waits for its transaction.
 type pendingWrite struct {
 	ctx        context.Context
-	prepared   *prepared // nil until the function decide has returned
+	prepared   *prepared // of a write with a function decide: nil until that function has returned
 	selections []Selection
 	decide     func(context.Context, []Loaded) (Write, error)
 	alone      bool // gets a transaction of its own
@@ -88,7 +89,7 @@ func (pw *pendingWrite) finish(c Committed, err error) {
 	pw.outcome <- writeOutcome{c, err}
 }
 
-// finishEnded finishes the write if its context has ended, and reports whether it has done so.
+// finishEnded finishes the write if its context has ended, and reports whether the context has ended.
 func (pw *pendingWrite) finishEnded() bool {
 	ended := pw.ctx.Err() != nil
 	if ended {

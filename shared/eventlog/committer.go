@@ -19,8 +19,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// commitAll runs one transaction after another. A transaction usually commits all writes that arrived during the
-// previous one (see queue.take for the limits).
+// commitAll runs one transaction after another until ctx ends. A transaction usually commits all writes that arrived
+// during the previous one (see queue.take for the limits).
 func (l *Log) commitAll(ctx context.Context) {
 	defer close(l.notices)
 	defer l.session.close(ctx)
@@ -41,10 +41,10 @@ func (l *Log) commitAll(ctx context.Context) {
 	}
 }
 
-// commit commits writes in one transaction. It finishes each write, or queues it for a transaction of its own if it is
-// found to be in quarantine. If the transaction fails because of the data of a write, or because it holds the log's
-// lock for longer than MaxHold, commit halves the transaction until the write at fault is alone. It stops halving when
-// the database itself is slow (see errSlow).
+// commit commits writes in one transaction. It finishes each write, except those that turn out to be in quarantine (see
+// the type quarantine): these are queued for transactions of their own. If the transaction fails because of the data of
+// a write, or because it holds the log's lock for longer than MaxHold, commit halves the transaction until the write at
+// fault is alone. It stops halving when the database itself is slow (see errSlow).
 func (l *Log) commit(ctx context.Context, writes []*pendingWrite) {
 	(&bisection{log: l}).commit(ctx, writes)
 }
@@ -52,7 +52,7 @@ func (l *Log) commit(ctx context.Context, writes []*pendingWrite) {
 // bisection divides a failed transaction into smaller ones and runs them.
 type bisection struct {
 	log  *Log
-	slow int // number of writes that exceeded MaxHold in a transaction of their own
+	slow int // number of writes that exceeded MaxHold in transactions of their own
 }
 
 func (p *bisection) commit(ctx context.Context, writes []*pendingWrite) {
@@ -82,10 +82,11 @@ func (p *bisection) commit(ctx context.Context, writes []*pendingWrite) {
 	}
 }
 
-// errSlow ends a bisection. After two writes have timed out in transactions of their own, the database itself is slow.
+// errSlow is the error of the writes that a bisection gives up without an attempt. After two writes have timed out in
+// transactions of their own, the database itself counts as slow.
 var errSlow = errors.New("the database is too slow")
 
-// quarantine ensures that a write gets a transaction of its own when it is tried again.
+// quarantine records the ids of a write, so that the write gets a transaction of its own when it is tried again.
 func (l *Log) quarantine(pw *pendingWrite) {
 	if pw.prepared != nil {
 		l.queue.quarantine(pw.prepared)
@@ -97,7 +98,7 @@ type transaction struct {
 	log       *Log
 	conn      *pgx.Conn
 	writes    []*pendingWrite
-	later     []*pendingWrite // found to be in quarantine once they were decided; to be committed alone
+	later     []*pendingWrite // in quarantine, as their decisions have shown; to be committed alone
 	loaded    []loading
 	at        time.Time // the log's clock when the streams were loaded
 	admission admission
@@ -108,8 +109,8 @@ type transaction struct {
 // errLost means that the database has lost commits that this instance has seen (see knownHead.lost).
 var errLost = errors.New("the database has lost commits")
 
-// transact commits writes in one transaction. If it returns nil, it has finished each write or has queued it for a
-// transaction of its own. Otherwise it has finished none.
+// transact commits writes in one transaction. If transact returns nil, each write is finished, or is queued for a
+// transaction of its own. Otherwise no write is finished.
 func (l *Log) transact(ctx context.Context, writes []*pendingWrite) (err error) {
 	// Complete a commit that has begun even if ctx ends. The server bounds its duration.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.times.lock+2*l.times.hold+time.Second)
@@ -258,7 +259,7 @@ func (t *transaction) guard() *pgx.Batch {
 
 func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) + "ms" }
 
-// send sends a batch in one round trip.
+// send sends a batch and reads the results, in one round trip if the statements were prepared on the connection before.
 func (t *transaction) send(ctx context.Context, b *pgx.Batch) error {
 	return t.conn.SendBatch(ctx, b).Close()
 }
@@ -377,7 +378,8 @@ func (t *transaction) queueLoads(b *pgx.Batch) bool {
 }
 
 // decide calls the decide functions of the writes that have one. It moves these writes to the front, so that no other
-// write of the transaction changes their streams first.
+// write of the transaction changes their streams first. It removes the writes whose function fails, with an outcome,
+// and those that are in quarantine, which go to t.later.
 func (t *transaction) decide(outcomes map[*pendingWrite]writeOutcome) {
 	var first, others []*pendingWrite
 	for _, o := range t.loaded {

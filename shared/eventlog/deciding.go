@@ -174,7 +174,7 @@ func (l *Log) Clock() time.Time { return l.clock.now() }
 type estimate struct {
 	mu   sync.Mutex
 	at   time.Time // log's clock, as it was read last
-	read time.Time // when it was read, with the monotonic reading of this process
+	read time.Time // when the log's clock was read, with the monotonic reading of this process
 	last time.Time // newest estimate that was returned
 }
 

@@ -14,10 +14,10 @@ import (
 	"github.com/edumatrix/interlinked/shared/jobs"
 )
 
-// Effect returns the jobs that follow from an event that is about to be committed. The event e has no body, rooms,
-// memberships or incarnation. The message m has all fields, including personal ones; do not copy personal fields into a
-// job, because jobs are not redacted. An Effect runs under the log's lock, so it must be quick and do nothing but
-// return the jobs.
+// Effect returns the jobs that follow from an event that is about to be committed. In the event e, only the fields ID,
+// Type, Source, Stream, Version, Position, Time, Actor, Cause, Correlation, Class, Subject and TraceParent are set. The
+// message m has all fields, including personal ones; do not copy personal fields into a job, because jobs are not
+// redacted. An Effect runs under the log's lock, so it must be quick and do nothing but return the jobs.
 type Effect func(e envelope.Event, m proto.Message) []jobs.Job
 
 // effects holds the queue of jobs, and the functions that return the jobs of an event.

@@ -34,9 +34,9 @@ func (e *RepeatedError) Error() string {
 }
 
 // RefusedError contains the refusals of those commands of a Write that the log refuses, by the command's index. A
-// command is refused if its actor is not a member of the room MemberOf, if a user would be in more rooms than
-// BoundRooms allows, or if a stream in Also is not at the expected version (see Also.Otherwise). Decide the other
-// commands again, without the events of the refused ones.
+// command is refused if its actor is not a member of the room in Decided.MemberOf, if a user would be in more rooms
+// than BoundRooms allows, or if the stream of an Also that has an Otherwise is not at the expected version. Decide the
+// other commands again, without the events of the refused ones.
 type RefusedError struct {
 	Refusals map[int]*refusal.Error
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/progress"
 )
 
-// This file contains what other packages need to follow a log by position in transactions of their own (relay,
-// projection and rebuild), or to keep tables in the log's schema.
+// This file contains the functions that other packages need to follow a log by position in transactions of their own,
+// as relay, projection and rebuild do, or to use tables in the log's schema.
 
 // Options returns the options of the log, with the defaults filled in, except that of LockWait.
 func (l *Log) Options() Options { return l.o }
@@ -37,8 +37,8 @@ func (l *Log) SetWaiting(waiter, dependency string, err error) {
 	l.waiting.set(waiter, dependency, err)
 }
 
-// Seen returns the newest committed position that this instance has seen, and a channel that is closed when this
-// position rises.
+// Seen returns the newest head of the log (see Log.Head) that this instance has seen, and a channel that is closed when
+// this position rises.
 func (l *Log) Seen() (position catalog.Position, moved <-chan struct{}) { return l.head.Now() }
 
 // Head is the end of a log.

@@ -69,8 +69,8 @@ func (h *history) now() knownHead {
 	return h.knownHead
 }
 
-// incarnationMargin is the distance between the highest position that was seen and the floor of a new incarnation. It
-// is chosen to exceed the number of events that may have been committed without being seen.
+// incarnationMargin is the distance between the highest known position (see sqlReincarnate) and the floor of a new
+// incarnation. It is chosen to exceed the number of events that may have been committed without being seen.
 const incarnationMargin = 1_000_000
 
 // Incarnation returns the newest incarnation of the log that this instance has seen. Keep positions, and what was
@@ -101,8 +101,8 @@ func (l *Log) readHead(ctx context.Context, from rowQuerier) (at incarnation, po
 }
 
 // Reincarnate begins a new incarnation of the log. Its positions are above the parameter seen, which is the highest
-// position that a reader may have seen, or 0 if that is unknown. Call Reincarnate after a database was restored from a
-// backup, or failed over to a replica that lacked commits, if the log could not detect the lost commits itself. The
+// position that a reader may have seen, or 0 if that is unknown. If the log could not detect lost commits itself, call
+// Reincarnate after the database was restored from a backup or failed over to a replica that lacked commits. The
 // services may run meanwhile.
 func (l *Log) Reincarnate(ctx context.Context, seen catalog.Position) (Point, error) {
 	conn, err := pgx.ConnectConfig(ctx, l.o.Pool.Config().ConnConfig)
@@ -152,7 +152,7 @@ func (l *Log) reincarnate(ctx context.Context, conn *pgx.Conn, number int32, see
 
 // RecogniseLoss compares the log with the parameter published: the newest events and position records (see
 // envelope.Event.IsPosition) that were published. It uses a database connection of the caller. If a published position
-// is above the log's head, or the log does not contain a published event of its current incarnation, the database has
+// is above the log's head, or the log does not contain a published event of the current incarnation, the database has
 // lost commits. RecogniseLoss then begins a new incarnation.
 func (l *Log) RecogniseLoss(ctx context.Context, conn *pgx.Conn, published []envelope.Event) error {
 	at, head, err := l.readHead(ctx, conn)

@@ -10,7 +10,7 @@ import (
 )
 
 // lockPollInterval is the average interval at which an instance tries to get the lock for migrations. Another instance
-// holds it until its own migrations have ended.
+// holds this lock until its own migrations have ended.
 const lockPollInterval = 400 * time.Millisecond
 
 // lockWaitSlice is how long one statement waits for the log's lock, which is usually held for milliseconds. The
@@ -49,8 +49,9 @@ func (l *Log) underLock(ctx context.Context, conn interface {
 }
 
 // HoldLock calls the function f while the database session of conn holds the log's lock, so that nothing is appended
-// meanwhile. The context of f ends after MaxHold, and the lock is then released. HoldLock continues even if ctx ends,
-// because its duration is bounded. It returns how long it held the lock.
+// meanwhile. The context of f ends after MaxHold. The lock is released when f returns, or when the server ends the
+// session (see MaxHold). HoldLock continues even if ctx ends, because its duration is bounded. It returns how long it
+// held the lock.
 func (l *Log) HoldLock(ctx context.Context, conn *pgx.Conn, f func(context.Context) error) (held time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.times.lock+l.times.hold)
 	defer cancel()

@@ -43,10 +43,10 @@ type Options struct {
 	// They run after the log's own migrations, under the same lock. Their search_path is the owner's schema. Nil: there
 	// are none.
 	Migrations fs.FS
-	// Waiting is called with an error when the first of the Log, its Relay and its projections cannot continue because
-	// a dependency ("postgres" or, for the Relay, "kafka") is unavailable. It is called with a nil error when none of
-	// them waits for this dependency any longer. If the Relay or a projection fails for another reason, the dependency
-	// is "postgres". Nil: not called.
+	// Waiting is called with an error when the first waiter begins to wait for a dependency, and with a nil error when
+	// no waiter of this dependency is left. Waiters are the Log, its Relay and its projections. The dependency is
+	// "kafka" if the Relay cannot publish to a topic or count its partitions. In all other cases, it is "postgres",
+	// even if a waiter fails for another reason. Nil: not called.
 	Waiting func(dependency string, err error)
 	// LockWait is how long a commit, or another operation, waits for the log's lock before it fails; 0: 10 s.
 	LockWait time.Duration
@@ -60,7 +60,7 @@ type Log struct {
 	o       Options
 	sql     statements
 	queue   *queue
-	head    *progress.Progress // the newest position that is known to be committed
+	head    *progress.Progress // newest head of the log that this instance has seen (see Log.Head)
 	history history
 	waiting waiting
 	applied progress.Set // newest positions of projections that this instance has read or saved, by name

@@ -184,7 +184,8 @@ func (l *Log) begin(ctx context.Context, e *entry) {
 	}
 }
 
-// end ends the trace spans of a Write. A Write that must be decided again does not count as an error.
+// end ends the trace spans of a Write. Only a WriteError or an error that wraps retry.ErrUnavailable marks the spans as
+// failed. Other errors, such as those after which a Write is decided again, are recorded as events of the spans.
 func (p *prepared) end(err error) {
 	for _, e := range p.entries {
 		var rejected *WriteError

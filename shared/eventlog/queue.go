@@ -16,7 +16,7 @@ const (
 	maxBytes  = 16 << 20
 )
 
-// queue holds the writes that wait for the next transaction.
+// queue holds the writes that wait for a transaction.
 type queue struct {
 	mu          sync.Mutex
 	joining     []*pendingWrite
@@ -99,7 +99,7 @@ func (q *queue) take() (together []*pendingWrite, alone *pendingWrite) {
 	return together, alone
 }
 
-// quarantine records that a write failed, or exceeded MaxHold, in a transaction of its own.
+// quarantine records that a write failed because of its data, or exceeded MaxHold, in a transaction of its own.
 func (q *queue) quarantine(p *prepared) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -123,7 +123,8 @@ func (q *queue) close() {
 	q.joining, q.alone = nil, nil
 }
 
-// quarantine holds the newest 10,000 ids of writes that failed, or exceeded MaxHold, in a transaction of their own.
+// quarantine holds the newest 10,000 ids of writes that failed because of their data, or exceeded MaxHold, in
+// transactions of their own. When a write with one of these ids is tried again, it gets a transaction of its own.
 type quarantine struct {
 	keys  map[any]bool
 	order []any

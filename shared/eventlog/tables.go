@@ -10,7 +10,8 @@ import (
 )
 
 // LogTables are the tables of the log in its owner's schema. All other tables there belong to the owner. Earlier
-// releases wrote the tables parked and readings; this release only reads and imports their contents.
+// releases wrote the tables parked and readings; this release reads both, and moves the contents of parked to
+// parked_streams (see inbox.Inbox.ImportParked).
 var LogTables = []string{"checkpoints", "consumers", "dropped_letters", "event_rooms", "events", "fences", "incarnations",
 	"log_migrations", "member_rooms", "memberships", "outcomes", "owner_migrations", "parked", "parked_streams", "projections",
 	"readings", "relay", "room_lists", "timers"}

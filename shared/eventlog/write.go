@@ -17,8 +17,8 @@ const AnyVersion catalog.Version = -1
 // Write is a set of changes that are committed together or not at all: usually a run of commands that were decided one
 // after another on the same loaded stream, or the effects of another owner's events.
 type Write struct {
-	// Stream is the stream that the Commands change, except those with a Stream of their own. Expected is its version
-	// when the Commands were decided, or AnyVersion.
+	// Stream is the stream that the Commands change, except those with a Stream of their own. Expected is the stream's
+	// version when the Commands were decided, or AnyVersion.
 	Stream   string
 	Expected catalog.Version
 	// Commands are in the order in which they were decided. A pair of Actor and CommandID must not occur twice, unless
@@ -85,7 +85,7 @@ type TimerKey struct {
 	Generation catalog.Version
 }
 
-// Append is a set of events for one stream that do not follow from a command.
+// Append is a set of events, for one stream, that do not follow from a command.
 type Append struct {
 	Stream      string
 	Expected    catalog.Version // version of the stream, 0 if the stream must be new, or AnyVersion

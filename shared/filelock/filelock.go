@@ -1,9 +1,9 @@
 // Package filelock lets one process at a time use a folder. It locks a file; the operating system releases the lock
 // when the process ends, however it ends.
 //
-// The package does not use github.com/gofrs/flock, which makes the same system calls: ErrHeld, and a Held that does not
-// create the file, would still need a wrapper of about this package's size, and every module would have one more
-// dependency.
+// The package does not use the library github.com/gofrs/flock, which makes the same system calls. ErrHeld, and a Held
+// that does not create the file, would still need a wrapper of about this package's size, and every module would have
+// one more dependency.
 package filelock
 
 import (
@@ -23,7 +23,7 @@ var ErrHeld = errors.New("it is in use")
 // pollInterval is the interval between the attempts of Await.
 const pollInterval = 20 * time.Millisecond
 
-// Try takes the lock of a file, which it creates if missing. If the lock is held already, the error is ErrHeld.
+// Try takes the lock of a file, which it creates if missing. If the lock is held already, the error wraps ErrHeld.
 func Try(path string) (*Lock, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -37,8 +37,8 @@ func Try(path string) (*Lock, error) {
 	return &Lock{f}, nil
 }
 
-// Await takes the lock once its holder has released it. If ctx ends first, the error wraps ErrHeld and the cause of
-// ctx.
+// Await is like Try, but if the lock is held already, it waits until the holder has released the lock. If ctx ends
+// first, the error wraps ErrHeld and the cause of ctx.
 func Await(ctx context.Context, path string) (*Lock, error) {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()

@@ -20,9 +20,9 @@ import (
 // notForClients are codes of refusals that only operators and gateways get.
 var notForClients = []string{"key_taken", "not_failed", "old_report"}
 
-// TestWalls_EveryCodeIsDeclared reads the source files of all programs. Each code of a refusal in them must be
-// documented for clients, and each documented code of a domain must be used. The test ignores codes that are known only
-// at run time, such as the code of a refusal that is passed on.
+// TestWalls_EveryCodeIsDeclared reads the source files in services and shared. Each code of a refusal in them must be
+// documented for clients or listed in notForClients, and each documented code of a domain must be used. The test
+// ignores codes that are known only at run time, such as the code of a refusal that is passed on.
 func TestWalls_EveryCodeIsDeclared(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()

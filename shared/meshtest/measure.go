@@ -39,8 +39,8 @@ func Measure(b testing.TB, name string, do func(ctx context.Context) (rows int, 
 // fewer than one row on average.
 func (m Measured) perRow() float64 { return m.P50 / max(m.Rows, 1) }
 
-// LogSizes prints the measurements of the same operations at two sizes, side by side. If the numbers of rows in two
-// results differ much, the times cannot be compared, so LogSizes also prints the time per row.
+// LogSizes prints, side by side, the measurements of the same operations at two sizes of the data. If the numbers of
+// rows in two results differ much, the times cannot be compared, so LogSizes also prints the time per row.
 func LogSizes(b testing.TB, smallSize, largeSize int, small, large []Measured) {
 	b.Helper()
 	var text strings.Builder

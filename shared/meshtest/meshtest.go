@@ -2,12 +2,13 @@
 // embedded servers that `make run` uses. Tests that need real servers have the build tag integration.
 //
 // Kafka and PostgreSQL are shared: `make test` starts one of each for the whole run. A test process that was started
-// without `make test` starts its own servers at the first call. Every call returns a topic prefix, a database or a
-// Redis for one test only, so that tests can run in parallel. Shared servers must not be stopped: a test that stops a
-// store starts its own with NewKafkaServer, NewRedisServer or NewPostgresServer.
+// without `make test` starts its own servers at the first call of the function Kafka or Postgres. Every call of Kafka,
+// Postgres or Redis returns a topic prefix, a database or a Redis for one test only, so that tests can run in parallel.
+// Shared servers must not be stopped: a test that stops a store starts its own with NewKafkaServer, NewRedisServer or
+// NewPostgresServer.
 //
-// If KAFKA_BROKERS, REDIS_URL or DATABASE_URL is set, tests use the server that this variable names instead. If a
-// server cannot be started, the test fails.
+// If KAFKA_BROKERS, REDIS_URL or DATABASE_URL is set, the function for that store uses the server that the variable
+// names instead. If a server cannot be started, the test fails.
 package meshtest
 
 import (
@@ -160,8 +161,8 @@ func Postgres(t testing.TB) string {
 	return freshDatabase(t, sharedServer(t, "postgres", server.PostgresVariable))
 }
 
-// freshDatabase creates a database for the duration of the test, on the server at the URL admin, and returns the URL of
-// the database.
+// freshDatabase creates a database for the duration of the test, on the server at the URL in the parameter admin, and
+// returns the URL of the database.
 func freshDatabase(t testing.TB, admin string) string {
 	t.Helper()
 	database := unique()

@@ -33,7 +33,7 @@ var habits = []habit{
 		"	mostEvents = 10", "	maxEvents = 10"},
 }
 
-// revisedHabits are looked for only in the folders that the variables revised and edge list.
+// revisedHabits are looked for only in the folders in the variables revised and edge.
 var revisedHabits = []habit{
 	{regexp.MustCompile(`^\s*// \w+ says `), `write "reports", "returns" or "contains": code does not speak`,
 		"	// Kind says how it ended.", `// Text is what the log says of it.`},
@@ -49,7 +49,7 @@ var revisedHabits = []habit{
 		"// It waits for ever.", "// It waits without end."},
 }
 
-// edgeHabits are looked for in the folders of edge only.
+// edgeHabits are looked for only in the folders in the variable edge.
 var edgeHabits = []habit{
 	{regexp.MustCompile(`//.*\b(?:[Tt]oo far|newcomers?|(?:[Tt]hose|one|ones|[Ss]omebody|[Ee]verybody) who)\b`),
 		`name the subject: "users that …", "connections that …", "not recovered"`,
@@ -58,8 +58,8 @@ var edgeHabits = []habit{
 		"	// The client is told when it is over.", "	// The client is sent the outcome."},
 }
 
-// All folders are checked for habits. The folders in revised are also checked for revisedHabits. The folders in edge
-// are also checked for revisedHabits and edgeHabits.
+// All folders are checked for habits. The folders in the variable revised are also checked for revisedHabits. The
+// folders in the variable edge are also checked for revisedHabits and edgeHabits.
 var (
 	revised = []string{"shared/", "proto/catalog/", "proto/refusal/", "services/chat/", "services/feed/",
 		"services/gateway/", "services/notification/", "services/presence/", "services/edumatrix/"}

@@ -19,7 +19,7 @@ const (
 	redisLeaseTime = 20 * time.Minute
 )
 
-// redisDatabase leases one of the databases of a shared server, and waits until one is free. The database is emptied
+// redisDatabase waits until one of the databases of a shared server is free, and leases it. The database is emptied
 // before and after the test. The lease is a key in the database, so emptying the database after the test ends the
 // lease.
 func redisDatabase(t testing.TB, address string) backend.Redis {

@@ -176,8 +176,8 @@ func (p *PostgresServer) Database(t testing.TB) string {
 // Addr returns the server's host and port.
 func (p *PostgresServer) Addr() string { return fmt.Sprintf("127.0.0.1:%d", p.postgres.Port()) }
 
-// Jaeger starts a real server, without traces, for one test. It returns the address that receives spans and the address
-// of the query API. The first call on a machine builds the server, which takes minutes.
+// Jaeger starts a real server, which has no traces yet, for one test. It returns the address that receives spans and
+// the address of the query API. The first call on a machine builds the server, which takes minutes.
 func Jaeger(t testing.TB) (otlpEndpoint, queryURL string) {
 	t.Helper()
 	j, err := server.StartJaeger(t.Context(), log(t))

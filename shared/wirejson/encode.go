@@ -6,7 +6,7 @@ import (
 )
 
 // Encode encodes a value that contains no Protobuf message, such as a text or an error. Unlike json.Marshal, Encode
-// does not escape <, > and &, so that a text has the same form in all messages.
+// does not escape <, > and &, so that these characters have the same form in all messages.
 func Encode(v any) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)

@@ -2,9 +2,9 @@
 // whole numbers are numbers, times are RFC 3339 in UTC, durations are seconds, enums are short lower-case words
 // ("direct" for KIND_DIRECT), and bytes are base64.
 //
-// All scalars, lists and maps are written, including empty ones, so that a client need not check whether a field
-// exists. Marshal leaves out messages, times and durations that are not set, enums without a value, and unset fields
-// that are optional or in a oneof.
+// Scalars, lists and maps are written even if they are empty, so that a client need not check whether a field exists.
+// Marshal leaves out only these fields: messages, times and durations that are not set, enums with the number 0, and
+// unset fields that are optional or in a oneof.
 package wirejson
 
 import (

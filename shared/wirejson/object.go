@@ -37,9 +37,9 @@ func Integer(name string, into *int64) Into { return Into{name: name, whole: int
 // Raw accepts any value and stores its encoded form, which shares the memory of the data. Null counts as unset.
 func Raw(name string, into *[]byte) Into { return Into{name: name, raw: into} }
 
-// Object decodes one JSON object as strictly as Unmarshal does, into up to 16 fields that do not belong to a message:
-// no unknown or repeated field, and no field of another type. Null means that a field is not set. Unlike Unmarshal,
-// Object accepts a text with U+0000.
+// Object decodes one JSON object into up to 16 fields that do not belong to a message. It is as strict as Unmarshal: it
+// accepts no unknown or repeated field, and no field of another type. Null means that a field is not set. Unlike
+// Unmarshal, Object accepts a text with U+0000.
 //
 // The errors are refusals, like those of Unmarshal. If the code is "invalid_field", all valid fields were decoded
 // nevertheless, so that the caller can answer with the id of the request. The exception is a field name that contains
@@ -123,8 +123,8 @@ func names(fields []Into) string {
 
 func quotedAlways(name string) string { return fmt.Sprintf("%q", clipped(name)) }
 
-// refusedField returns the refusal for a problem. If the problem has no path, the refusal contains only the problem's
-// text, which names the field.
+// refusedField returns the refusal for a problem. If a problem with the code "invalid_field" has no path, the refusal
+// contains only the problem's text, which names the field.
 func refusedField(err error) error {
 	if p, ok := err.(*problem); ok && p.code == refusal.InvalidField && p.path == "" {
 		return refusal.New(p.code, "%s", p.text)
@@ -292,9 +292,9 @@ func (d *decoder) skipEscape() error {
 	return d.unexpected()
 }
 
-// Values splits a text into JSON values, each of which begins on a line of its own. If a part is not a value, or is
-// followed by another value on the same line, Values returns the text from that part on as one value; decoding it
-// fails. An empty text is returned as one empty value.
+// Values splits a text into JSON values, each of which begins on a line of its own. If a part is not a value, or
+// anything follows it on the same line, Values returns the text from that part on as one value; decoding it fails. An
+// empty text is returned as one empty value.
 func Values(text []byte) iter.Seq[[]byte] {
 	const space = " \t\r\n"
 	return func(yield func([]byte) bool) {

@@ -78,8 +78,8 @@ func (d *declarations) fields(m protoreflect.MessageDescriptor, dir direction) (
 
 var hole = regexp.MustCompile(`\{(?:\$pair:)?([a-z][a-z0-9_]*)\}`)
 
-// addressFields returns the names of the fields from which the addresses of a command or a signal are derived. The
-// values of these fields must be ids.
+// addressFields returns the names of the fields from which the addresses of a command or a signal, or the subject of a
+// command, are derived. The values of these fields must be ids.
 func addressFields(m protoreflect.MessageDescriptor) (names []string) {
 	c := proto.GetExtension(m.Options(), routingv1.E_Command).(*routingv1.Command)
 	s := proto.GetExtension(m.Options(), routingv1.E_Signal).(*routingv1.Signal)

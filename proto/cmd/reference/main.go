@@ -3,8 +3,8 @@
 // document and an OpenAPI document).
 //
 // It reads names, types and options from the linked Go packages, as the services do. It reads comments from the .proto
-// files, because the descriptors in the Go packages contain no comments. The Go packages must be generated first;
-// make generate does both.
+// files, because the descriptors in the Go packages contain no comments. The Go packages must be generated first:
+// make generate generates the packages and then the documents.
 package main
 
 import (

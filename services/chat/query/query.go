@@ -56,7 +56,7 @@ func (s *Server) Conversations(ctx context.Context, r *connect.Request[chatv1.Co
 	return connect.NewResponse(&chatv1.ConversationsResponse{Conversations: all, Next: page.Cursor(next)}), nil
 }
 
-// Members returns a page of the members of a conversation. Only members may call it.
+// Members returns a page of the members of a conversation. Users who are not members now are refused.
 func (s *Server) Members(ctx context.Context, r *connect.Request[chatv1.MembersRequest]) (
 	*connect.Response[chatv1.MembersResponse], error) {
 	var after store.JoinOrder
@@ -137,8 +137,8 @@ func (s *Server) access(ctx context.Context, id, user string) (access, error) {
 
 // readThenIntervals calls the function read, and then reads the intervals in which a user was a member. It refuses
 // users who were never a member. If memberNow is true, it also refuses users who have left. If the user's last interval
-// begins after the version that read returned, the projection lags. Then readThenIntervals waits until the projection
-// has reached the beginning of that interval, and calls read again.
+// begins after the version that the function read returned, the projection lags. Then readThenIntervals waits until the
+// projection has reached the beginning of that interval, and calls the function again.
 func readThenIntervals[T any](ctx context.Context, s *Server, id, user string, memberNow bool, read readFunc[T]) (
 	row T, version catalog.Version, intervals []interval.Interval, err error) {
 	var none T

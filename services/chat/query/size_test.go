@@ -137,7 +137,7 @@ func must(b *testing.B, err error) {
 	}
 }
 
-// measure repeats each operation, with other values each time, and returns the measurements.
+// measure repeats each operation, most of them with other values each time, and returns the measurements.
 func (s *sized) measure(b *testing.B) (all []meshtest.Measured) {
 	b.Helper()
 	r := rand.New(rand.NewPCG(1, 2))

@@ -70,8 +70,8 @@ type refusedOrigins struct {
 	logged map[string]bool
 }
 
-// log reports whether to log an origin. In each minute (see the field since), it returns true once for each origin, and
-// for at most 16 origins.
+// log reports whether to log an origin. In each minute (see the field since), it returns true at most once for each
+// origin, and for at most 16 origins.
 func (o *refusedOrigins) log(origin string, now time.Time) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -102,7 +102,7 @@ func local(host string) bool {
 }
 
 // Token returns the bearer token in the Authorization header, or "" if there is none. A header of another scheme is
-// ignored, since it may be meant for a proxy. The error is a refusal.
+// ignored, because it may be meant for a proxy. The error is a refusal.
 func Token(r *http.Request) (string, error) {
 	header, err := Single(r, "Authorization")
 	if err != nil {

@@ -1,6 +1,7 @@
-// Package fanout reads every partition of every event topic and delivers each event to the hub, once and in the order
-// of its partition. It drops events of a log that it read before. If events are missing in a partition (a gap), it
-// reads them from the log of the topic's owner. It passes outcomes to the intake.
+// Package fanout reads every partition of every event topic and delivers the events to the hub, in the order of their
+// partition. It drops events of a log that it read before, so that the hub gets each of them once. If events are
+// missing in a partition (a gap), it reads them from the log of the topic's owner. Records that cannot be read are
+// logged and skipped. The package passes outcomes, from events and from their own topics, to the intake.
 package fanout
 
 import (
@@ -169,7 +170,7 @@ func (f *Fanout) begin(counts map[string]int32) {
 
 // From returns the offset at which to start reading a partition, see bus.ReaderOptions. A topic of events is read from
 // its last record, which contains the partition's position if the topic belongs to a log. A topic of outcomes is read
-// from its end, because no client of this gateway has sent a command yet. From counts such a partition as read.
+// from its end, because no client of this gateway has sent a command yet. From counts a partition of outcomes as read.
 func (f *Fanout) From(topic string, _ int32, _, end int64) int64 {
 	t := f.topics[topic]
 	if t == nil || !t.results {

@@ -72,8 +72,9 @@ func (p *partition) takeRetrying(ctx context.Context, f *Fanout, e *envelope.Eve
 }
 
 // take fills the gap before a record, if there is one, from the owner's log. It then delivers the record, unless the
-// record is a repeat or a position record (see envelope.Event.IsPosition). If the owner cannot be asked, take returns
-// the error, and the caller must take the same record again.
+// record is a repeat or a position record (see envelope.Event.IsPosition). If the gap cannot be filled, or ctx ends
+// while take waits for other partitions (see begin), take returns an error, and the caller must take the same record
+// again.
 func (p *partition) take(ctx context.Context, f *Fanout, e *envelope.Event) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

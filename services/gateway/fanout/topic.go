@@ -9,7 +9,7 @@ import (
 )
 
 // topic is a topic that the fan-out reads. If the topic belongs to a log, the field partitions contains an entry for
-// each partition at the broker, and gets more when the topic grows.
+// each partition at the broker, and gets more entries when the topic grows.
 type topic struct {
 	name    string
 	log     *logProgress
@@ -86,7 +86,8 @@ func (t *topic) countOf(epoch int32) int32 {
 	if n := t.counts[epoch]; n > 0 {
 		return n
 	}
-	// Relays of earlier releases had no epochs. The topic had as many partitions then as when this gateway started.
+	// Relays of earlier releases had no epochs. Assume that the topic then had as many partitions as when this gateway
+	// started.
 	if epoch <= 1 {
 		return t.counts[0]
 	}

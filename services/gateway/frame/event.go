@@ -27,7 +27,8 @@ type Event struct {
 
 // Encode encodes an event frame. The parameter body is the encoded message of the event. The parameter typed is an
 // empty message of the event's type, or nil if the catalog of this gateway does not contain the type. A JSON frame then
-// has empty data. Encode fails if the body must be decoded for JSON but cannot be.
+// has empty data. Encode fails if the body has to be decoded for JSON and cannot be decoded, or if a value cannot be
+// encoded (see Frame.Encode).
 //
 // Most frames are events, so Encode must be fast. JSON is written by hand around the data, which is copied only once.
 func (v *Event) Encode(e Encoding, body []byte, typed proto.Message) ([]byte, error) {

@@ -17,8 +17,8 @@ import (
 // Frame is a frame that the gateway sends.
 type Frame struct {
 	kind string        // the name of the field of ServerFrame
-	body proto.Message // the value of that field, whose own field data is not set
-	data proto.Message // for the field data of body; nil if there is none
+	body proto.Message // the value of that field; its field "data" is not set
+	data proto.Message // the value for the field "data" of body; nil if there is none
 }
 
 // Done returns the reply to a request that was accepted and has no answer.
@@ -198,7 +198,8 @@ func Join(e Encoding, frames [][]byte) []byte {
 	return b
 }
 
-// Shared is a frame for many connections. It is encoded once for each of their encodings, and is safe for concurrent
+// Shared is a frame for many connections. It is encoded once for each of their encodings. A frame with data must be
+// encoded as JSON first, because Frame.Encode changes the body for Protobuf. After that, Shared is safe for concurrent
 // use.
 type Shared struct {
 	Frame Frame

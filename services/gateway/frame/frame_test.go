@@ -308,8 +308,8 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// A client offers several subprotocols. Choose must return the encoding of the first one that it knows. If the client
-// offers none, Choose must return JSON.
+// A client offers several subprotocols. Choose must return the encoding of the first one that it supports. If the
+// client offers none, Choose must return JSON.
 func TestChoose_ReturnsTheFirstKnownSubprotocol(t *testing.T) {
 	t.Parallel()
 	for offered, want := range map[string]string{

@@ -9,7 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Guard logs and counts panics. A nil Guard also recovers from them, without logging.
+// Guard logs and counts panics. A nil Guard only recovers from them.
 type Guard struct {
 	log    *slog.Logger
 	panics *prometheus.CounterVec

@@ -163,7 +163,7 @@ func (c call) name() string {
 	return c.query.Name
 }
 
-// find returns the command or query of a request, and checks the headers of the request.
+// find returns the command or query of a request, and checks the query string and the headers of the request.
 func (s *Server) find(r *http.Request, name string) (call, error) {
 	if r.URL.RawQuery != "" {
 		return call{}, refusal.New(refusal.InvalidField, "parameters in the URL are not supported; put the fields in the body")
@@ -245,7 +245,7 @@ func (w *response) Write(b []byte) (n int, err error) {
 	return n, err
 }
 
-// allowOrigin lets a page, whose origin was checked before, read the answer.
+// allowOrigin allows a page to read the answer and to send the API's headers. The page's origin was checked before.
 func allowOrigin(w http.ResponseWriter, r *http.Request) {
 	origin := r.Header.Get("Origin")
 	w.Header().Add("Vary", "Origin")

@@ -5,7 +5,7 @@ import "sync/atomic"
 // account counts the bytes that wait to be written to one user, over all of the user's connections and HTTP requests.
 // Bounds on single connections would not suffice, because a user can open many connections.
 type account struct {
-	held        atomic.Int64 // bytes that wait to be written, or are being written
+	held        atomic.Int64 // the sum of Conn.holds over the connections, plus the bytes that Reserve counts
 	connections atomic.Int64 // the number of holders, readable without Hub.mu
 	holders     int          // connections, and answers that Reserve counts; guarded by Hub.mu
 }
@@ -81,9 +81,10 @@ func (c *Conn) settle() {
 	}
 }
 
-// mayHold reports whether the given number of further bytes may wait for the connection. They may if all connections of
-// the user together stay within Limits.UserBytes. Beyond that bound, each connection may hold an equal share of the
-// bound. So a connection that is read keeps its share, however many bytes wait for other connections of the user.
+// mayHold reports whether the given number of further bytes may wait for the connection. They may if all connections
+// and HTTP answers of the user together stay within Limits.UserBytes. Beyond that bound, each connection may hold an
+// equal share of the bound. So a connection that is read keeps its share, however many bytes wait for other connections
+// of the user.
 func (c *Conn) mayHold(more int) bool {
 	return c.affords(c.held.account.held.Load(), more)
 }
@@ -93,8 +94,8 @@ func (c *Conn) affords(held int64, more int) bool {
 	return held+int64(more) <= bound || int64(c.holds()+more) <= bound/max(1, c.held.account.connections.Load())
 }
 
-// reserve is like mayHold, but also counts the bytes, so that concurrent calls for other connections of the user see
-// them. If reserve returns true, the caller queues the bytes, or adds them to held.expected.
+// reserve is like mayHold, but if the bytes may wait, it also counts them, so that concurrent calls for other
+// connections of the user include them. The caller then queues the bytes, or adds them to held.expected.
 func (c *Conn) reserve(more int) bool {
 	more += frameCost
 	held := c.held.account.held.Add(int64(more))

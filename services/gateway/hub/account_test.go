@@ -47,7 +47,7 @@ func TestAccount_UnreadConnectionsShareOneBound(t *testing.T) {
 	bob := w.connect(t, "bob", []string{"conversation:g"}, 1)
 	const events = 50
 	got := 0
-	for n := range events { // 1,000 bytes for each of 60 connections, 3 MB in all
+	for n := range events { // each event has 1,000 bytes for each of 60 connections, 3 MB in all
 		w.shard.Deliver(w.long(n, 1000))
 		got += len(seen(t, bob))
 	}

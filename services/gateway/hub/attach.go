@@ -12,9 +12,9 @@ import (
 // Attachment is an owner's answer about the rooms of a connection, as of a position of the owner's log.
 type Attachment struct {
 	Rooms        []string         // rooms that the log has opened for the user
-	Subscribed   []string         // rooms that the connection is subscribed to by Attach, as the owner allows
+	Subscribed   []string         // rooms to which Attach subscribes the connection; the owner allows it
 	Until        time.Time        // when these subscriptions end unless they are renewed
-	Position     catalog.Position // of the log, as of which the rooms were read
+	Position     catalog.Position // the position of the log as of which the rooms were read
 	Missed       []*Event         // missed events up to Position, ascending by position
 	NotRecovered []string         // rooms whose missed events are not in Missed
 }
@@ -23,10 +23,11 @@ type Attachment struct {
 // events are delivered in between.
 const roomsPerTurn = 128
 
-// Attach puts a connection into its rooms. It then queues the missed events, followed by the events above a.Position
-// that Deliver handled before. If expect does not allow the missed events, Attach leaves them out, and no room is
-// recovered. Attach returns false if the event buffer does not contain all events above a.Position. The caller must
-// then ask the owner again. Attach does nothing and returns true if the connection is already attached, or was removed.
+// Attach puts a connection into its rooms. It then queues the missed events, followed by the connection's events above
+// a.Position that Deliver has already handled. If Conn.expect does not allow the missed events, Attach leaves them out,
+// and no room is recovered. Attach returns false if the event buffer does not contain all delivered events above
+// a.Position. The caller must then ask the owner again. Attach does nothing and returns true if the connection is
+// already attached, or was removed.
 func (sh *Shard) Attach(c *Conn, a Attachment) bool {
 	s := &c.subscribers[sh.index]
 	missed := c.missedOf(a.Missed, sh.log) // encode before the lock is taken
@@ -172,8 +173,8 @@ type missed struct {
 	last  catalog.Position // the highest position
 }
 
-// missedOf encodes missed events, and leaves out those that cannot be encoded. There may be many, so missedOf yields to
-// other goroutines from time to time.
+// missedOf encodes missed events, and leaves out the events that cannot be encoded. It yields to other goroutines from
+// time to time, because there may be many events.
 func (c *Conn) missedOf(events []*Event, log int) (m missed) {
 	for i, e := range events {
 		if (i+1)%encodedAtOnce == 0 {

@@ -8,7 +8,7 @@ type eventBuffer struct {
 	size    int // the sum of Event.size over all entries, in bytes
 	entries []kept
 	first   uint64           // number of entries[0]; entries are numbered in order
-	dropped catalog.Position // each event of the log that was delivered above this position is in the buffer
+	dropped catalog.Position // each delivered event of the log above this position is in the buffer
 }
 
 type kept struct {
@@ -59,8 +59,8 @@ func (r *eventBuffer) after(position catalog.Position) ([]*Event, bool) {
 	return redact(list), true
 }
 
-// clear removes all events. It records that events up to the given position, or up to the highest position of a removed
-// event, are not in the buffer.
+// clear removes all events. It records that events up to the given position, and up to the highest position of a
+// removed event, may be missing from the buffer.
 func (r *eventBuffer) clear(position catalog.Position) {
 	r.dropped = max(r.dropped, position)
 	if n := len(r.entries); n > 0 {

@@ -3,8 +3,8 @@ package hub
 import "github.com/edumatrix/interlinked/proto/catalog"
 
 // Close makes the connection end for a reason. Only the first call has an effect. Frames that are already queued are
-// still written, unless the reason is Lost, Left or Slow. Before an end for Shutdown or TokenExpired, Close queues a
-// heartbeat if beatLast has a newer resume token.
+// still written, unless the reason is Lost, Left or Slow. If the reason is Shutdown or TokenExpired, Close first queues
+// a heartbeat, provided that a newer resume token is available (see beatLast).
 func (c *Conn) Close(r Reason) {
 	var positions []catalog.Position
 	if r == Shutdown || r == TokenExpired {

@@ -7,9 +7,9 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
-// Conn is one client's connection. It has a queue of frames, which the transport writes, and for each log the position
-// up to which the client has everything. Queuing a frame never waits: if a client does not keep up, its connection is
-// closed, so that the client does not delay other clients.
+// Conn is one client's connection. It has a queue of frames, which the transport writes, and its progress in each log.
+// Queuing a frame does not wait for the client: if a client does not keep up, its connection is closed, so that the
+// client does not delay other clients.
 type Conn struct {
 	ID   string
 	User string
@@ -32,7 +32,7 @@ type Conn struct {
 	progress progress
 }
 
-// queueEvent queues an event. The number log is -1 if the owner has no log, or if the event is part of a snapshot.
+// queueEvent queues an event. The parameter log is -1 if the owner has no log, or if the event is part of a snapshot.
 func (c *Conn) queueEvent(e *Event, log int) {
 	v := c.variant(e)
 	if _, err := e.Frame(v); err != nil {
@@ -46,8 +46,8 @@ func (c *Conn) queueEvent(e *Event, log int) {
 	c.push(item{event: e, variant: v})
 }
 
-// push queues an item and starts a flush. If the queue is full and not enough can be dropped (see queue.push), push
-// closes the connection. The caller holds the connection's lock.
+// push queues an item and starts a flush, unless the connection is closing. If the queue is full and not enough can be
+// dropped (see queue.push), push closes the connection. The caller holds the connection's lock.
 func (c *Conn) push(it item) {
 	if c.reason != nil {
 		return
@@ -64,7 +64,7 @@ func (c *Conn) push(it item) {
 	c.ring()
 }
 
-// ring starts a flush, unless one is running.
+// ring starts a flush, unless one is running or Bind was not called yet.
 func (c *Conn) ring() {
 	if c.flush != nil && !c.flushing {
 		c.flushing = true
@@ -72,9 +72,9 @@ func (c *Conn) ring() {
 	}
 }
 
-// Next moves waiting frames from the queue to the parameter frames: about maxBytes bytes, and at least one frame if any
-// wait. The result ending is the reason if the connection is to end. If more is false, the flush that calls Next (see
-// Bind) must end at once: the next frame starts another. After Next has returned a reason, no other flush starts.
+// Next moves frames from the queue to the end of the parameter frames, until it has moved at least maxBytes bytes or no
+// frame waits. The result ending is the reason if the connection is to end. If more is false, the flush that calls Next
+// (see Bind) must end at once: the next frame starts another. After Next has returned a reason, no other flush starts.
 func (c *Conn) Next(frames [][]byte, maxBytes int) (_ [][]byte, ending *Reason, more bool) {
 	c.mu.Lock()
 	defer c.unlock()

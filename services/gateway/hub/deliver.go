@@ -2,9 +2,9 @@ package hub
 
 import "github.com/edumatrix/interlinked/proto/catalog"
 
-// Deliver adds an event to the event buffer, and moves users into the rooms that the event opens for them, and out of
-// those that it closes for them. It queues the event once for each attached connection to which the event is new and
-// that is in one of the event's rooms or belongs to one of these users. It returns the number of these connections.
+// Deliver adds an event to the event buffer, and moves users into and out of the rooms that the event opens and closes
+// for them. It queues the event once for each attached connection to which the event is new and that is in one of the
+// event's rooms or belongs to one of these users. It returns the number of these connections.
 func (sh *Shard) Deliver(e *Event) (n int) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -48,7 +48,7 @@ func (sh *Shard) Deliver(e *Event) (n int) {
 }
 
 // open puts a connection into a room that an event opens for the connection's user, and queues the event. It does
-// neither if the event is not new to the connection. It returns 1 if it queued the event, else 0.
+// neither if moves returns false. It returns 1 if it queued the event, else 0.
 func (sh *Shard) open(e *Event, s *subscriber, room string) int {
 	if !s.moves(e) {
 		return 0
@@ -86,12 +86,12 @@ func (sh *Shard) queueEvent(e *Event, s *subscriber) int {
 // moves reports whether an event that opens or closes rooms is new to an attached connection. State opens no rooms.
 func (s *subscriber) moves(e *Event) bool { return s.attached && !e.state() && e.Position > s.asOf }
 
-// takes reports whether an event in the user's own room is new to the connection.
+// takes reports whether an event in the user's own room is new to the connection. It records versions (see note).
 func (s *subscriber) takes(e *Event) bool {
 	return !e.state() && e.Position > s.asOf || e.state() && note(&s.newest, e)
 }
 
-// takes reports whether an event in the room is new to the connection.
+// takes reports whether an event in the room is new to the connection. It records versions of state (see note).
 func (m *membership) takes(e *Event) bool {
 	return !e.state() && e.Position > m.asOf || e.state() && note(&m.newest, e)
 }

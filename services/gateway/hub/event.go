@@ -31,10 +31,10 @@ func NewEvent(e envelope.Event, declared *catalog.Event) *Event {
 	return &Event{Event: e, declared: declared}
 }
 
-// state reports whether the event is state, such as who is online, which has no position in a log.
+// state reports whether the event is state, such as which users are online. State has no position in a log.
 func (e *Event) state() bool { return e.Class == routingv1.Class_CLASS_EPHEMERAL }
 
-// mergeable reports whether a newer event of the same stream replaces this event in a queue.
+// mergeable reports whether a newer event of the same stream may replace this event in a queue.
 func (e *Event) mergeable() bool { return e.state() || e.Class == routingv1.Class_CLASS_COUNTER }
 
 // variant is a form of an event's frame. There are two for each encoding: one with the id of the command, for the
@@ -57,8 +57,8 @@ func (c *Conn) variant(e *Event) variant {
 	return v
 }
 
-// Frame returns a variant of the event's frame. For JSON, it returns an error if the body cannot be decoded. Protobuf
-// clients get the body as it is.
+// Frame returns a variant of the event's frame. For JSON, it returns an error if the body cannot be decoded or cannot
+// be written as JSON. Protobuf clients get the body as it is.
 func (e *Event) Frame(v variant) ([]byte, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

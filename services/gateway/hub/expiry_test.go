@@ -81,8 +81,8 @@ func TestExpiry_RedactsExpiredEventsInQueueAndBuffer(t *testing.T) {
 	}
 }
 
-// A gateway of an earlier release does not have the event's type in its catalog, so it cannot tell which fields are
-// personal. Once the event has expired, a Protobuf client must get no field of it.
+// A gateway of an earlier release does not have the event's type in its catalog, so it cannot determine which fields
+// are personal. Once the event has expired, a Protobuf client must get no field of it.
 func TestExpiry_AnEventOfAnUndeclaredTypeLosesItsData(t *testing.T) {
 	t.Parallel()
 	for _, expired := range []bool{false, true} {

@@ -126,8 +126,8 @@ func (c *Conn) tookMissed(it item, bytes int, frames [][]byte) [][]byte {
 	return append(frames, c.encode(frame.Heartbeat(p.written)))
 }
 
-// missedToken returns the resume token of a client that has not got the reply to connect yet. It is empty if the client
-// does not resume.
+// missedToken returns the resume token of a client that has not got the reply to connect yet. The token is empty if the
+// client does not resume.
 func (c *Conn) missedToken() string {
 	p := Progress{}
 	for log, owner := range c.hub.logs {

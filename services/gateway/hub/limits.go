@@ -12,10 +12,10 @@ type Limits struct {
 	// Bytes is the maximum number of bytes of the frames that wait for one connection. The default is 4 MiB. A frame
 	// may be larger if no other frame that counts is waiting.
 	Bytes int
-	// UserBytes is the maximum number of bytes that wait for all connections of one user together: frames, answers and
-	// missed events. The default is 32 MiB. Beyond that, each connection may still hold an equal share of UserBytes. If
-	// a frame exceeds the share, even after state, signals and heartbeats were dropped, the connection is closed. If an
-	// answer exceeds it, the answer is refused. If the missed events of a log exceed it, no room of the log is
+	// UserBytes is the maximum number of bytes that wait for one user, over all connections and HTTP requests: frames,
+	// answers and missed events. The default is 32 MiB. Beyond that, each connection may still hold an equal share of
+	// UserBytes. A frame that exceeds the share is treated as if the connection's queue were full (see queue.push). An
+	// answer that exceeds the share is refused. If the missed events of a log exceed the share, no room of the log is
 	// recovered.
 	UserBytes int
 	// Stall is how long a client may read nothing before the limit Frames applies. The default is 5 s. To a client that

@@ -302,9 +302,9 @@ func TestBind_FlushesOnDemand(t *testing.T) {
 	require.Contains(t, <-taken, `"type":"closing"`)
 }
 
-// A flush ends when Next returns either false or no frames and the reason why the connection ends. No other flush may
-// start before the end of a flush. Two concurrent flushes would mix up their frames, and both would write the closing
-// frame.
+// A flush ends when the result more of Next is false, or when Next returns no frames and the reason why the connection
+// ends. No other flush may start before the end of a flush, or after a flush that got the reason. Two concurrent
+// flushes would mix up their frames, and both would write the closing frame.
 func TestBind_RunsOneFlushAtATime(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})

@@ -65,10 +65,10 @@ type Absence struct {
 	NotRecovered []string            // rooms for which the owner has found more events than the bounds allow
 }
 
-// Of returns the events that a user has missed, in order, and the rooms that are not recovered. A room with more than
-// b.Events events is not recovered: its events are returned only if they are also in a recovered room. If all rooms
-// together have more than b.Bytes bytes, the largest rooms are not recovered either, nor are the rooms in
-// missed.NotRecovered.
+// Of returns the events that a user has missed, in order, and the rooms that are not recovered. A room is not recovered
+// if it is in missed.NotRecovered, or if it has more than b.Events events. If the other rooms together have more than
+// b.Bytes bytes, the largest of them are not recovered either. The events of a room that is not recovered are returned
+// only if they are also in a recovered room. Of a stream of class counter, only the newest event is returned.
 func (p *MissedEvents) Of(user string, encoding frame.Encoding, missed Absence, b Bounds) (events []*Event, notRecovered []string) {
 	rooms := make(map[string][]int, len(missed.Intervals)+1)
 	for _, gap := range interval.Missed(user, missed.Subscribed, missed.Intervals, missed.After, missed.Until) {
@@ -129,7 +129,7 @@ func (p *MissedEvents) Of(user string, encoding frame.Encoding, missed Absence, 
 	return p.newest(slices.Compact(all)), notRecovered
 }
 
-// at returns the index of the event at a position, or false if the field events does not contain it.
+// at returns the index of the event at a position, or false if the field events does not contain such an event.
 func (p *MissedEvents) at(position catalog.Position) (int, bool) {
 	return slices.BinarySearchFunc(p.events, position, func(e *Event, position catalog.Position) int {
 		return cmp.Compare(e.Position, position)

@@ -8,8 +8,9 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
-// progress records, for each log, the position up to which the client of a connection has everything. It also records
-// what is missing until the reply to connect, called the greeting, can be sent. It is guarded by the connection's lock.
+// progress records, for each log, the positions up to which events were queued for a connection and are covered by its
+// resume tokens. It also records what the reply to connect, called the greeting, still waits for. It is guarded by the
+// connection's lock.
 type progress struct {
 	awaited      int // logs whose rooms are not known yet, plus the calls of Release that are still to come
 	greet        func(Greeting) frame.Frame
@@ -17,8 +18,9 @@ type progress struct {
 	notRecovered []string      // rooms whose missed events are not sent
 	logs         []logProgress // by number of the log
 
-	// uncovered is the number of bytes of missed events that were sent since the last resume token among them, and
-	// uncoveredAt is when that token was sent. Before the first such token, both count from the first missed event.
+	// uncovered is the number of bytes of missed events that were sent since the last resume token between missed
+	// events, and uncoveredAt is the time when that token was sent. Before the first such token, uncovered counts from
+	// the first missed event, and uncoveredAt is the time when that event was sent.
 	uncovered   int
 	uncoveredAt time.Time
 }
@@ -27,7 +29,7 @@ type progress struct {
 type logProgress struct {
 	asOf     catalog.Position // the position as of which the rooms were read; the client gets no live events up to here
 	queuedTo catalog.Position // the highest position of a queued event
-	covered  catalog.Position // the position in the last resume token, from the greeting on
+	covered  catalog.Position // the position in the last resume token; 0 before the greeting
 	// resumePoint is the point of this log in the resume token that the client presented, and later the point of the
 	// last missed event that was sent. The field known is true if the presented token contains this log.
 	resumePoint Point
@@ -135,7 +137,8 @@ func (p *progress) newer(shared *sharedProgress) bool {
 	return false
 }
 
-// hasUncovered reports whether an event was queued whose position is above that in the last resume token.
+// hasUncovered reports whether an event was queued whose position is above the position of its log in the last resume
+// token.
 func (p *progress) hasUncovered() bool {
 	return slices.ContainsFunc(p.logs, func(l logProgress) bool { return l.queuedTo > l.covered })
 }
@@ -157,7 +160,7 @@ func (p *progress) positions(shared *sharedProgress) []catalog.Position {
 	return at
 }
 
-// sharedProgress is the progress that many connections have in common. It is encoded once, for the first resume token
+// sharedProgress is a progress that many connections may have in common. It is encoded once, for the first resume token
 // that contains it. It is not safe for concurrent use.
 type sharedProgress struct {
 	hub       *Hub

@@ -70,9 +70,9 @@ const smallQueue = 16
 
 func (q *queue) len() int { return len(q.items) - q.head }
 
-// push adds an item, or replaces an item with the same key, unless that is a newer event. If the queue is full, push
-// drops all items that can be spared. If it is still full, push drops the new item if that can be spared, and otherwise
-// returns false. The result dropped counts the dropped items. Limits.UserBytes allows the item if afforded is true.
+// push adds an item, or replaces an item with the same key, unless the latter is newer. If the queue is full (see
+// full), push drops all items that can be spared. If it is still full, push drops the new item if that can be spared,
+// and otherwise returns false. The result dropped counts the dropped items. The parameter afforded is that of full.
 func (q *queue) push(it item, l *Limits, afforded bool) (dropped int, ok bool) {
 	key, size := it.key(), len(it.text())
 	if key != "" {

@@ -24,7 +24,8 @@ type Reason struct {
 var (
 	// Left is WebSocket's own code for a normal end: the client has closed the connection.
 	Left = reason(gatewayv1.CloseCode_CLOSE_CODE_NORMAL)
-	// Lost is never sent, because nothing reaches the client any more.
+	// Lost is WebSocket's own code for a connection that has broken. It is never sent, because nothing reaches the
+	// client any more.
 	Lost = reason(gatewayv1.CloseCode_CLOSE_CODE_ABNORMAL)
 	// TooLarge is WebSocket's own code for a message that is larger than frame.MaxMessage.
 	TooLarge = reason(gatewayv1.CloseCode_CLOSE_CODE_TOO_LARGE)

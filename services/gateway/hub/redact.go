@@ -8,7 +8,7 @@ import (
 )
 
 // shown returns the frame that clients get at the time in the parameter now. The frame of an expired event has no
-// personal fields, like the owner's answers to queries. It is still sent, so that no version is missing.
+// personal fields, as in the owner's answers to queries. It is still sent, so that no version is missing.
 func (e *Event) shown(v variant, now time.Time) []byte {
 	if e.Expires.IsZero() || e.Expires.After(now) || e.Redacted {
 		return e.frame(v)
@@ -27,8 +27,8 @@ func (e *Event) afterExpiry() *Event {
 	return e.hidden
 }
 
-// redacted returns the event without its personal fields. Clients get this form once a later event has redacted the
-// event.
+// redacted returns the event without its personal fields, or the event itself if it has none. Clients get this form
+// once a later event has redacted the event.
 func (e *Event) redacted() *Event {
 	if e.Redacted {
 		return e

@@ -1,7 +1,7 @@
 package hub
 
-// roomSet holds the memberships of a connection in one shard: in a slice, or in a map once there have been more than
-// maxFew or more were expected.
+// roomSet holds the memberships of a connection in one shard: in a slice, or in a map once more than maxFew memberships
+// have been in the set or were announced (see expect).
 type roomSet struct {
 	few  []*membership
 	many map[*room]*membership

@@ -47,7 +47,7 @@ func (sh *Shard) SetComplete(position catalog.Position) {
 }
 
 // Complete returns the position up to which each event of the log was delivered, was committed before this gateway
-// started, or was skipped, because it could not be read or because of Skip.
+// started, or was skipped, because it could not be read or delivered, or because of Skip.
 func (sh *Shard) Complete() catalog.Position { return catalog.Position(sh.complete.Load()) }
 
 // SetIncarnation records the incarnation of the log. It ignores an empty incarnation, and one that the log had before,
@@ -87,9 +87,9 @@ func (sh *Shard) Skip(position catalog.Position) {
 }
 
 // AsOf returns the position up to which the answer to a connection's next query must contain all events. It is the
-// highest position among that as of which the connection's rooms were read, those of its authorizations to subscribe,
-// and those of the events queued for it. AsOf returns 0 before the rooms are known. If the log was empty when they were
-// read, AsOf returns 0 until one of the other positions is higher.
+// highest of these positions: the one as of which the connection's rooms were read, those of its authorizations to
+// subscribe (Authorization.Position), and those of the events queued for it. AsOf returns 0 before the rooms are known.
+// If the log was empty when the rooms were read, AsOf returns 0 until one of the other positions is higher.
 func (sh *Shard) AsOf(c *Conn) catalog.Position {
 	return catalog.Position(c.subscribers[sh.index].known.Load())
 }
@@ -101,7 +101,8 @@ func (s *subscriber) know(position catalog.Position) {
 	}
 }
 
-// Begin records that the fan-out starts to read above a position: events up to this position are not in the buffer.
+// Begin records that the fan-out starts to read above a position: events up to this position may be missing from the
+// buffer.
 func (sh *Shard) Begin(position catalog.Position) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()

@@ -11,8 +11,8 @@ import (
 // authorize a subscription, so that Subscribe finds the state events that were delivered since then.
 type Moment uint64
 
-// Now returns the current moment. It returns false if the connection's rooms in this owner's log are not known yet.
-// Subscribing has to wait until they are known.
+// Now returns the current moment. It returns false if the connection's rooms in this owner's log are not known yet,
+// unless the connection was removed. Subscribing has to wait until the rooms are known.
 func (sh *Shard) Now(c *Conn) (Moment, bool) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -24,7 +24,7 @@ func (sh *Shard) Now(c *Conn) (Moment, bool) {
 type Authorization struct {
 	Room     string
 	Asked    Moment           // the result of Now, read before the owner was asked
-	Position catalog.Position // of the owner's log, as of which the owner answered
+	Position catalog.Position // the position of the owner's log as of which the owner answered
 	Snapshot []*Event         // the current state of the room
 	Until    time.Time        // when the subscription ends unless it is renewed
 }

@@ -11,10 +11,11 @@ func newConn(id, user string, e frame.Encoding, h *Hub) *Conn {
 	return c
 }
 
-// Bind sets the functions of the transport. If a frame waits or the connection is to end, and no flush is running, the
-// hub calls the function flush in a new goroutine. Such a call is named a flush. It must call Next until the result
-// more is false, or until Next has returned the last frames and the reason why the connection ends. The function ended
-// is called once, when the connection is to end. It is called while a lock is held: it must not wait, nor call the hub.
+// Bind sets the functions of the transport. If a frame waits, Kick is called, or the connection is to end, and no flush
+// is running, the hub calls the function flush in a new goroutine. Such a call is named a flush. It must call Next
+// until the result more is false, or until Next returns no frames and the reason why the connection ends. The function
+// ended is called once, when the connection is to end. It is called while a lock is held: it must not wait, nor call
+// the hub.
 func (c *Conn) Bind(flush func(), ended func(Reason)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -26,8 +26,8 @@ const MaxWaiting = 512
 type Options struct {
 	Catalog   *catalog.Catalog
 	Publisher message.Publisher
-	// Ready reports whether the outcomes of an owner's commands are received. Until it returns true, commands are
-	// refused. By default it returns true once SetReady was called.
+	// Ready reports whether the outcomes of an owner's commands are received. Until it returns true, commands for that
+	// owner are refused. By default it returns true once SetReady was called for the owner.
 	Ready func(owner string) bool
 	// Patience is how long a client waits for an outcome before it gets "queued" or "unavailable" (0: 5 s).
 	Patience time.Duration
@@ -67,8 +67,8 @@ type account struct {
 	unsent int // bytes that Kafka does not have yet, including those of closed senders
 }
 
-// size returns the bytes that count against the limits: the larger one of bytes and unsent. Their sum would count a
-// command twice while Kafka does not have it yet.
+// size returns the bytes that count against the limits: the larger one of the fields bytes and unsent. Their sum would
+// count a command twice while Kafka does not have it yet.
 func (a *account) size() int { return max(a.bytes, a.unsent) }
 
 // key identifies a command. The command's owner stores one outcome for it.
@@ -251,8 +251,9 @@ func (i *Intake) room(w *waiter) *refusal.Error {
 }
 
 // fresh returns the waiters whose commands still have to be published. The other commands are older than
-// Options.Patience, and have their outcome, or were answered with "unavailable", or their senders were closed. fresh
-// takes the lock once for all waiters: taking it a thousand times in competition with senders would take seconds.
+// Options.Patience, and no client waits for them: they have their outcome, were answered with "unavailable", or come
+// from a closed sender. fresh takes the lock once for all waiters: taking it a thousand times in competition with
+// senders would take seconds.
 func (i *Intake) fresh(waiters []*waiter) []*waiter {
 	fresh := make([]*waiter, 0, len(waiters))
 	i.mu.Lock()

@@ -67,7 +67,7 @@ type Connection struct {
 	// called.
 	End func()
 
-	reported bool // whether the client has changed its rooms, and the change was reported
+	reported bool // whether a change of the rooms (see Subscribed) was reported
 }
 
 // New returns a Lease for a gateway that starts now.
@@ -187,7 +187,8 @@ func Hash(connection, user string) uint32 {
 	return h.Sum32()
 }
 
-// Run reports until the context ends. Then it reports that this gateway has ended.
+// Run reports connections, and serves calls of Rooms, until the context ends. Then it reports that this gateway has
+// ended.
 func (l *Lease) Run(ctx context.Context) error {
 	var asking sync.WaitGroup
 	defer asking.Wait()
@@ -226,8 +227,9 @@ func (l *Lease) Run(ctx context.Context) error {
 	}
 }
 
-// report sends the changes. If the count or the digest of the open connections differs from that of the stored ones,
-// the keeper requests all connections, and report sends them in a second report.
+// report sends the changes, and closes the connections that the keeper names in its answer. If the keeper has no lease
+// of this gateway, or has stored connections with another count or digest than the open ones, it requests all
+// connections, and report sends them in a second report.
 func (l *Lease) report(ctx context.Context) error {
 	for range 2 {
 		parts, sent := l.next()
@@ -364,8 +366,8 @@ func (l *Lease) news() (changes []*meshv1.ConnectionChange, sent map[string]*mes
 		for _, c := range l.open {
 			change := l.describe(c)
 			// Do not report an empty list of rooms that the client has not changed. Restoring the rooms of its session
-			// may have failed, and an empty list would remove them from the session. If the list is not empty, mark it
-			// as restored, so that it does not replace newer rooms at the keeper.
+			// may have failed, and an empty list would remove them from the session. If such a list is not empty, mark
+			// it as restored, so that it does not replace newer rooms at the keeper.
 			if rooms := c.subscriptions(); rooms != nil && (c.reported || len(rooms.Rooms) > 0) {
 				rooms.Restored = !c.reported
 				change.Rooms = rooms

@@ -31,7 +31,7 @@ func (h *Handler) command(ctx context.Context, r frame.Request, declared *catalo
 	}
 	span.SetAttributes(attribute.String("edumatrix.stream", c.Stream), attribute.String("edumatrix.command.id", c.ID))
 	ended := func() bool { return true }
-	if span.IsRecording() { // if the connection ends first, there is no answer
+	if span.IsRecording() { // a connection that ends before the answer has to end the span
 		ended = context.AfterFunc(ctx, func() { span.End() })
 	}
 	id := r.ID // so that the function below does not keep the data of r in memory
@@ -51,7 +51,7 @@ func (h *Handler) command(ctx context.Context, r frame.Request, declared *catalo
 	})
 }
 
-// traced returns a refusal with the id of the trace, if the trace is recorded.
+// traced returns a refusal. If the span's trace is recorded, the result contains the id of the trace.
 func traced(r *refusal.Error, span trace.Span) *refusal.Error {
 	if c := span.SpanContext(); c.IsSampled() && span.IsRecording() {
 		with := *r
@@ -62,8 +62,8 @@ func traced(r *refusal.Error, span trace.Span) *refusal.Error {
 }
 
 // query sends a query to its owner on a separate goroutine, so that a slow owner does not delay later frames. A query
-// is in flight until its answer leaves the connection's queue. So a client that sends queries but does not read the
-// answers reaches maxQueries.
+// is in flight until its answer leaves the connection's queue, or until it fails. So a client that sends queries but
+// does not read the answers reaches maxQueries.
 func (h *Handler) query(ctx context.Context, r frame.Request, declared *catalog.Query) {
 	if refused := h.beginQuery(); refused != nil {
 		h.conn.Send(frame.Refused(r.ID, refused))
@@ -98,8 +98,9 @@ func (h *Handler) query(ctx context.Context, r frame.Request, declared *catalog.
 
 // asOf returns the position of an owner's log up to which an answer must contain all events. The position covers every
 // event that was sent to this connection, and the events of every command whose outcome was sent to this connection, or
-// to any client before this connection was opened. It is rpc.Now until the owner has returned the connection's rooms,
-// and also if the owner's log was empty then.
+// to any client before this connection was opened. It is rpc.Now while Shard.AsOf returns 0: before the owner has
+// returned the connection's rooms, possibly longer if the owner's log was empty then, and always if the owner has no
+// log.
 func (h *Handler) asOf(owner string) catalog.Position {
 	// The rooms were read after the connection was opened, so their position covers all commands that were acknowledged
 	// earlier.

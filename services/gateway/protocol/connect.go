@@ -55,8 +55,8 @@ func protocolError(r *refusal.Error) error { return &RejectedError{hub.ProtocolE
 type connecting struct {
 	replyTo   string
 	sessionID string // the session id in the reply
-	// restores reports whether to subscribe the client to the rooms of its session, because the client has sent a
-	// session id and named no rooms.
+	// restores is true if the client has sent a valid session id and named no rooms. The client is then subscribed to
+	// the rooms of the session.
 	restores  bool
 	had       hub.Progress // the client's progress, if it resumes
 	resumed   bool
@@ -66,7 +66,8 @@ type connecting struct {
 	mu      sync.Mutex
 	rooms   []string
 	refused []*gatewayv1.RefusedRoom
-	// changed reports whether the rooms may differ from those that are stored for the session, and so must be reported.
+	// changed is true if the rooms may differ from the rooms that are stored for the session. They must then be
+	// reported (package lease).
 	changed bool
 	replied bool
 	// waiting maps each room without an answer to the functions that are called after the answer.
@@ -146,8 +147,8 @@ func (c *connecting) subscribed() (before bool) {
 	return !c.replied
 }
 
-// reply returns the rooms for the reply, and whether they must be reported for the session. It is called once, when
-// all of them have an answer.
+// reply returns the rooms and the refused rooms for the reply, and whether the rooms must be reported for the session.
+// It is called once, when no room waits for an answer.
 func (c *connecting) reply() (rooms []string, refused []*gatewayv1.RefusedRoom, changed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -205,8 +206,8 @@ func (m *Parts) Open(ctx context.Context, o Opening) (_ *Handler, err error) {
 	return s, nil
 }
 
-// user returns the user of the token in the first frame, or of the handshake. If both contain a token, the two tokens
-// must be of the same user.
+// user returns the user of the token in the first frame or, if that contains none, in the handshake. If both contain a
+// token, the two tokens must be of the same user.
 func (m *Parts) user(ctx context.Context, handshake *auth.User, token string) (auth.User, error) {
 	if token == "" {
 		if handshake == nil {

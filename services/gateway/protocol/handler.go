@@ -1,6 +1,7 @@
 // Package protocol handles the frames of one client, independently of the transport and the encoding. A frame is a
-// command, a query, a signal, or a control frame, such as subscribe or ping. Each frame gets one reply. If the reply to
-// a command is "queued", the outcome follows in a frame of its own.
+// command, a query, a signal, or a control frame, such as subscribe or ping. Each frame gets one reply (a refused frame
+// without an id gets the frame "error"), unless the connection ends before. If the reply to a command is "queued", the
+// outcome follows in a frame of its own.
 package protocol
 
 import (
@@ -41,14 +42,14 @@ type Parts struct {
 	Guard   *guard.Guard
 	Tracer  trace.Tracer
 	Log     *slog.Logger
-	// ConnectWithin is how long the reply to connect may take; 30 s when 0.
+	// ConnectWithin is how long the reply to connect may take (0: 30 s).
 	ConnectWithin time.Duration
-	// RestoreWithin is how long connect waits for the rooms of the client's session; 2 s when 0. Later frames wait
-	// during that time, so that they take effect after connect.
+	// RestoreWithin is how long connect waits for the rooms of the client's session (0: 2 s). Later frames wait during
+	// that time, so that they take effect after connect.
 	RestoreWithin time.Duration
 }
 
-// Limits of one connection. maxQueries limits the queries in flight.
+// Limits of one connection: maxQueries limits the queries in flight, and maxSubscriptions the rooms subscribed to.
 const (
 	maxQueries       = 16
 	maxSubscriptions = 500
@@ -119,8 +120,8 @@ func (h *Handler) finishWork() {
 	h.quota.QueriesDone(h.asking)
 }
 
-// Handle handles a message of a client, which contains one or more frames, in order. It does not wait for other
-// services, but it waits if the client sends too fast.
+// Handle handles the frames in a message of a client, in order. It does not wait for other services, but it waits if
+// the client sends too fast.
 func (h *Handler) Handle(ctx context.Context, message []byte) {
 	rest := len(message)
 	for r, err := range frame.Decode(h.conn.Encoding(), message) {

@@ -6,7 +6,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
-// signal relays a signal to the other members of its room.
+// signal relays a signal with Signals.Send, and replies to it.
 func (h *Handler) signal(r frame.Request, declared *catalog.Signal) {
 	if err := h.parts.Signals.Send(h.conn, declared, r.Data); err != nil {
 		h.conn.Send(frame.Refused(r.ID, access.Refusal(err)))

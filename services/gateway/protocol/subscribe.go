@@ -88,7 +88,8 @@ func (h *Handler) subscribe(r frame.Request) {
 	h.subscribeTo(rooms, all.answer)
 }
 
-// subscribeTo subscribes the client to rooms. The function answer is called for each room, with a refusal or nil.
+// subscribeTo subscribes the client to rooms. The function answer is called once for each room, with a refusal or nil,
+// unless the connection ends before.
 func (h *Handler) subscribeTo(rooms []string, answer func(room string, refused *refusal.Error)) {
 	h.pending.Add(int64(len(rooms)))
 	done := h.allowed(answer)

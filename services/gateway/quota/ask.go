@@ -10,16 +10,16 @@ import (
 )
 
 const (
-	// maxAskWait is how long a query may wait for the other queries of its user.
+	// maxAskWait is how long a query may wait because of other queries of its user.
 	maxAskWait = 10 * time.Second
 	// answerCost is the number of bytes of an answer that cost as much as one query.
 	answerCost = 4 << 10
 )
 
-// ErrAsksTooMuch is returned for a query that has waited maxAskWait for the other queries of its user.
+// ErrAsksTooMuch is returned for a query that has waited maxAskWait because of other queries of its user.
 var ErrAsksTooMuch = errors.New("too many queries of one user in a short time")
 
-// Ask waits until another query of the user may be sent to an owner. Call the function done when the query has ended,
+// Ask waits until one more query of the user may be sent to an owner. Call the function done when the query has ended,
 // with the size of its answer in bytes, or with 0 if it has failed. The error is ErrAsksTooMuch or the cause of the end
 // of ctx.
 //
@@ -48,7 +48,8 @@ func (u *User) Ask(ctx context.Context) (done func(bytes int), err error) {
 	}, nil
 }
 
-// answered takes the tokens of a query or of its answer, and returns how long to wait until they are available.
+// answered takes the tokens of a query or of its answer from the bucket u.answers, and returns how long to wait until
+// they are available.
 func (u *User) answered(cost int) time.Duration {
 	u.mu.Lock()
 	defer u.mu.Unlock()

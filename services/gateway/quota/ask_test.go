@@ -10,7 +10,7 @@ import (
 )
 
 // A user sends several queries, one of which has a very large answer. The owner must get only two of these queries at a
-// time, and for a while no further query after the large answer. Other users must not wait.
+// time, and must not get a further query for a while after the large answer. Other users must not wait.
 func TestAsk_LimitsTheQueriesAndAnswersOfOneUser(t *testing.T) {
 	t.Parallel()
 	users := &quota.Users{Limits: quota.Limits{Asked: 2, AnswerBurst: 100}}
@@ -41,7 +41,7 @@ func TestAsk_LimitsTheQueriesAndAnswersOfOneUser(t *testing.T) {
 	done(0)
 }
 
-// Five devices of a user start at the same time, and each sends 15 queries at once. No query may have to wait.
+// Five devices of a user start, one after the other. Each sends 15 queries, one at a time. No query may have to wait.
 func TestAsk_AnOrdinaryUserDoesNotWait(t *testing.T) {
 	t.Parallel()
 	users := &quota.Users{}

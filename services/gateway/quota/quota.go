@@ -15,15 +15,17 @@ type Limits struct {
 	// connection's queue.
 	Queries int
 	// Asked limits the queries that owners answer at the same time (0: 2). Further queries wait. With 4, other users
-	// waited three times as long on a machine with two cores for the whole mesh (BenchmarkHostile).
+	// waited three times as long on a machine with two cores for the whole mesh (BenchmarkHostile in
+	// services/edumatrix/e2e).
 	Asked int
 	// Answers and AnswerBurst limit queries (0: 200 and 1,000, enough for about 75 answers of 50 kB at once). A query
-	// counts once, and once more for every 4 KiB of its answer, up to the number in Answers. Further queries wait.
+	// counts once. Its answer counts once for every 4 KiB, but at most as often as the number in Answers. Further
+	// queries wait.
 	Answers, AnswerBurst int
 	// Requests limits the HTTP requests in flight (0: 64).
 	Requests int
 	// Frames and FrameBurst limit frames and HTTP requests (0: 2,000 and 4,000). Each counts once, and once more for
-	// every 4 KiB of the data in the frame, or of the declared length of the request's body.
+	// every 4 KiB of the frame, or of the declared length of the request's body.
 	Frames, FrameBurst int
 	// Rooms and RoomBurst limit the rooms subscribed to (0: 100 and 1,000).
 	Rooms, RoomBurst int
@@ -57,7 +59,7 @@ type Users struct {
 	swept time.Time
 }
 
-// User counts the work in flight of one user.
+// User counts the work of one user against the limits.
 type User struct {
 	id     string
 	users  *Users
@@ -139,15 +141,16 @@ func (u *User) take(b *Bucket, n int) bool {
 	return b.Take(time.Now(), n)
 }
 
-// Frame counts a frame of the given number of bytes, and returns how long to wait before handling it. If the wait would
-// be longer than the duration max, Frame returns max and false, and the frame must be refused.
+// Frame counts a frame or an HTTP request of the given number of bytes, and returns how long to wait before handling
+// it. If the wait would be longer than the duration max, Frame counts nothing and returns max and false. The caller
+// must then refuse the frame or request.
 func (u *User) Frame(bytes int, max time.Duration) (wait time.Duration, ok bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.frames.Reserve(time.Now(), Cost(bytes), max)
 }
 
-// Cost returns the number of tokens that a frame of the given number of bytes takes.
+// Cost returns the number of tokens that a frame of the given number of bytes takes from a Bucket.
 func Cost(bytes int) int { return 1 + bytes>>12 }
 
 // Query reports whether the user may have another query in flight, and if so, counts it. Call QueriesDone when it ends.

@@ -18,7 +18,7 @@ import (
 type attaching struct {
 	conn          *hub.Conn
 	resumes       bool // the client has a resume token
-	hasProgress   bool // whether to resume from the field point; false if the token lacks this log or resuming failed
+	hasProgress   bool // whether to resume from the field point; false if there is none or resuming failed
 	point         hub.Point
 	subscriptions []*subscription // rooms to subscribe the connection to
 	since         time.Time       // when the connection began to wait
@@ -87,7 +87,7 @@ func (a *ownerCalls) guard(c *hub.Conn, do func()) {
 }
 
 // beginFailed handles the failure of a call for one connection alone. It closes the connection if the call panicked,
-// and otherwise repeats the call after a delay (see later).
+// and otherwise repeats the call after a delay (see ownerCalls.later).
 func (a *ownerCalls) beginFailed(n attaching, err error) {
 	if errors.Is(err, errPanic) {
 		n.conn.Close(hub.Internal)

@@ -17,7 +17,8 @@ import (
 )
 
 const (
-	// maxCall bounds the connections or subscriptions in one call, so that no answer gets too large.
+	// maxCall bounds the connections in one call of Rooms, and the subscriptions in one call of AuthorizeSubscriptions,
+	// so that no answer gets too large.
 	maxCall  = 500
 	deadline = 5 * time.Second
 	// minPause and maxPause bound the pause before an owner that is unavailable is asked again.
@@ -32,7 +33,7 @@ const (
 //
 // A call has at most kind.maxPerUser entries of one user, so that a user with many entries does not delay other users.
 // Entries that still have to wait (kind.wait) are left out. If kind.oneCallPerUser is set, a user's entries are in one
-// call of the lane at a time, while its other calls serve other users.
+// call of the lane at a time, while the lane's other calls serve other users.
 type lane[T any] struct {
 	kind[T]
 	max  int      // the maximum number of entries in one call

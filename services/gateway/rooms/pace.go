@@ -9,8 +9,8 @@ import (
 
 // pace limits the rate at which the connections of one user are attached to one owner's log, by their cost. Reading and
 // encoding missed events, and joining and leaving rooms, take processor time that other users need. The unit of cost is
-// one missed event. A user gets maxPaced units at once and pacedRate a second on average, over all connections. Once a
-// user has used more than that, the user's next connection waits before it is attached, for at most maxPace.
+// one missed event. A user gets maxPaced units at once and pacedRate units a second on average, over all connections.
+// Once a user has used more than that, the user's next connection waits before it is attached, for at most maxPace.
 //
 // maxPaced lets ten devices of a user with 2,000 rooms resume at once after an outage in which each has missed 1,500
 // events.

@@ -19,9 +19,9 @@ import (
 const maxResumed = 200
 
 // resume attaches connections that resume. The owner answers with the membership intervals of their users. If the event
-// buffer reaches back to the resume token, the missed events come from the buffer, and only those above Shard.Complete
-// from the owner. Otherwise all of them come from the owner. One call returns both intervals and events. resume returns
-// the connections for which the owner must be asked again.
+// buffer reaches back to the resume token of a connection, the missed events of this connection come from the buffer,
+// and only those above Shard.Complete from the owner. Otherwise all of them come from the owner. One call returns both
+// intervals and events. resume returns the connections for which the owner must be asked again.
 func (a *ownerCalls) resume(ctx context.Context, batch []attaching) (retry []attaching, err error) {
 	// Call Complete before reading the buffer, so that the buffer contains the events up to the returned position.
 	complete := a.shard.Complete()
@@ -81,9 +81,9 @@ func (a *ownerCalls) resume(ctx context.Context, batch []attaching) (retry []att
 const maxFailures = 2
 
 // resumeFailed handles the failure of a call for one connection alone. It closes the connection if the call panicked,
-// and otherwise repeats the call after a delay (see later). After maxFailures failed calls, the connection is attached
-// without missed events, and the client has to fetch the current state itself. So the client gets connected, and does
-// not delay other users.
+// and otherwise repeats the call after a delay (see ownerCalls.later). After maxFailures failed calls, the connection
+// is attached without missed events, and the client has to fetch the current state itself. So the client gets
+// connected, and does not delay other users. The user becomes a suspect (see ownerCalls.suspects).
 func (a *ownerCalls) resumeFailed(n attaching, err error) {
 	if errors.Is(err, errPanic) {
 		n.conn.Close(hub.Internal)
@@ -111,9 +111,9 @@ func (a *ownerCalls) single() *lane[attaching] {
 	return l
 }
 
-// buffered finds the resume tokens of a batch to which the buffer reaches back, and returns the buffered events above
-// the lowest position of these tokens. It returns false if the buffer reaches back to none of the tokens, or has
-// dropped some of these events meanwhile.
+// buffered finds, among the resume tokens of a batch, those to which the buffer reaches back, and returns the buffered
+// events above the lowest position of these tokens. It returns false if the buffer reaches back to none of the tokens,
+// or has dropped some of these events meanwhile.
 func (a *ownerCalls) buffered(batch []attaching, bufferedAfter catalog.Position) ([]*hub.Event, bool) {
 	after := catalog.Position(-1)
 	for _, n := range batch {

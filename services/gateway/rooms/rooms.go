@@ -30,13 +30,14 @@ type Options struct {
 	// Missed bounds the missed events of one connection: Events in each room (0: 1,000), and Bytes from each owner's
 	// log (0: 4 MiB).
 	Missed hub.Bounds
-	// Unsubscribed is called when a connection is no longer subscribed to a room; it may be nil. It must not wait.
+	// Unsubscribed is called when a connection is no longer subscribed to a room. The function must not wait, and
+	// may be nil.
 	Unsubscribed func(*hub.Conn)
 	// Lease is how long a subscription lasts unless it is renewed (0: one minute). All subscriptions are renewed at
 	// intervals of half that time.
 	Lease time.Duration
 	// Gather is how long a call waits for further connections or subscriptions that it can serve (0: 2 ms). After a
-	// call for several users, it is ten times as long.
+	// call for more than two users, the wait is ten times as long.
 	Gather  time.Duration
 	Metrics *Metrics
 	Guard   *guard.Guard

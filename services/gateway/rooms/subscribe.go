@@ -19,7 +19,8 @@ import (
 )
 
 // authorize asks the owner whether it allows a batch of subscriptions. It sets aside the subscriptions of connections
-// whose rooms are not known yet (see wait), and returns the subscriptions for which the owner must be asked again.
+// whose rooms are not known yet (see ownerCalls.wait), and returns the subscriptions for which the owner must be asked
+// again.
 func (a *ownerCalls) authorize(ctx context.Context, batch []*subscription) (retry []*subscription, err error) {
 	var asking []*subscription
 	var moments []hub.Moment
@@ -79,7 +80,7 @@ func (a *ownerCalls) subscriptionEnded(l *subscription) bool {
 }
 
 // authorizeFailed handles the failure of a call for one subscription alone. It closes the connection if the call
-// panicked, and otherwise repeats the call after a delay (see later).
+// panicked, and otherwise repeats the call after a delay (see ownerCalls.later).
 func (a *ownerCalls) authorizeFailed(l *subscription, err error) {
 	if errors.Is(err, errPanic) {
 		a.settled(l)

@@ -2,7 +2,8 @@ package signal
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// Metrics count the signals sent and delivered, and the batches that were not published.
+// Metrics count the signals that connections of this gateway have sent, the deliveries of signals to such connections,
+// and the batches of signals that were not published, at least in part.
 type Metrics struct {
 	Sent      prometheus.Counter
 	Delivered prometheus.Counter

@@ -21,12 +21,12 @@ const (
 	channels = 64
 	// gather is how long signals are collected before they are published.
 	gather = 2 * time.Millisecond
-	// maxPublished is the maximum number of signals in one message.
+	// maxPublished is the maximum number of signals in one message on Redis.
 	maxPublished = 256
 	// heartbeat is the time without a message after which Redis is pinged. It is also how long Redis may take to answer
 	// the ping, or to publish.
 	heartbeat = 2 * time.Second
-	// again is the pause before the next attempt to reach Redis.
+	// The constant again is the pause before the next attempt to reach Redis.
 	again = 200 * time.Millisecond
 )
 
@@ -41,7 +41,7 @@ func (s *Signals) channelName(n int) string {
 }
 
 // receive delivers the signals of other gateways. Redis counts as available while the connection that receives these
-// signals gets responses.
+// signals is subscribed to all channels and gets responses.
 func (s *Signals) receive(ctx context.Context) {
 	names := make([]string, channels)
 	for n := range names {
@@ -97,7 +97,7 @@ func (s *Signals) setAvailable(available bool, err error) {
 	}
 }
 
-// deliverAll delivers the signals in a message of another gateway.
+// deliverAll delivers the signals in a message on Redis, unless this gateway has published the message itself.
 func (s *Signals) deliverAll(payload string) {
 	defer s.options.Guard.Recover("signals", nil)
 	var all meshv1.Signals

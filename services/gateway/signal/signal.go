@@ -54,8 +54,8 @@ type Signals struct {
 // bucketOf is the key of a bucket: a type of signal, and the connection or user that sends it.
 type bucketOf struct{ who, signal string }
 
-// burst is for how many seconds of a signal's declared rate a sender may send at once: with a rate of 2 per second, 10
-// signals.
+// burst is the number of signals that a sender may send at once, divided by the signal's declared rate per second. With
+// a rate of 2 per second, a sender may send 10 signals at once.
 const burst = 5
 
 // maxWaiting is the maximum number of signals that wait to be published.
@@ -70,8 +70,8 @@ func New(o Options) *Signals {
 		buckets: map[bucketOf]*quota.Bucket{}}
 }
 
-// Send relays a signal of a connection to all other connections in the signal's room, including those of the same user.
-// The error is a refusal.
+// Send relays a signal of a connection to all other connections whose users are members of the signal's room, including
+// those of the same user. The error is a refusal.
 func (s *Signals) Send(c *hub.Conn, declared *catalog.Signal, data frame.Data) error {
 	if len(data.Bytes) > declared.Bytes {
 		return refusal.New(refusal.InvalidField, "data of %s may have at most %d bytes", declared.Name, declared.Bytes)
@@ -158,7 +158,8 @@ func (s *Signals) removeFull(now time.Time) {
 	maps.DeleteFunc(s.buckets, func(_ bucketOf, b *quota.Bucket) bool { return b.IsFull(now) })
 }
 
-// deliver queues a signal for the connections of this gateway that are in its room, except the connection that sent it.
+// deliver queues a signal for the connections of this gateway whose users are members of the signal's room. It leaves
+// out the sender's connection, whose id is the parameter except.
 func (s *Signals) deliver(declared *catalog.Signal, room, actor, except string, m proto.Message) {
 	shared := &frame.Shared{Frame: frame.Signal(declared.Name, room, actor, m)}
 	if _, err := shared.Encode(frame.JSON); err != nil {

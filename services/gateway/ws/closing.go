@@ -23,8 +23,8 @@ func (c *connection) cut() {
 	_ = c.net.SetWriteDeadline(time.Now().Add(grace))
 }
 
-// end sends the close frame, unless the reason is Lost. If the frame is not sent completely within grace, end calls
-// abandon.
+// end sends the close frame, unless the reason is Lost. If the reason is Lost, or the frame cannot be sent within
+// grace, end calls abandon.
 func (c *connection) end(r hub.Reason) {
 	c.cut()
 	text := websocket.FormatCloseMessage(r.Code, r.Text)
@@ -66,8 +66,8 @@ func (c *connection) endAfterPanic() {
 	c.finish(grace)
 }
 
-// finish makes the reader end after the given time, in which the client may send its close frame. Only the first call
-// has an effect.
+// finish makes the reader end within the given time. Until then the client may send its close frame. Only the first
+// call has an effect.
 func (c *connection) finish(wait time.Duration) {
 	if !c.finished {
 		c.finished = true
@@ -118,8 +118,8 @@ func (c *connection) discard() {
 	}
 }
 
-// abandon makes the system, once the socket is closed, discard the data that the client has not acknowledged, instead
-// of retransmitting it for minutes.
+// abandon makes the closing of the socket discard the data that the client has not acknowledged. Otherwise the system
+// would retransmit the data for minutes.
 func (c *connection) abandon() {
 	if tcp, ok := c.net.(interface{ SetLinger(int) error }); ok {
 		_ = tcp.SetLinger(0)

@@ -21,7 +21,7 @@ import (
 // (writer.go) has one only while frames wait.
 type connection struct {
 	server   *Server
-	socket   *websocket.Conn // used only for reading; all writes go through send
+	socket   *websocket.Conn // for reading; all writes go through send, except close frames after protocol errors
 	net      net.Conn
 	encoding frame.Encoding
 	conn     *hub.Conn

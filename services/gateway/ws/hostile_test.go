@@ -157,8 +157,8 @@ func TestHostile_LongIDsAreRefusedAndNotKept(t *testing.T) {
 	m.works(t)
 }
 
-// Commands whose frames have 60 kB each wait for their outcomes. The gateway must keep only the body of a waiting
-// command, and not its frame. Otherwise the maximum of 512 waiting commands of one connection would take 30 MB.
+// Many commands, in frames of 60 kB, wait for their outcomes. The gateway must keep only the body of a waiting command,
+// and not its frame. Otherwise the maximum of 512 waiting commands of one connection would take 30 MB.
 func TestHostile_WaitingCommandsKeepNoFrames(t *testing.T) {
 	m := begin(t, ws.Options{}, hub.Options{}, func(s *setup) { s.mesh.silent = undecided })
 	h := m.hostile(t, 1)

@@ -2,8 +2,9 @@ package ws
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// Metrics of connections. Frames counts the messages that clients have sent after their first one. Closed counts, by
-// reason, the ended connections whose connect was accepted.
+// Metrics of connections. Frames counts the messages that clients have sent after their first one, except messages that
+// are too large or of the wrong kind (text or binary). Closed counts, by reason, the ended connections whose connect
+// was accepted.
 type Metrics struct {
 	Frames prometheus.Counter
 	Closed *prometheus.CounterVec

@@ -65,9 +65,8 @@ func TestConnect_TheTokensOfFrameAndHeaderNameTheSameUser(t *testing.T) {
 	}
 }
 
-// A client sends frames after connect without waiting for the reply, and an owner is unavailable, so the rooms of the
-// user cannot be opened. The later frames must be answered before the reply to connect. Meanwhile, heartbeats must be
-// sent.
+// A client sends frames after connect without waiting for the reply, and an owner is unavailable, so the user's rooms
+// are not known. The later frames must be answered before the reply to connect. Meanwhile, heartbeats must be sent.
 func TestConnect_LaterFramesAreAnsweredWhileAnOwnerIsUnavailable(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{CoverEvery: 20 * time.Millisecond})
@@ -452,8 +451,9 @@ func TestError_NamesTheFieldAndTheTrace(t *testing.T) {
 	require.NotContains(t, f.Error, "retry_after_ms", "waiting does not help")
 }
 
-// Every close code that the gateway defines must have a text for the frame "closing". Clients infer from the number
-// whether to reconnect: they must reconnect after codes below 4500, and only after these.
+// The close codes that the gateway defines begin at 4000. Each of them must have a text for the frame "closing".
+// Clients infer from the number whether to reconnect: they must reconnect after codes below 4500, and must not after
+// the other codes.
 func TestClosing_EachCodeDefinesWhetherToReconnect(t *testing.T) {
 	t.Parallel()
 	values := gatewayv1.CloseCode(0).Descriptor().Values()

@@ -49,7 +49,8 @@ func (c *connection) readAll(ctx context.Context, s *protocol.Handler) {
 	c.discard()
 }
 
-// read returns one message. If a message is larger than frame.MaxMessage, read stops early and returns errTooLarge.
+// read returns one message. If a message is larger than frame.MaxMessage, read stops early and returns errTooLarge. A
+// message of the wrong kind (see messageKind) is returned with errOther.
 func (c *connection) read() ([]byte, error) {
 	kind, r, err := c.socket.NextReader()
 	if err != nil {

@@ -95,8 +95,8 @@ func TestUnsubscribe_BehindAConnectEndsItsSubscriptions(t *testing.T) {
 	}
 }
 
-// A client sends the frame subscribe right after the frame connect, and the reply to subscribe is sent before the reply
-// to connect. The session must keep this room besides its earlier one.
+// A client sends the frame subscribe for a room right after the frame connect, and the reply to subscribe is sent
+// before the reply to connect. The session must keep this room besides its earlier one.
 func TestSubscribe_BehindAPendingConnectIsKeptForTheSession(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})

@@ -27,12 +27,12 @@ import (
 type Options struct {
 	Access *access.Access
 	Mesh   *protocol.Parts
-	// Handshake is how long a client may take to send its connect frame; 10 s when 0.
+	// Handshake is how long a client may take to send its connect frame (0: 10 s).
 	Handshake time.Duration
-	// Ping is how often a client is sent a ping; 25 s when 0. If a client is not known to be alive for two such
-	// periods, its connection is closed.
+	// Ping is how often a client is sent a ping (0: 25 s). If a client is not known to be alive for two such periods,
+	// its connection is closed.
 	Ping time.Duration
-	// WriteWait is how long a client may take to accept 4 KiB; 10 s when 0.
+	// WriteWait is how long a client may take to accept 4 KiB (0: 10 s).
 	WriteWait time.Duration
 	Guard     *guard.Guard
 	Metrics   *Metrics
@@ -69,7 +69,7 @@ func New(o Options) *Server {
 	return &Server{options: o, wheel: wheel{period: o.Ping}, upgrader: websocket.Upgrader{
 		HandshakeTimeout: o.Handshake,
 		ReadBufferSize:   512, WriteBufferPool: &sync.Pool{}, // the pool is used only for the response to the upgrade
-		// Package access checks the origin before the upgrade, and gives a reason if it refuses.
+		// The origin is checked by the method upgrade, which responds with a reason if it refuses the origin.
 		CheckOrigin: func(*http.Request) bool { return true },
 		Error: func(w http.ResponseWriter, _ *http.Request, status int, reason error) {
 			refuse(w, status, refusal.New(refusal.Malformed, "%v", reason))
@@ -201,7 +201,7 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request, e frame.Encoding
 }
 
 // maxRefusing is the maximum number of open connections that a full gateway has upgraded only to send web pages the
-// reason of their refusal. Each of them occupies an open file until it closes, for about grace at most.
+// reason of their refusal. Each of them occupies an open file until it closes, usually for grace at most.
 const maxRefusing = 32
 
 // RefuseFull refuses the request of a web page because this gateway accepts no more connections. It returns false if

@@ -129,7 +129,7 @@ type setup struct {
 	mesh   *mesh
 	tracer trace.Tracer
 	intake intake.Options
-	// connectWithin is how long the reply to connect may take; 30 s when 0.
+	// connectWithin is how long the reply to connect may take (0: 30 s).
 	connectWithin time.Duration
 	restoreWithin time.Duration
 	reportEvery   time.Duration // how often to report connections; a call to the keeper may take twice as long
@@ -332,8 +332,8 @@ func TestCommand_WithoutAnIDGetsOneInTheReply(t *testing.T) {
 	require.True(t, catalog.ValidID(f.Outcome.CommandID))
 }
 
-// The data of connect must be checked as strictly as the data of later frames. Only unknown fields must be ignored,
-// because a newer client may send them.
+// The data of connect must be checked as strictly as the data of later frames, except that unknown fields must be
+// ignored, because a newer client may send them.
 func TestConnect_ItsDataIsReadStrictly(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})

@@ -23,7 +23,7 @@ func (s *Store) DropDeadLetter(ctx context.Context, l *meshv1.DeadLetter) error 
 	return nil
 }
 
-// DroppedDeadLetters returns the dead letters that were dropped.
+// DroppedDeadLetters returns the dead letters that were dropped within droppedRetention, and deletes older records.
 func (s *Store) DroppedDeadLetters(ctx context.Context) ([]*meshv1.DeadLetter, error) {
 	kept, err := s.redis.HGetAll(ctx, s.prefix+"dropped").Result()
 	if err != nil {

@@ -13,7 +13,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// SessionRetention is how long a session without a connection is stored after its last report.
+// SessionRetention is how long a session without a connection is stored after its last report, unless it is deleted
+// earlier because the user has too many sessions (see prune in state.lua).
 const SessionRetention = 7 * 24 * time.Hour
 
 // Session is one device of a user, over all the connections that resumed it.
@@ -22,13 +23,14 @@ type Session struct {
 	Device    string
 	Gateway   string    // the gateway to which the session is or was last connected
 	Since     time.Time // when the session began
-	Seen      time.Time // when a gateway last reported the session
+	Seen      time.Time // when a gateway last reported the session, or when the lease of its gateway expired
 	Connected bool
 	// ResumeToken is the last resume token that was sent to the client, or "" if none was sent.
 	ResumeToken string
 }
 
-// Sessions returns the stored sessions of a user, except those that the user has ended, the newest first.
+// Sessions returns the stored sessions of a user, the newest first. It leaves out sessions that the user has ended, and
+// sessions without a connection that were not reported for SessionRetention.
 func (s *Store) Sessions(ctx context.Context, user string) ([]Session, error) {
 	kept, err := s.redis.HGetAll(ctx, s.prefix+"sessions:"+user).Result()
 	if err != nil {
@@ -54,7 +56,7 @@ func (s *Store) Sessions(ctx context.Context, user string) ([]Session, error) {
 type SessionKey struct{ User, ID string }
 
 // SessionRooms returns, for each session, the rooms to which its newest connection was last subscribed. A session that
-// is not stored, or has ended, has no rooms.
+// Sessions would not return has no rooms.
 func (s *Store) SessionRooms(ctx context.Context, keys []SessionKey) ([][]string, error) {
 	if len(keys) == 0 {
 		return nil, nil

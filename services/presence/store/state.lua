@@ -56,7 +56,7 @@ end
 -- Stores the rooms to which a connection of a session is subscribed, as "connection/gateway room room …". The parameter
 -- rooms has three forms:
 --   ''                the rooms are unknown or have not changed: do nothing
---   '= room room …'   the rooms of the connection. Rooms that a newer connection of the session reported are kept.
+--   '= room room …'   the rooms of the connection. They do not replace the rooms of a newer connection of the session.
 --   '? room room …'   rooms that the gateway restored from the session's earlier connections. They are stored only if
 --                     no rooms are stored, under '-' instead of a connection, so that any other report replaces them.
 -- The parameter on is the list of the session's connections, the newest last. The parameter one is the connection, as

@@ -206,8 +206,8 @@ func (s *Store) Published(ctx context.Context, states []State) error {
 	return nil
 }
 
-// States returns the states of users. A user without a stored state is offline. The number of this state is taken from
-// the current time, as are the numbers of changes. So the number is higher than that of any state from before Redis was
+// States returns the states of users. A user without a stored state is offline, with a number that is taken from the
+// current time, as the numbers of changes are. So the number is higher than that of any state from before Redis was
 // emptied, and lower than that of the next change.
 func (s *Store) States(ctx context.Context, users []string) ([]State, error) {
 	now, known, err := s.read(ctx, users)

@@ -241,7 +241,7 @@ func TestReport_AConnectionOfAnotherUser(t *testing.T) {
 	})
 }
 
-// A report is sent twice, as after a lost answer. It must count once.
+// Two reports contain the same change, as after a lost answer. The change must count once.
 func TestReport_SentTwiceCountsOnce(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -334,7 +334,7 @@ func TestReport_FromManyAtOnce(t *testing.T) {
 	})
 }
 
-// runOut calls Expire until the lease of a gateway has expired, and the function meanwhile before each call.
+// runOut calls Expire until the lease of a gateway has expired. Before each call, it calls the function meanwhile.
 func runOut(t *testing.T, s *store.Store, meanwhile func()) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); ; {

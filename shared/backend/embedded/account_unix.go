@@ -28,8 +28,8 @@ func (a account) String() string {
 }
 
 // chooseAccount returns the account that runs the server. If this process is root, that is the owner of the existing
-// data, or "nobody" if there is no data or root owns it. Otherwise it is the process's own account; it is an error if
-// another account owns the data.
+// data, or "nobody" if there is no data or root owns it. If this process is not root, it is the process's own account,
+// and data that belongs to another account is an error.
 func chooseAccount(data string) (account, error) {
 	var stat syscall.Stat_t
 	exists := syscall.Stat(data, &stat) == nil

@@ -63,8 +63,8 @@ func downloadedBinaries(ctx context.Context, o PostgresOptions, who account) (bi
 }
 
 // cacheDir creates and returns the folder of downloaded programs: the chosen one or, by default, a folder in the user's
-// cache. The account that runs the programs must be able to enter the folder. That account usually cannot enter root's
-// home, so the default of root is then a folder in the machine's cache.
+// cache. The account that runs the programs must be able to enter the folder. If that account cannot enter the default
+// folder, as is usual in root's home, the default is a folder in the machine's cache.
 func cacheDir(chosen string, who account) (string, error) {
 	if chosen == "" {
 		if user, err := os.UserCacheDir(); err == nil {
@@ -163,9 +163,9 @@ func (a archive) check(dir string) (string, error) {
 	return found[0], nil
 }
 
-// downloadArchive makes the library download its archive, from the URL source or, if source is empty, from the
-// library's own source. The library would then unpack and run the programs, although the archive is not checked yet. To
-// prevent that, the library is configured to unpack to a folder that cannot be created, so it fails after the download.
+// downloadArchive makes the library download its archive from the URL in the parameter source ("": from the library's
+// own source). The library would then unpack and run the programs, although the archive is not checked yet. To prevent
+// that, the library is configured to unpack to a folder that cannot be created, so it fails after the download.
 func downloadArchive(ctx context.Context, into, source string) error {
 	port, err := freePort()
 	if err != nil {

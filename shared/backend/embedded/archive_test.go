@@ -34,7 +34,7 @@ const (
 )
 
 // publish serves an archive over HTTP in the same way as the source from which the library embedded-postgres downloads
-// it. Every platform gets the same archive. fetched counts the downloads.
+// it. Every platform gets the same archive. The result sum is the archive's checksum, and fetched counts the downloads.
 func publish(t *testing.T, txz string) (source, sum string, fetched *atomic.Int32) {
 	t.Helper()
 	content, err := base64.StdEncoding.DecodeString(txz)
@@ -65,8 +65,8 @@ func publish(t *testing.T, txz string) (source, sum string, fetched *atomic.Int3
 	return s.URL, hex.EncodeToString(own[:]), fetched
 }
 
-// testArchive returns an archive that is downloaded from the URL source. The parameter sum is the archive's pinned
-// checksum on every platform.
+// testArchive returns an archive that is downloaded from the URL in the parameter source. The parameter sum is the
+// archive's pinned checksum on every platform.
 func testArchive(t *testing.T, source, sum string) archive {
 	sums := map[string]string{}
 	for platform := range archiveSums {

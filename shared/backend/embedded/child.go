@@ -101,7 +101,8 @@ func run(ctx context.Context, cmd *exec.Cmd) ([]byte, error) {
 const signalGap = 500 * time.Millisecond
 
 // stopped reports whether ctx ends within signalGap. A supervisor that stops all processes of a service, such as
-// systemd, signals the children at the same time. So a child that has ended may have been stopped on purpose.
+// systemd, signals this process and its children at about the same time. So a child that has ended may have been
+// stopped on purpose.
 func stopped(ctx context.Context) bool {
 	select {
 	case <-ctx.Done():

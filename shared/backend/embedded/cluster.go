@@ -27,7 +27,7 @@ type cluster struct {
 	binaries binaries
 	dir      string
 
-	// handle is the open data folder, if the account cannot enter the folders above it (root's home, a temporary
+	// handle is the open data folder, if the account cannot enter a folder above it (such as root's home or a temporary
 	// folder). A process can use an open folder regardless of the folders above it.
 	handle *os.File
 }
@@ -60,8 +60,8 @@ func (c *cluster) close() {
 	}
 }
 
-// accessiblePath returns a path under which the account can use the data folder dir. If the account cannot enter the
-// folders above dir, this is the path of an open handle, which the method command passes to the program.
+// accessiblePath returns a path under which the account can use the data folder dir. If the account cannot enter a
+// folder above dir, the path is that of an open handle, which the method command passes to the program.
 func (c *cluster) accessiblePath(dir string) (string, error) {
 	if c.account.inaccessibleFolder(c.options.Dir) == "" {
 		return dir, nil
@@ -184,7 +184,7 @@ func (c *cluster) ensureDatabase(ctx context.Context, url string) error {
 	return errors.Join(err, conn.Close(ctx))
 }
 
-// wrongPassword matches the SQLSTATEs invalid_password and invalid_authorization_specification.
+// wrongPassword reports whether an error has the SQLSTATE invalid_password or invalid_authorization_specification.
 func wrongPassword(err error) bool { return slices.Contains([]string{"28P01", "28000"}, code(err)) }
 
 func code(err error) string {

@@ -131,8 +131,8 @@ type place struct {
 	partition int32
 }
 
-// committed returns, for each partition, the lowest offset that a group has committed: the group has not read the
-// record at that offset yet.
+// committed returns, for each partition with committed offsets, the lowest offset that a group has committed. This
+// group has not read the record at that offset yet.
 func (d *deleter) committed(ctx context.Context) (map[place]int64, error) {
 	groups, err := d.admin.ListGroups(ctx)
 	if err != nil {
@@ -157,9 +157,9 @@ func (d *deleter) committed(ctx context.Context) (map[place]int64, error) {
 	return lowest, nil
 }
 
-// expired adds to the parameter remove, for each partition of one topic that has expired records, the offset of the
-// first record to keep. It keeps records that a group has not read, according to the parameter committed. It also keeps
-// the last record of a partition, so that the partition's offsets continue after a restart.
+// expired looks for expired records of one topic. For each partition that has some, it adds to the parameter remove the
+// offset of the first record that is kept. It keeps records that a group has not read, according to the parameter
+// committed. It also keeps the last record of a partition, so that the partition's offsets continue after a restart.
 func (d *deleter) expired(ctx context.Context, topic string, retention time.Duration,
 	oldest, ends map[int32]kadm.ListedOffset, committed map[place]int64, remove kadm.Offsets) error {
 	some := false
@@ -174,8 +174,8 @@ func (d *deleter) expired(ctx context.Context, topic string, retention time.Dura
 		return err
 	}
 	for p, end := range ends {
-		// upTo is the offset of the first record to keep. Because of its age, this is the first record that is recent
-		// enough, or the partition's last record if none is.
+		// upTo is the offset of the first record to keep. By age alone, this is the first record that is recent enough,
+		// or the partition's last record if none is.
 		upTo := min(young[topic][p].Offset, end.Offset-1)
 		if young[topic][p].Offset < 0 {
 			upTo = end.Offset - 1

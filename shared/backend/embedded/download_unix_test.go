@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The test may run as root. In that case the account of PostgreSQL must download the archive, and not root.
+// The test may run as root. In that case the account of PostgreSQL, instead of root, must download the archive.
 func TestArchive_IsDownloadedByTheAccountOfPostgreSQL(t *testing.T) {
 	t.Parallel()
 	source, _, fetched := publish(t, goodArchive)
@@ -37,7 +37,8 @@ func TestArchive_IsDownloadedByTheAccountOfPostgreSQL(t *testing.T) {
 	require.ErrorContains(t, who.download(t.Context(), openDir(t), closed.URL), "unable to connect")
 }
 
-// openDir creates a folder that other accounts may enter, unlike the test's own temporary folders.
+// openDir creates a folder directly in the machine's temporary folder, which all accounts may enter. The folders of
+// t.TempDir are inside a folder that only the test's account may enter.
 func openDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "edumatrix-download-")

@@ -21,8 +21,8 @@ import (
 
 // KafkaOptions configure an embedded broker.
 type KafkaOptions struct {
-	// Dir is the folder of topics, records and the offsets of groups. Records that are acknowledged survive a crash of
-	// this process, but not of the machine. "": the broker keeps everything in memory only.
+	// Dir is the folder of topics, records and the offsets of groups. Acknowledged records survive a crash of this
+	// process, but not necessarily a crash of the machine. "": the broker keeps everything in memory only.
 	Dir  string
 	Port int // 0: a free one
 	Log  *slog.Logger
@@ -46,8 +46,8 @@ type Kafka struct {
 // Clients configure retention as on any broker, but the broker itself does not delete records. If the broker emptied a
 // partition, the partition's offsets would begin at 0 again after a restart. The offsets of the groups would still be
 // higher, so the groups would skip new records. Instead, the broker keeps records without a limit and stores the
-// requested retention as backend.KeptRetention. A deleter removes older records, except the last record of a partition
-// and, for each group that has committed an offset, the records from that offset on.
+// requested retention as backend.KeptRetention. A deleter removes records that are older than this retention, except
+// the last record of a partition and, for each group that has committed an offset, the records from that offset on.
 func StartKafka(o KafkaOptions) (_ *Kafka, err error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -119,8 +119,9 @@ func (k *Kafka) Stop() {
 
 const retentionSetting = "retention.ms"
 
-// keepUnlimited rewrites requests that set a topic's retention. The broker gets retention.ms=-1, so that it deletes
-// nothing itself. The requested value becomes the topic's setting backend.KeptRetention, which the deleter reads.
+// keepUnlimited rewrites requests that create topics or change the settings of topics. For the broker, retention.ms is
+// always -1, so that it deletes nothing itself. A requested retention becomes the topic's setting
+// backend.KeptRetention, which the deleter reads.
 func (k *Kafka) keepUnlimited() {
 	unlimited := "-1"
 	k.cluster.ControlKey(int16(kmsg.CreateTopics), func(r kmsg.Request) (kmsg.Response, error, bool) {

@@ -11,7 +11,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/filelock"
 )
 
-// lockFile takes the lock. If the lock is held already, the error contains the id of the process that holds it.
+// lockFile takes the lock of a file. If the lock is held already, the error contains the id of the process that holds
+// it.
 func lockFile(path string) (*filelock.Lock, error) {
 	lock, err := filelock.Try(path)
 	if errors.Is(err, filelock.ErrHeld) {
@@ -22,7 +23,8 @@ func lockFile(path string) (*filelock.Lock, error) {
 	return noteHolder(lock, err, path)
 }
 
-// awaitLock takes the lock once its holder releases it.
+// awaitLock takes the lock of a file. If the lock is held already, awaitLock waits until the holder releases it or ctx
+// ends.
 func awaitLock(ctx context.Context, path string) (*filelock.Lock, error) {
 	lock, err := filelock.Await(ctx, path)
 	return noteHolder(lock, err, path)
@@ -40,6 +42,6 @@ func noteHolder(lock *filelock.Lock, err error, path string) (*filelock.Lock, er
 	return lock, nil
 }
 
-// holderFile returns the path of the file that contains the holder of a lock. (The locked file itself cannot be read
-// on every system.)
+// holderFile returns the path of the file that contains the process id of a lock's holder. (On some systems, the locked
+// file itself cannot be read.)
 func holderFile(lock string) string { return filepath.Join(filepath.Dir(lock), "holder") }

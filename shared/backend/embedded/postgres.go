@@ -28,14 +28,14 @@ const connections = 300
 // PostgresOptions configure an embedded server.
 type PostgresOptions struct {
 	Dir      string // contains the data, the server's log and a lock; created if missing
-	User     string // owns the database; default edu_matrix_user
+	User     string // a superuser, created if missing; default edu_matrix_user
 	Password string // default: a new one at each start
 	Database string // created if missing; default edu_matrix_db
 	Port     int    // 0: a free one
 
 	Binaries string            // a folder of PostgreSQL's programs, 17 or later; default: installed, else downloaded
 	CacheDir string            // contains downloaded programs; default: a folder of the user's cache (root: the machine's)
-	Cache    int64             // bytes of memory for the cache of pages (0: 128 MiB), limited to 128 MiB to 2 GiB
+	Cache    int64             // bytes of memory for the cache of pages (0: 128 MiB); at least 128 MiB, at most 2 GiB
 	Settings map[string]string // further server settings, such as fsync=off in tests; they take precedence
 	Log      *slog.Logger      // logs steps that take long, such as a download; default: nothing is logged
 }
@@ -180,8 +180,8 @@ func (p *Postgres) Version() string { return p.cluster.binaries.version }
 // Done returns a channel that is closed when the server has ended, by Stop or unexpectedly.
 func (p *Postgres) Done() <-chan struct{} { return p.server.done }
 
-// Stop stops the server and waits until it has ended. The server first writes its memory to disk; if that takes longer
-// than 20 s, the server is stopped at once. Stop may be called again.
+// Stop stops the server and waits until it has ended. The server first writes its memory to disk. After 20 s, it is
+// stopped at once; after another 20 s, it is killed, and Stop returns an error. Stop may be called again.
 func (p *Postgres) Stop() error {
 	p.stop.Do(func() {
 		if p.server != nil {

@@ -9,11 +9,12 @@ const (
 	maxWAL   = 4 << 30   // recovery of this much after a crash takes about a minute
 )
 
-// sized returns the settings for a server whose cache has the given number of bytes; 0 means PostgreSQL's default. The
-// checkpoints and the WAL (write-ahead log) below are those of PostgreSQL.
+// sized returns the settings for a server with a cache of the given number of bytes (0: minCache). A number below
+// minCache or above maxCache is replaced by that limit. The checkpoints and the WAL (write-ahead log) below are those
+// of PostgreSQL.
 //
-//   - shared_buffers is the cache. The indexes of event logs get new entries at random places, and each page that is
-//     not in the cache is read and written again for one entry.
+//   - shared_buffers is the cache. The indexes of event logs get new entries at random places. A page that is not in
+//     the cache has to be read, and later written, for a single entry.
 //   - max_wal_size is how much WAL is written, under load, from one checkpoint to the next. The first change of a page
 //     after a checkpoint writes the whole page to the WAL, so checkpoints should be rare. Four times the cache is
 //     enough: a checkpoint writes at most the whole cache, which is then a quarter of the WAL. The setting is never

@@ -14,8 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend"
 )
 
-// storage checks whether the broker can store records. With a full disk the broker refuses every record and serves all
-// other requests as usual, so only a check reveals that the disk is full.
+// storage checks whether the broker can store records. A broker with a full disk refuses records but still answers
+// requests that store nothing, such as those of health checks, so a check has to write something itself.
 type storage struct {
 	path string // the file that check writes; it has no other use
 	log  *slog.Logger
@@ -51,7 +51,7 @@ func (s *storage) check() error {
 }
 
 // answerChecks makes the broker answer a check (backend.Kafka.Check) with an error while the broker cannot store
-// records. Clients, which send the same request when they connect, are not affected.
+// records. Clients are not affected: they send the same request when they connect, but under another name.
 func (s *storage) answerChecks(c *kfake.Cluster) {
 	c.ControlKey(int16(kmsg.ApiVersions), func(r kmsg.Request) (kmsg.Response, error, bool) {
 		asked := r.(*kmsg.ApiVersionsRequest)

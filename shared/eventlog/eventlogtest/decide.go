@@ -12,10 +12,10 @@ import (
 	"github.com/edumatrix/interlinked/shared/owner/decidetest"
 )
 
-// Decide sends a command of a user to its stream, as the service of the log does: it loads the events of the stream
-// into the state that the function create returns, lets the state decide, and commits the decided events. So a test can
-// send a command and then check the answer of a query. Decide returns the outcome, but does not store it. A command
-// whose fields do not match their declaration is refused.
+// Decide sends a command of a user to the command's stream, as the service of the log does: it loads the events that
+// the decision needs into the state that the function create returns, lets the state decide, and commits the decided
+// events. So a test can send a command and then check the answer of a query. Decide returns the outcome, but does not
+// store it. A command whose fields do not match their declaration is refused.
 func Decide[S decidetest.State](l *Log, create func(stream string) S, user string, command proto.Message) decidetest.Outcome {
 	l.t.Helper()
 	declared, ok := l.Catalog.CommandOf(command)

@@ -162,7 +162,7 @@ func (l *Log) CatchUp() {
 	}
 }
 
-// Rows returns every row of the tables of the owner's migrations as text, sorted, after CatchUp.
+// Rows calls CatchUp, and then returns every row of the tables of the owner's migrations as text, sorted.
 func (l *Log) Rows() (all []string) {
 	l.t.Helper()
 	l.CatchUp()
@@ -174,7 +174,8 @@ func (l *Log) Rows() (all []string) {
 }
 
 // RequireRebuild rebuilds the followed projections from the beginning of the log, usually in other batches than Follow
-// used. It fails the test if a rebuilt row differs from the live one.
+// used. It fails the test if a rebuilt row differs from the live one, or if the rebuild reports a problem
+// (rebuild.Result.Left).
 func (l *Log) RequireRebuild() {
 	l.t.Helper()
 	live := l.Rows()

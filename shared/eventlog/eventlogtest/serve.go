@@ -14,9 +14,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// Serve serves queries until the test ends. It passes to the function newHandler the same handler options as a service
-// (see owner.Service.QueryOptions); newHandler must not add options of its own. Serve returns the HTTP client and the
-// address that a Connect client needs.
+// Serve serves queries until the test ends. It passes to the function newHandler the handler options that a service
+// uses (see owner.Service.QueryOptions); newHandler must not add options of its own. Serve returns the HTTP client and
+// the address that a Connect client needs.
 func (l *Log) Serve(projections consistency.Projections,
 	newHandler func(...connect.HandlerOption) (path string, handler http.Handler)) (client *http.Client, url string) {
 	tracer := noop.NewTracerProvider().Tracer("")

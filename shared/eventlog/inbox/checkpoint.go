@@ -39,7 +39,8 @@ type Advance struct {
 	From, To Checkpoint
 	// Revision is the revision of the topic's parked streams when the write was decided (see Inbox.ParkedOf).
 	Revision int64
-	// Park lists streams to park. From Parked.Position on, none of their events is applied.
+	// Park lists streams to park. Their events from Parked.Position on are not applied, except the first Parked.Index
+	// effects of the event at that position.
 	Park []Parked
 	// Passed counts, for streams that are parked already, the events between From and To.
 	Passed []Passed
@@ -223,8 +224,8 @@ func (i *Inbox) LegacyVersions(ctx context.Context, source string, streams []str
 	return all, nil
 }
 
-// LegacyPosition reports whether an earlier release consumed a topic, and the position up to which that release had
-// applied the whole topic.
+// LegacyPosition returns the position up to which an earlier release had applied a whole topic, and whether that
+// release consumed the topic. The position is 0 if that release had applied no topic of the source as a whole.
 func (i *Inbox) LegacyPosition(ctx context.Context, source, topic string) (position catalog.Position, found bool, err error) {
 	var stored *catalog.Position
 	var began *bool

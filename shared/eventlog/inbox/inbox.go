@@ -26,5 +26,6 @@ type Options struct {
 // Inbox is the inbox of one owner. It is safe for concurrent use.
 type Inbox struct{ o Options }
 
-// New returns the inbox of an owner whose log has created the tables. Programs get it from eventlog.Log.Inbox.
+// New returns the inbox of an owner. The migrations of the owner's log create the tables. Programs get the inbox from
+// eventlog.Log.Inbox.
 func New(o Options) *Inbox { return &Inbox{o} }

@@ -14,7 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
 )
 
-// Parked is a parked stream of another owner. The event that failed and the later events of the stream are not applied.
+// Parked is a parked stream of another owner. The event that failed (except its first Index effects) and the later
+// events of the stream are not applied.
 type Parked struct {
 	Source string
 	Topic  string
@@ -247,7 +248,7 @@ func queueParkedLeft(b *pgx.Batch, statement string, p Parked) error {
 	return nil
 }
 
-// storable replaces the characters that Postgres cannot store in a text: invalid UTF-8 and the zero character.
+// storable replaces the characters that Postgres cannot store in a text: invalid UTF-8 and the NUL character.
 func storable(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }

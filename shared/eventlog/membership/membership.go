@@ -85,7 +85,7 @@ func Rooms(ctx context.Context, l *eventlog.Log, users []string) (rooms map[stri
 	return rooms, asOf, nil
 }
 
-// apply returns the rooms of a list with later changes, sorted by name. A room that was closed and opened again is in
+// apply returns the rooms of a list after later changes, sorted by name. A room that was closed and opened again is in
 // both parameters opened and closed, and stays.
 func apply(list *string, opened, closed []string) (rooms []string) {
 	if list != nil && *list != "" {

@@ -312,9 +312,9 @@ func (g *gaps) add(resumer int, n interval.Gap) {
 
 func (g *gaps) counts(n interval.Gap, events int) { g.sizes[n] = size{events: events} }
 
-// choose returns the rooms to read for each resumer: some of the rooms in the parameter candidates or, if this
-// parameter is nil, some of all rooms. The result leaves out the last resumers if the events of all resumers would
-// exceed maxMissed.
+// choose returns the rooms to read for each resumer, as many as the bounds allow: of the rooms in the parameter
+// candidates or, if this parameter is nil, of all rooms of the resumer. The result leaves out the last resumers if the
+// events of all resumers would exceed maxMissed.
 func (g *gaps) choose(b Bounds, candidates []map[string]bool) (near []map[string]bool) {
 	read := map[string]size{} // by room: the approximate size of the events that are chosen for earlier resumers
 	var total size

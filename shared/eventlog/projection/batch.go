@@ -82,7 +82,7 @@ func keyOf(values []any) (k key) {
 	return k
 }
 
-// statements returns the statements that write the rows. The batch is empty if there are no rows.
+// statements returns the statements that write the rows. The returned batch is empty if there are no rows.
 func (b *Batch) statements(declared []*Statement) (*pgx.Batch, error) {
 	batch := &pgx.Batch{}
 	for _, s := range declared {

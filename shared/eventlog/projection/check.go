@@ -16,7 +16,7 @@ import (
 //   - for each event that a projection declares twice or that is not of its streams;
 //   - for each declared message that is not an event;
 //   - for each kind in a projection's Streams that the owner does not have;
-//   - for a projection without tables, and for a statement whose key has too many columns;
+//   - for a projection without tables, and for a statement whose key has too many columns (or a negative number);
 //   - for each table that two projections share, and for each projection that has the name of another one or of the
 //     timers (eventlog.TimersName).
 func Check(c *catalog.Catalog, owner string, all ...*Projection) error {
@@ -78,9 +78,9 @@ func (p *Projection) check(c *catalog.Catalog, owner string) (problems []error) 
 	return problems
 }
 
-// CheckTables returns an error for each table of a service's schema that belongs to no projection, and for each table
-// that a projection names and that does not exist. The function other reports whether a table is not for projections,
-// such as a table of jobs.
+// CheckTables returns an error for each table of a service's schema that belongs neither to the log nor to a
+// projection, except tables for which the function other returns true, such as those of jobs. It also returns an error
+// for each table that a projection names and that does not exist.
 //
 // If a later release has migrated the schema, tables without a projection are not an error, so that this release can be
 // started again after the later one.

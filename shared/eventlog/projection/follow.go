@@ -51,7 +51,7 @@ type Tx interface {
 // one of them.
 const gatherDelay = 30 * time.Millisecond
 
-// maxBatch is the number of events that are read at a time.
+// maxBatch is the maximum number of events that are read at a time.
 const maxBatch = 500
 
 // pollInterval is how long a projection waits for a notification that the log has moved. Then it reads the log even
@@ -143,7 +143,8 @@ func (f *follower) lead(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// check reads the positions of the projection and of the log. A rebuild or a reset may have moved the projection.
+// check reads the positions of the projection and of the log, and inserts the projection's row if there is none. A
+// rebuild or a reset may have moved the projection.
 func (f *follower) check(ctx context.Context) error {
 	b := &pgx.Batch{}
 	b.Queue(f.log.SQL(sqlAdd), f.p.Name())
@@ -164,7 +165,8 @@ func (f *follower) check(ctx context.Context) error {
 	return nil
 }
 
-// applyNext applies the next batch in one transaction with the projection's position. It returns the number of events.
+// applyNext applies the next batch, and saves the projection's position in the same transaction. It returns the number
+// of events.
 func (f *follower) applyNext(ctx context.Context) (applied int, err error) {
 	if head, _ := f.log.Seen(); head <= f.position && time.Since(f.checked) < pollInterval {
 		return 0, nil
@@ -265,7 +267,8 @@ func (f *follower) transact(ctx context.Context, conn *pgx.Conn) (applied int, e
 	return len(events), nil
 }
 
-// insertRow starts a projection from the beginning after a reset has removed its row.
+// insertRow inserts the projection's row, which a reset has removed, and commits. The projection then starts from the
+// beginning.
 func (f *follower) insertRow(ctx context.Context, conn *pgx.Conn) error {
 	b := &pgx.Batch{}
 	b.Queue(f.log.SQL(sqlAdd), f.p.Name())

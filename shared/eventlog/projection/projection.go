@@ -62,15 +62,15 @@ func Declare(name string, o Options) *Projection {
 //
 // The parameter key is a number of leading columns, at most maxKey. Within a batch, a row replaces an earlier row that
 // has the same values in these columns. If key is 0, each row is kept. One execution of a statement cannot change a row
-// of a table twice, so an update, or an insert with ON CONFLICT, needs a key.
+// of a table twice, so an update, or an insert with ON CONFLICT DO UPDATE, needs a key.
 func (p *Projection) Statement(key int, sql string) *Statement {
 	s := &Statement{sql: sql, key: key}
 	p.statements = append(p.statements, s)
 	return s
 }
 
-// On declares the function for an event. The function adds the rows that follow from the event and does nothing else,
-// so that a rebuild has the same result.
+// On declares the function for an event. The function adds to the batch the rows that follow from the event, or removes
+// rows of the batch, and does nothing else, so that a rebuild has the same result.
 func On[M proto.Message](p *Projection, apply func(b *Batch, e Event, m M)) {
 	var none M
 	kind := none.ProtoReflect().Type()

@@ -11,7 +11,8 @@ import (
 )
 
 // ReadConsistently calls the function read, which calls WaitFor and then reads rows of the projection from the pool. It
-// calls read again if the rows may be older than the position that WaitFor found. It returns the error of read.
+// calls read again if the rows may be older than the position that WaitFor found. It returns the first error of read,
+// or the error of ctx if ctx ends between two calls.
 //
 // A crash of the server ends all its connections and may undo the last transactions of a projection. After the crash, a
 // process may still have the earlier position in memory, while the rows that it reads lack those transactions. This
@@ -39,7 +40,7 @@ func ReadConsistently(ctx context.Context, l *eventlog.Log, read func() error) e
 }
 
 // WaitFor returns when some instance has applied the log to a projection up to a position, or with an error when ctx
-// ends. Read the rows within the same call of ReadConsistently.
+// ends or the database fails. Read the rows within the same call of ReadConsistently.
 func WaitFor(ctx context.Context, l *eventlog.Log, projection string, position catalog.Position) error {
 	here := l.Applied().Of(projection)
 	if have, _ := here.Now(); have >= position {

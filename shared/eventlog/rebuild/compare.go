@@ -16,10 +16,11 @@ type TableDifference struct {
 	Rows             []RowDifference // the first maxRowsShown rows that differ
 }
 
-// RowDifference is a row before and after a rebuild, as JSON. Old or New is empty if the row did not exist then.
+// RowDifference is a row before and after a rebuild, as JSON. Old or New is empty if the row did not exist then. In a
+// table without a primary key, a row that has changed counts as two: one that is gone and one that is new.
 type RowDifference struct{ Old, New string }
 
-// maxRowsShown is the number of differing rows of a table that a rebuild reports.
+// maxRowsShown is the maximum number of differing rows of a table that a rebuild reports.
 const maxRowsShown = 50
 
 const (

@@ -27,7 +27,8 @@ type Options struct {
 	Projections []projection.Applier
 	// Tables are the tables of the projections. Nil: all tables of the owner's migrations.
 	Tables []string
-	// Progress is called after each step. Nil: not called.
+	// Progress is called after each batch of events, before each attempt to swap the tables, and before the comparison.
+	// Nil: not called.
 	Progress func(Progress)
 }
 
@@ -57,7 +58,7 @@ func (r Result) Differ() (rows int64) {
 }
 
 const (
-	maxBatch     = 500              // events that are read at a time
+	maxBatch     = 500              // maximum number of events that are read at a time
 	swapTries    = 20               // attempts to swap the tables
 	maxUnderLock = 2 * maxBatch     // once more events are applied under the log's lock, no further batch is begun
 	liveWithin   = 10 * time.Second // maximum wait for the live rows before the swap
@@ -246,8 +247,8 @@ UNION ALL SELECT p.proname FROM pg_proc p WHERE p.pronamespace = $1::regnamespac
 UNION ALL SELECT t.typname FROM pg_type t WHERE t.typnamespace = $1::regnamespace AND t.typtype IN ('e', 'd')`
 	sqlTables = `SELECT c.relname FROM pg_class c WHERE c.relnamespace = $1::regnamespace AND c.relkind IN ('r', 'p')
   AND c.relname <> 'owner_migrations' ORDER BY 1`
-	// sqlCrossing lists the foreign keys between the tables of the projections and other tables. After a swap, they
-	// would still refer to the replaced tables.
+	// sqlCrossing lists the foreign keys between the tables of the projections and other tables. After a swap, such a
+	// key would refer to a table that was replaced or that has remained in the shadow.
 	sqlCrossing = `SELECT c.conname
 FROM pg_constraint c JOIN pg_class a ON a.oid = c.conrelid JOIN pg_class b ON b.oid = c.confrelid
 WHERE c.contype = 'f' AND a.relnamespace = $1::regnamespace

@@ -33,15 +33,15 @@ WHERE n.due >= $8 AND NOT EXISTS
 
 const (
 	// timerSpan is the maximum number of events of the log that one statement scans. timerPage is the maximum number of
-	// events with timers that the rebuild holds in memory.
+	// events that the rebuild holds in memory; all of them set or cancel timers.
 	timerSpan = 20_000
 	timerPage = 500
 )
 
 // Timers rebuilds the timers from the log and its outcomes, beside the live ones, and compares both. No timer fires
 // meanwhile. Timers reads most of the log without the log's lock, and holds it only for the newest events and the swap.
-// It calls the function progress after each step; nil: not called. While another rebuild of the owner runs, Timers
-// fails.
+// It calls the function progress as Projections calls Options.Progress; nil: not called. While another rebuild of the
+// owner runs, Timers fails.
 func Timers(ctx context.Context, l *eventlog.Log, progress func(Progress)) (rebuilt Result, err error) {
 	if progress == nil {
 		progress = func(Progress) {}
@@ -109,8 +109,8 @@ func (s *timerShadow) run(ctx context.Context) (Result, error) {
 	})
 }
 
-// follow applies the log up to its end. If the parameter bound is not 0, follow returns errBusy once it has applied
-// more than this number of events that set or cancel timers.
+// follow applies the log up to its end. If the parameter bound is not 0, and follow has applied more than this number
+// of events that set or cancel timers, follow returns errBusy instead of applying another page.
 func (s *timerShadow) follow(ctx context.Context, bound int) error {
 	for passed := 0; ; {
 		var end *catalog.Position

@@ -61,7 +61,7 @@ const (
 )
 
 const (
-	// maxBatch is the number of events that are read at a time.
+	// maxBatch is the maximum number of events that are read at a time.
 	maxBatch = 500
 	// pollInterval is how long a relay waits for a notification that the log has moved. Then it reads the log even
 	// without a notification.
@@ -78,7 +78,7 @@ const (
 //
 // The relay chooses the partition of an event by the partition count of the topic's current epoch. When a topic has
 // grown, the relay writes a fence into all its partitions before it uses the new count. If the relay cannot publish to
-// a topic, because the topic has vanished, shrunk or is forbidden, the relay pauses the topic, logs an error, and
+// a topic, because the topic has vanished, has shrunk or is forbidden, the relay pauses the topic, logs an error, and
 // reports that it waits for Kafka (eventlog.Options.Waiting). Other topics are not delayed. Once publishing works
 // again, readers of the topic detect that events are missing and read them from the log.
 type Relay struct {
@@ -211,7 +211,8 @@ func (x *leading) step(ctx context.Context) error {
 	return nil
 }
 
-// idle returns the time until the next record, save or read of the log is due, if the log does not move.
+// idle returns the time until the next position record, save, read of the log or check of the topics (see changing) is
+// due, if the log does not move.
 func (x *leading) idle() time.Duration {
 	next := time.Now().Add(min(pollInterval, x.o.CountEvery))
 	for _, p := range x.partitions() {

@@ -50,7 +50,8 @@ func (c *count) get() (n int32, known bool, missing error) {
 	return c.n, c.known, c.missing
 }
 
-// unusable returns why the relay cannot publish to a topic with the count of its epoch; nil if it can.
+// unusable returns why the relay cannot publish to a topic with the count of its epoch; nil: it can, or the broker's
+// count is not known.
 func (t *topic) unusable(of epoch) error {
 	n, known, missing := t.count.get()
 	switch {
@@ -65,8 +66,9 @@ func (t *topic) unusable(of epoch) error {
 	return nil
 }
 
-// countTopics waits until the partition count of each topic is known, from the relay's state or from the broker. It
-// then reads the broker's counts at intervals, until ctx ends or the returned function is called.
+// countTopics waits until the partition count of each topic is known, from the relay's state or from the broker, and
+// begins the first epoch of topics that have none. It then reads the broker's counts at intervals, until ctx ends or
+// the returned function is called.
 func (x *leading) countTopics(ctx context.Context) (stop func(), err error) {
 	var delay retry.Backoff
 	for {
@@ -265,7 +267,8 @@ func (x *leading) grow(ctx context.Context, t *topic, n int32) (bool, error) {
 	return true, nil
 }
 
-// fence writes the fence of a topic's epoch into all its partitions.
+// fence writes the fence of a topic's epoch into all its partitions, and waits for the confirmation. If the topic turns
+// out to be unusable, fence leaves it paused.
 func (x *leading) fence(ctx context.Context, t *topic) error {
 	s, of := x.sequence, x.sequence.Topics[t.name]
 	n := x.ship()

@@ -2,7 +2,8 @@ package fake
 
 import "github.com/edumatrix/interlinked/services/gateway/hub"
 
-// Take takes at most maxFrames of the frames that wait for a connection, in order, as its transport does.
+// Take takes frames that wait for a connection, in order, as its transport does: up to maxFrames, or one more if the
+// last one is a missed event that a heartbeat follows.
 func Take(c *hub.Conn, maxFrames int) (frames [][]byte) {
 	for len(frames) < maxFrames {
 		before := len(frames)

@@ -50,7 +50,7 @@ type Owner struct {
 	slow      time.Duration
 	hanging   string                   // calls of Resume that include this user are held
 	holding   chan struct{}            // calls of Rooms are held until this channel is closed; nil if they are not held
-	gates     map[string]chan struct{} // by room or session; calls that name it are held until the channel is closed
+	gates     map[string]chan struct{} // by room or session; see Hold
 	held      chan struct{}            // see Hanging
 	release   chan struct{}            // closed when the calls that HangFor holds continue
 	bounds    string                   // see Bounds
@@ -215,7 +215,7 @@ func (o *Owner) Allow(user, room string, allowed bool, snapshot ...envelope.Even
 	o.allowed[user+" "+room], o.snapshots[room] = allowed, snapshot
 }
 
-// Asked returns the number of calls of Rooms and AuthorizeSubscriptions.
+// Asked returns the number of calls of Rooms and AuthorizeSubscriptions that came while the owner was available.
 func (o *Owner) Asked() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -229,7 +229,7 @@ func (o *Owner) Log() []envelope.Event {
 	return slices.Clone(o.log)
 }
 
-// Resumed returns the number of calls of Resume.
+// Resumed returns the number of calls of Resume that came while the owner was available.
 func (o *Owner) Resumed() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -293,7 +293,7 @@ func (o *Owner) HoldRooms() (release func()) {
 }
 
 // Hold holds the calls of AuthorizeSubscriptions for a room, or of SessionRooms for a session, until the function
-// release is called.
+// release is called. It does not hold renewals of subscriptions.
 func (o *Owner) Hold(name string) (release func()) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -341,7 +341,7 @@ func (o *Owner) Reports() []*meshv1.ReportRequest {
 	return slices.Clone(o.reports)
 }
 
-// AskAgain makes the answer to the next report ask for all connections.
+// AskAgain makes the answer to the next report request all connections.
 func (o *Owner) AskAgain() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -461,7 +461,7 @@ func (o *Owner) AuthorizeSubscriptions(ctx context.Context, r *connect.Request[m
 	return connect.NewResponse(answer), nil
 }
 
-// EndSessions makes the answers to later reports contain connections whose sessions are ended.
+// EndSessions makes the answers to later reports contain the given connections, whose sessions are ended.
 func (o *Owner) EndSessions(connections ...string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -474,7 +474,7 @@ type sessionRooms struct {
 	connectedAt time.Time
 }
 
-// SessionRooms returns the rooms of each session that Report has stored.
+// SessionRooms returns the rooms that Report has stored for each of the given sessions.
 func (o *Owner) SessionRooms(ctx context.Context, r *connect.Request[meshv1.SessionRoomsRequest]) (
 	*connect.Response[meshv1.SessionRoomsResponse], error) {
 	o.pause()
@@ -494,7 +494,7 @@ func (o *Owner) SessionRooms(ctx context.Context, r *connect.Request[meshv1.Sess
 	return connect.NewResponse(answer), nil
 }
 
-// Session returns the rooms of a session that Report has stored.
+// Session returns the rooms that Report has stored for a session.
 func (o *Owner) Session(user, session string) []string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -508,14 +508,14 @@ func (o *Owner) Forget() {
 	clear(o.sessions)
 }
 
-// Restored returns the number of calls of SessionRooms.
+// Restored returns the number of calls of SessionRooms that came while the owner was available.
 func (o *Owner) Restored() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.restored
 }
 
-// Report records a report of a gateway, and stores the rooms of sessions in it.
+// Report records a report of a gateway, and stores the rooms that the report contains for sessions.
 func (o *Owner) Report(_ context.Context, r *connect.Request[meshv1.ReportRequest]) (
 	*connect.Response[meshv1.ReportResponse], error) {
 	o.mu.Lock()

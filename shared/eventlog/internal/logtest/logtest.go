@@ -50,7 +50,7 @@ func Sent(conversation, id, body string) proto.Message {
 	return &chatv1.MessageSent{ConversationId: conversation, MessageId: id, Body: body}
 }
 
-// Said returns a write with one command of alice, which sends a message.
+// Said returns a write with one command, by which alice sends one message.
 func Said(conversation, commandID string) eventlog.Write {
 	return eventlog.Write{Stream: "conversation:" + conversation, Expected: eventlog.AnyVersion, Commands: []eventlog.Decided{{
 		Actor: "alice", CommandID: commandID, Type: "chat.send_message",

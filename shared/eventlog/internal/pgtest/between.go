@@ -23,7 +23,7 @@ type Between struct {
 // Arm makes the tracer call Do once.
 func (b *Between) Arm() { b.armed.Store(true) }
 
-// Done reports whether Do was called since Arm.
+// Done reports whether Do was called since the last call of Arm. Before the first call of Arm, Done returns true.
 func (b *Between) Done() bool { return !b.armed.Load() }
 
 func (b *Between) note(conn *pgx.Conn, statement string) {

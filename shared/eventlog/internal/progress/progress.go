@@ -47,8 +47,8 @@ func (p *Progress) raise(position catalog.Position) {
 	}
 }
 
-// Forget sets the position to 0, so that it is read again. It is called when the database may have lost the transaction
-// that set the position.
+// Forget sets the position to 0, so that it is read again. Call Forget when the position may be too high, for example
+// because the database may have lost the transaction that set the position.
 func (p *Progress) Forget() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

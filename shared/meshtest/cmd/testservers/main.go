@@ -3,11 +3,14 @@
 //
 //	testservers -- go test -tags integration ./...
 //
-// With -install, as root or with a sudo that needs no password, testservers first installs missing packages with
-// apt-get; without a command and without -hold, it then exits. The command finds the servers by the variables
-// MESHTEST_…. If KAFKA_BROKERS, REDIS_URL or DATABASE_URL names a server, testservers does not start one of that kind
-// and passes on the named one. With -hold, testservers does not run a command: it prints the variables, and runs until
-// its input ends. Package meshtest uses -hold for test processes that were not started by testservers.
+// The command finds the servers by the variables MESHTEST_…. If KAFKA_BROKERS, REDIS_URL or DATABASE_URL names a
+// server, testservers does not start one of that kind, and passes on the address of the named one.
+//
+// With -install, testservers first installs missing packages with apt-get, if it runs as root or with a sudo that needs
+// no password. If there is neither a command nor -hold, it then exits.
+//
+// With -hold, testservers does not run a command: it prints the variables, and runs until its input ends or it is
+// signalled. Package meshtest uses -hold for test processes that were not started by testservers.
 package main
 
 import (

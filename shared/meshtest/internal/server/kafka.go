@@ -134,8 +134,8 @@ func kafkaSettings(advertised, controller int) []string {
 	}
 }
 
-// serves returns nil once the metadata contains a broker and the controller. A broker accepts requests before it has
-// this metadata.
+// serves returns an error unless the broker's metadata contains a broker and the controller. A broker accepts requests
+// before it has this metadata.
 func serves(k backend.Kafka) error {
 	client, err := kgo.NewClient(append(k.Options(), kgo.RequestRetries(0))...)
 	if err != nil {

@@ -43,7 +43,7 @@ func FreePort() (int, error) {
 	for range 1000 {
 		port := firstPort + rand.IntN(lastPort-firstPort)
 		if ports.given[port] != nil {
-			continue // on some systems a process can take a lock twice
+			continue // this process has the port's lock already, and on some file systems could take the lock twice
 		}
 		var lock *filelock.Lock
 		if lock, problem = filelock.Try(filepath.Join(dir, strconv.Itoa(port))); problem != nil {

@@ -14,7 +14,7 @@ import (
 // A process has chosen a port for a server, but nothing listens on the port, because the server is stopped for a while.
 // FreePort must not return this port to another process.
 func TestFreePort_IsNotGivenToAnotherProcess(t *testing.T) {
-	const tries = 500 // so many that two processes that choose among 20,000 ports at random would choose a port twice
+	const tries = 500 // if two processes chose among 20,000 ports at random, they would share about a dozen ports
 	if os.Getenv("FREE_PORT_CHILD") != "" {
 		for range tries {
 			port, err := FreePort()

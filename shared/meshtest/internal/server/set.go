@@ -129,7 +129,7 @@ func (s *Set) String() string {
 	return strings.Join(slices.DeleteFunc(slices.Clone(s.versions), func(v string) bool { return v == "" }), ", ")
 }
 
-// Variables returns the settings by which tests find the servers.
+// Variables returns the environment variables by which tests find the servers, in the form NAME=address.
 func (s *Set) Variables() (all []string) {
 	for variable, address := range s.named {
 		all = append(all, variable+"="+address)
