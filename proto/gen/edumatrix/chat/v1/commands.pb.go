@@ -186,7 +186,7 @@ func (x *AddMember) GetUserId() string {
 	return ""
 }
 
-// RemoveMember removes another member from a group. Only the owner of the group may send it.
+// RemoveMember removes another member from a group. Only the owner of the group may remove other members.
 type RemoveMember struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -338,7 +338,7 @@ func (x *SendMessage) GetBody() string {
 	return ""
 }
 
-// EditMessage replaces the text of a message. Only the author of the message may send it.
+// EditMessage replaces the text of a message. Only the author of the message may edit it.
 type EditMessage struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -400,7 +400,7 @@ func (x *EditMessage) GetBody() string {
 }
 
 // DeleteMessage deletes a message, and its texts in the earlier events about it. Only the author of the message and the
-// owner of the group may send it.
+// owner of the group may delete it.
 type DeleteMessage struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`

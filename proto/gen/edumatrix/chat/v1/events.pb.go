@@ -77,7 +77,7 @@ type ConversationStarted struct {
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
 	Kind           Kind                   `protobuf:"varint,2,opt,name=kind,proto3,enum=edumatrix.chat.v1.Kind" json:"kind,omitempty"`
 	Title          string                 `protobuf:"bytes,3,opt,name=title,proto3" json:"title,omitempty"`
-	// All members. The first one is the user who began the conversation.
+	// All members of the new conversation. The first one is the user who began it.
 	UserIds []string `protobuf:"bytes,4,rep,name=user_ids,json=userIds,proto3" json:"user_ids,omitempty"`
 	// Whether members can read only the messages that were sent after they had joined.
 	HistoryFromJoining bool `protobuf:"varint,5,opt,name=history_from_joining,json=historyFromJoining,proto3" json:"history_from_joining,omitempty"`

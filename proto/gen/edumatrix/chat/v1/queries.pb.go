@@ -399,8 +399,8 @@ type HistoryResponse struct {
 	Messages []*Message             `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"`
 	// Whether there are more messages beyond this page, in the direction of the request.
 	More bool `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
-	// The version of the conversation as of which the answer was read; for a user who has left, at most the version at
-	// which the user left.
+	// The version of the conversation as of which the answer was read; for a user who has left or was removed, at most
+	// the version at which the membership ended.
 	Version       int64 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

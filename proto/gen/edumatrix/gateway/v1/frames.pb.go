@@ -8,8 +8,9 @@
 //
 // In JSON a frame is one object. A frame of a client has the fields of ClientFrame. A frame of the gateway has a field
 // "type" with the name of the field that is set in ServerFrame, such as "reply", and the fields of the message in that
-// field. The field "data" is an object: the message that the frame's type, event or signal names. Several frames in one
-// WebSocket message are separated by a newline.
+// field. The field "data" is an object. In a frame of a client it is the message that the field "type" names, and in an
+// event or a signal the message that the field "event" or "signal" names. In a reply it is the response to the query or
+// the control frame. Several frames in one WebSocket message are separated by a newline.
 //
 // In Protobuf a WebSocket message consists of one or more frames. Each is a ClientFrame or a ServerFrame, preceded by
 // its length as a varint. The field "data" is an encoded message.
@@ -106,13 +107,13 @@ type ClientFrame struct {
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// The name of a command, a query or a signal, or connect, authenticate, subscribe, unsubscribe or ping.
 	Type string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
-	// The id of a command. A command that is sent again with the same id has one effect. If it is absent, the gateway
-	// generates one.
+	// The id of a command. A command that is sent again with the same id has one effect. If the field is absent, the
+	// gateway generates an id.
 	CommandId string `protobuf:"bytes,3,opt,name=command_id,json=commandId,proto3" json:"command_id,omitempty"`
 	// The time, counted from when the gateway receives the command, after which the command is refused as expired if it
 	// was not decided yet. The default and the maximum is the time that the command declares, if it declares one.
 	ExpiresInMs int64 `protobuf:"varint,4,opt,name=expires_in_ms,json=expiresInMs,proto3" json:"expires_in_ms,omitempty"`
-	// The message that type names.
+	// The message that the field type names.
 	Data          []byte `protobuf:"bytes,5,opt,name=data,proto3" json:"data,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -184,7 +185,7 @@ func (x *ClientFrame) GetData() []byte {
 }
 
 // Connect is the data of the first frame of every connection. A gateway ignores fields of this message that it does not
-// know; in all other messages it refuses them.
+// know. In all other messages of clients it refuses unknown fields.
 type Connect struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A JSON Web Token. It may be absent if the header Authorization contains one. If both are present, they must be of
@@ -294,11 +295,11 @@ type Connected struct {
 	NotRecovered []string `protobuf:"bytes,5,rep,name=not_recovered,json=notRecovered,proto3" json:"not_recovered,omitempty"`
 	// The rooms to which the connection is subscribed.
 	Rooms []string `protobuf:"bytes,6,rep,name=rooms,proto3" json:"rooms,omitempty"`
-	// The rooms to which the client may not subscribe, with the reasons.
+	// The rooms to which the client could not be subscribed, with the reasons.
 	Refused []*RefusedRoom `protobuf:"bytes,7,rep,name=refused,proto3" json:"refused,omitempty"`
 	// The version of this protocol.
 	Protocol int32 `protobuf:"varint,8,opt,name=protocol,proto3" json:"protocol,omitempty"`
-	// The features in connect that the gateway supports too.
+	// The features in the connect frame that the gateway supports too.
 	Features []string `protobuf:"bytes,9,rep,name=features,proto3" json:"features,omitempty"`
 	// The period of heartbeats. A client that gets no heartbeat for two periods closes the connection and reconnects.
 	HeartbeatMs int64 `protobuf:"varint,10,opt,name=heartbeat_ms,json=heartbeatMs,proto3" json:"heartbeat_ms,omitempty"`
@@ -486,7 +487,7 @@ func (x *Limits) GetPendingCommands() int64 {
 	return 0
 }
 
-// RefusedRoom is a room to which a client may not subscribe.
+// RefusedRoom is a room to which a client could not be subscribed.
 type RefusedRoom struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Room          string                 `protobuf:"bytes,1,opt,name=room,proto3" json:"room,omitempty"`
@@ -677,12 +678,13 @@ func (x *Subscribe) GetRooms() []string {
 	return nil
 }
 
-// Subscribed is the data of the reply to subscribe.
+// Subscribed is the data of the reply to subscribe. If all rooms in the frame are refused, the reply has an error
+// instead.
 type Subscribed struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The rooms in the frame to which the connection is now subscribed.
 	Rooms []string `protobuf:"bytes,1,rep,name=rooms,proto3" json:"rooms,omitempty"`
-	// The rooms in the frame to which the client may not subscribe, with the reasons.
+	// The rooms in the frame that were refused, with the reasons.
 	Refused       []*RefusedRoom `protobuf:"bytes,2,rep,name=refused,proto3" json:"refused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1122,8 +1124,8 @@ func (x *Reply) GetError() *Error {
 	return nil
 }
 
-// Outcome is in the reply to a command, unless the frame itself was refused, such as for sending too fast. That reply
-// has an error instead.
+// Outcome is the result of a command. It is in the reply to the command, or in a LateOutcome. If the frame itself was
+// refused, such as for sending too fast, the reply has an error and no outcome.
 type Outcome struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Kind      OutcomeKind            `protobuf:"varint,1,opt,name=kind,proto3,enum=edumatrix.gateway.v1.OutcomeKind" json:"kind,omitempty"`
@@ -1253,7 +1255,7 @@ type Error struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Code    string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
 	Message string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
-	// The path of the invalid field in data.
+	// The path of the invalid field, either in the data or in the frame itself, such as expires_in_ms.
 	Field *string `protobuf:"bytes,3,opt,name=field,proto3,oneof" json:"field,omitempty"`
 	// The time to wait before sending the frame again.
 	RetryAfterMs *int64 `protobuf:"varint,4,opt,name=retry_after_ms,json=retryAfterMs,proto3,oneof" json:"retry_after_ms,omitempty"`
@@ -1342,7 +1344,7 @@ type Event struct {
 	// The id of the command that caused the event. Only connections of the actor get it.
 	CommandId *string `protobuf:"bytes,7,opt,name=command_id,json=commandId,proto3,oneof" json:"command_id,omitempty"`
 	Data      []byte  `protobuf:"bytes,8,opt,name=data,proto3,oneof" json:"data,omitempty"`
-	// Whether the personal fields of data are empty, because they were deleted or have expired.
+	// Whether the personal fields in the data are empty, because they were deleted or have expired.
 	Redacted      *bool `protobuf:"varint,9,opt,name=redacted,proto3,oneof" json:"redacted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

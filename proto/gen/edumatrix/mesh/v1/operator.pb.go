@@ -24,8 +24,8 @@ const (
 
 type BeginIncarnationRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The highest position that a reader may have seen among those of the lost events; 0: unknown. The floor of the new
-	// incarnation is a million above this position, the head or the old floor, whichever is highest.
+	// The highest position of a lost event that a reader may have seen; 0: unknown. The floor of the new incarnation is a
+	// million above the highest of three positions: this one, the head and the old floor.
 	Seen          int64 `protobuf:"varint,1,opt,name=seen,proto3" json:"seen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -404,8 +404,7 @@ type Rebuilt struct {
 	Projections []string               `protobuf:"bytes,1,rep,name=projections,proto3" json:"projections,omitempty"`
 	// The position as of which the old and the new rows were compared, and from which the new rows are in use.
 	Position int64 `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
-	// The position of the old rows, if it was below the field position because the old projection could not be brought
-	// further; otherwise 0.
+	// The position of the old rows if they had not caught up with the field position in time; otherwise 0.
 	Behind int64 `protobuf:"varint,3,opt,name=behind,proto3" json:"behind,omitempty"`
 	// The time for which appends to the log were blocked, in µs.
 	HeldMicroseconds int64 `protobuf:"varint,4,opt,name=held_microseconds,json=heldMicroseconds,proto3" json:"held_microseconds,omitempty"`

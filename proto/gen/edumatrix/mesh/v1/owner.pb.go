@@ -688,8 +688,8 @@ func (x *MembershipInterval) GetClosed() int64 {
 
 type Resumed struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The membership intervals that end above the position in the resumer's field after. The room "user:<user>", in which
-	// a user always is, is not among them.
+	// The membership intervals that are open, or that closed above the position in the resumer's field after. None is of
+	// the room "user:<user>", in which a user always is.
 	Intervals []*MembershipInterval `protobuf:"bytes,1,rep,name=intervals,proto3" json:"intervals,omitempty"`
 	// The rooms whose missed events are left out, at least in part, because they are too many or too large.
 	NotRecovered []string `protobuf:"bytes,2,rep,name=not_recovered,json=notRecovered,proto3" json:"not_recovered,omitempty"`
@@ -1156,7 +1156,7 @@ func (x *ConnectionChange) GetRooms() *SubscribedRooms {
 	return nil
 }
 
-// SubscribedRooms are the rooms to which a client is subscribed, sorted, of at most 32 KiB together.
+// SubscribedRooms are the rooms to which a client is subscribed, sorted. Rooms beyond 32 KiB of names are left out.
 type SubscribedRooms struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Rooms []string               `protobuf:"bytes,1,rep,name=rooms,proto3" json:"rooms,omitempty"`

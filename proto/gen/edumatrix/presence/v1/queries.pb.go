@@ -70,8 +70,8 @@ type Session struct {
 	// The time at which the session began.
 	Since     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
 	Connected bool                   `protobuf:"varint,5,opt,name=connected,proto3" json:"connected,omitempty"`
-	// The time of the last report about the session. A connected session is reported within about 15 seconds after its
-	// resume token has changed.
+	// The time of the last report about the session, or of the loss of its gateway. A connected session is reported
+	// within about 15 seconds after its resume token has changed.
 	SeenAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=seen_at,json=seenAt,proto3" json:"seen_at,omitempty"`
 	// The last resume token that was sent to the client. The client may not have read it: a client resumes with the last
 	// resume token that it has read.

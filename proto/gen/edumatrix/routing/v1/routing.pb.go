@@ -11,7 +11,7 @@
 //   {conversation_id}     the value of the field; a repeated field leads to one address for each value
 //   {$actor}              the user who sent the command or caused the event
 //   {$new}                an id derived from the actor and the command id, the same however often the command is sent
-//   {$pair:user_id}       an id derived from the actor and the user in user_id, the same whichever of the two is the actor
+//   {$pair:user_id}       an id derived from the actor and the user in user_id; their order does not matter
 // An address may have several placeholders, as in "marker:{conversation_id}:{user_id}". At most one of them may name a
 // repeated field.
 
@@ -106,8 +106,8 @@ type Command struct {
 	Subject string `protobuf:"bytes,5,opt,name=subject,proto3" json:"subject,omitempty"`
 	// The room of which the actor must be a member when the command is committed, such as
 	// "conversation:{conversation_id}". It must be a room that events of the same service open. A command of any other
-	// user is refused as not_a_member. Use it for the room of another stream. The members of the command's own stream are
-	// part of its state, so a rule about them belongs in the aggregate.
+	// user is refused as not_a_member. Use member_of for the room of another stream. The members of the command's own
+	// stream are part of its state, so a rule about them belongs in the aggregate.
 	MemberOf      string `protobuf:"bytes,6,opt,name=member_of,json=memberOf,proto3" json:"member_of,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -186,7 +186,7 @@ func (x *Command) GetMemberOf() string {
 }
 
 // Timer declares that an event sets a timer: a command is sent to the event's stream at a time that the event contains.
-// A later event of the stream that sets the same key replaces the timer; one that cancels the key removes it.
+// A later event of the stream that sets the same key replaces the timer, and an event that cancels the key removes it.
 type Timer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Template of the key, which is unique within the stream: "ring", "reminder:{user_id}".
@@ -409,7 +409,7 @@ type Event struct {
 	// The rooms that the event opens, and the users who become members. The event is delivered to these users too.
 	Opens []*Membership `protobuf:"bytes,4,rep,name=opens,proto3" json:"opens,omitempty"`
 	// The rooms that the event closes, and the users who stop being members. These users get this event, but no later
-	// event of the room.
+	// event of the room, unless they become members again.
 	Closes []*Membership `protobuf:"bytes,5,rep,name=closes,proto3" json:"closes,omitempty"`
 	// The part of the stream that the event is about, such as "{message_id}". An event that redacts affects the earlier
 	// events with the same subject.
@@ -421,7 +421,7 @@ type Event struct {
 	Expires string `protobuf:"bytes,8,opt,name=expires,proto3" json:"expires,omitempty"`
 	// The timers that the event sets.
 	Timers []*Timer `protobuf:"bytes,9,rep,name=timers,proto3" json:"timers,omitempty"`
-	// Templates of the keys of timers of the same stream that the event cancels.
+	// Templates of keys. The event cancels the timers of its stream that have these keys.
 	Cancels       []string `protobuf:"bytes,10,rep,name=cancels,proto3" json:"cancels,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -581,8 +581,8 @@ func (x *Query) GetPublic() bool {
 }
 
 // Signal declares a signal: a message that matters only at the moment, such as that a user is typing. Gateways relay it
-// from one connection to all other connections whose users are members of its room. A signal is not stored, has no
-// position, and is dropped first under load.
+// from one connection to all other connections whose users are members of the signal's room. A signal is not stored,
+// has no position, and is dropped first under load.
 type Signal struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The name on the wire, such as "chat.typing".
@@ -703,20 +703,20 @@ func (x *RoomKind) GetKind() string {
 }
 
 // Shape declares the valid values of a field of a command, a query or a signal. Gateways refuse other values. A field
-// that is part of an address must be an id even without this declaration.
+// that is part of an address or a subject must be an id even without this declaration.
 type Shape struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The field must not be empty, and a text must contain a visible character.
 	Required bool `protobuf:"varint,1,opt,name=required,proto3" json:"required,omitempty"`
-	// The field must be an id: 1 to 255 of A-Za-z0-9._@-|:+. It may be empty unless it is required.
+	// The field must be an id: 1 to 255 of A-Za-z0-9._@-|:+. A single text may be empty unless it is required. The texts
+	// in a repeated field must not be empty, with or without this option.
 	Id bool `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
 	// The maximum number of characters; 0: only the size of the frame limits them.
 	MaxChars uint32 `protobuf:"varint,3,opt,name=max_chars,json=maxChars,proto3" json:"max_chars,omitempty"`
 	// The maximum number of values of a repeated field; 0: only the size of the frame limits them.
 	MaxItems uint32 `protobuf:"varint,4,opt,name=max_items,json=maxItems,proto3" json:"max_items,omitempty"`
 	// The smallest and the largest value of a whole number; absent: only the type of the field limits the value. An
-	// optional field that is absent from a message and not required is not checked; any other absent field is checked as
-	// 0.
+	// optional field that is absent from a message is not checked; any other absent field is checked as 0.
 	Min           *int64 `protobuf:"varint,5,opt,name=min,proto3,oneof" json:"min,omitempty"`
 	Max           *int64 `protobuf:"varint,6,opt,name=max,proto3,oneof" json:"max,omitempty"`
 	unknownFields protoimpl.UnknownFields

@@ -213,7 +213,8 @@ func (UnimplementedOwnerServiceHandler) AuthorizeSubscriptions(context.Context, 
 
 // ConnectionServiceClient is a client for the edumatrix.mesh.v1.ConnectionService service.
 type ConnectionServiceClient interface {
-	// Report renews the lease of a gateway, and contains the changes of its connections since the last report.
+	// Report renews the lease of a gateway, or ends it if the gateway stops. A report contains the connections that have
+	// changed since the gateway's last report, or all connections of the gateway.
 	Report(context.Context, *connect.Request[v1.ReportRequest]) (*connect.Response[v1.ReportResponse], error)
 	// SessionRooms returns the rooms to which sessions were subscribed, for connections that resume these sessions.
 	SessionRooms(context.Context, *connect.Request[v1.SessionRoomsRequest]) (*connect.Response[v1.SessionRoomsResponse], error)
@@ -263,7 +264,8 @@ func (c *connectionServiceClient) SessionRooms(ctx context.Context, req *connect
 
 // ConnectionServiceHandler is an implementation of the edumatrix.mesh.v1.ConnectionService service.
 type ConnectionServiceHandler interface {
-	// Report renews the lease of a gateway, and contains the changes of its connections since the last report.
+	// Report renews the lease of a gateway, or ends it if the gateway stops. A report contains the connections that have
+	// changed since the gateway's last report, or all connections of the gateway.
 	Report(context.Context, *connect.Request[v1.ReportRequest]) (*connect.Response[v1.ReportResponse], error)
 	// SessionRooms returns the rooms to which sessions were subscribed, for connections that resume these sessions.
 	SessionRooms(context.Context, *connect.Request[v1.SessionRoomsRequest]) (*connect.Response[v1.SessionRoomsResponse], error)
