@@ -81,6 +81,17 @@ func (c *Conn) settle() {
 	}
 }
 
+// queueItem adds an item to the queue (see queue.push) if the user may hold it.
+func (c *Conn) queueItem(it item) (dropped int, ok bool) {
+	size := len(it.text())
+	dropped, ok = c.queue.push(it, &c.hub.options.Limits, c.mayHold(size))
+	if !ok && dropped > 0 {
+		c.settle() // the user holds less now
+		_, ok = c.queue.push(it, &c.hub.options.Limits, c.mayHold(size))
+	}
+	return dropped, ok
+}
+
 // mayHold reports whether the given number of further bytes may wait for the connection. They may if all connections
 // and HTTP answers of the user together stay within Limits.UserBytes. Beyond that bound, each connection may hold an
 // equal share of the bound. So a connection that is read keeps its share, however many bytes wait for other connections

@@ -52,7 +52,7 @@ func (c *Conn) push(it item) {
 	if c.reason != nil {
 		return
 	}
-	dropped, ok := c.queue.push(it, &c.hub.options.Limits, c.mayHold(len(it.text())))
+	dropped, ok := c.queueItem(it)
 	if dropped > 0 {
 		c.hub.options.Metrics.Dropped.Add(float64(dropped))
 	}

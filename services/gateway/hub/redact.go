@@ -49,12 +49,12 @@ func (e *Event) withoutPersonal() (public *Event, personal bool) {
 		return NewEvent(copied, nil), true
 	}
 	body := e.declared.Type.New().Interface()
-	if proto.Unmarshal(e.Body, body) == nil {
-		kept, removed := e.declared.Split(body)
-		copied.Body, _ = proto.Marshal(kept)
-		personal = removed != nil
+	if proto.Unmarshal(e.Body, body) != nil {
+		return NewEvent(copied, e.declared), true
 	}
-	return NewEvent(copied, e.declared), personal
+	kept, removed := e.declared.Split(body)
+	copied.Body, _ = proto.Marshal(kept)
+	return NewEvent(copied, e.declared), removed != nil
 }
 
 // redact replaces each event of a list that is redacted by a later event of the list with a copy without the personal

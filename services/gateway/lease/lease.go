@@ -362,6 +362,11 @@ func (l *Lease) news() (changes []*meshv1.ConnectionChange, sent map[string]*mes
 	sent = l.changed
 	l.changed = map[string]*meshv1.ConnectionChange{}
 	subscribed := l.takeSubscribed()
+	for id := range subscribed {
+		if c := l.open[id]; c != nil {
+			c.reported = true // from now on the rooms are the client's choice, and are not restored ones
+		}
+	}
 	if l.reportAll {
 		for _, c := range l.open {
 			change := l.describe(c)
@@ -389,7 +394,7 @@ func (l *Lease) news() (changes []*meshv1.ConnectionChange, sent map[string]*mes
 		if sent[id] == nil {
 			sent[id] = l.describe(c)
 		}
-		sent[id].Rooms, c.reported = c.subscriptions(), true
+		sent[id].Rooms = c.subscriptions()
 	}
 	if time.Since(l.covered) >= l.options.Tokens {
 		l.covered = time.Now()

@@ -304,6 +304,38 @@ func TestReport_ContainsTheRoomsOfSessionsWhenTheyChange(t *testing.T) {
 	require.Equal(t, []string{"f"}, keeper.Session("alice", "s2"))
 }
 
+// The rooms of a connection were restored. Its client changes them while the next report has to contain all connections.
+// The keeper must store the change.
+func TestReport_ContainsAChangeOfRestoredRoomsAmongAllConnections(t *testing.T) {
+	t.Parallel()
+	l, keeper, _ := begin(t)
+	subscribed(l, "c1", "s", func() {})("stored")
+	stored := func(want string) {
+		t.Helper()
+		require.Eventually(t, func() bool { return slices.Equal(keeper.Session("alice", "s"), []string{want}) }, 5*time.Second,
+			time.Millisecond, want)
+	}
+	stored("stored")
+	var rooms atomic.Value
+	rooms.Store([]string{"stored"})
+	l.Open(lease.Connection{ID: "c2", User: "alice", Session: "s", Since: time.Now(), Token: func() string { return "" }, End: func() {},
+		Rooms: func() ([]string, bool) { return rooms.Load().([]string), true }})
+	l.Gone("c1")
+	require.Eventually(t, func() bool { users, _ := known(keeper.Reports()); return users["c1"] == "" && users["c2"] != "" },
+		5*time.Second, time.Millisecond)
+	keeper.SetAway(true)
+	for n := range 20_000 { // so many changes that the next report contains all connections instead
+		open(l, fmt.Sprint("x", n), "bob")
+		l.Gone(fmt.Sprint("x", n))
+	}
+	refused := keeper.Refused()
+	require.Eventually(t, func() bool { return keeper.Refused() > refused+2 }, 5*time.Second, time.Millisecond)
+	rooms.Store([]string{"new"})
+	l.Subscribed("c2")
+	keeper.SetAway(false)
+	stored("new")
+}
+
 func TestReport_RoomsAreLimitedInBytes(t *testing.T) {
 	t.Parallel()
 	l, keeper, _ := begin(t)
