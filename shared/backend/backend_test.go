@@ -133,8 +133,8 @@ func TestRedis_ErrorsContainTheAddressAndAdviceAfterThreeRetries(t *testing.T) {
 	require.NotContains(t, err.Error(), "hidden")
 }
 
-// answerRedis listens at an address, which it returns, and answers every connection with the Redis error "reached". The
-// error shows that a client reached this address.
+// answerRedis listens at an address and answers every connection with the Redis error "reached", which shows that a
+// client reached this address. It returns the address, with the chosen port if the given port is 0.
 func answerRedis(t *testing.T, network, address string) string {
 	t.Helper()
 	l, err := net.Listen(network, address)

@@ -31,8 +31,9 @@ func (b binaries) program(name string) string {
 	return filepath.Join(b.dir, name)
 }
 
-// chooseBinaries finds programs for data of a major version (0: no data exists yet). Configured programs that do not
-// suit the data are an error. If no programs are configured, suitable installed ones are preferred to downloaded ones.
+// chooseBinaries finds programs for data of a major version (0: no data exists yet). Configured programs that cannot
+// be used for the data are an error. If no programs are configured, suitable installed ones are preferred to downloaded
+// ones.
 func chooseBinaries(ctx context.Context, o PostgresOptions, who account, major int) (binaries, error) {
 	if o.Binaries != "" {
 		b, err := inspectBinaries(ctx, o.Binaries)

@@ -98,7 +98,7 @@ func StartJaeger(ctx context.Context, log *slog.Logger) (*Jaeger, error) {
 	return j, nil
 }
 
-// start assigns a free port to every listener, because the default ones may be in use.
+// start starts the program with a free port for each of its listeners, because the default ports may be in use.
 func (j *Jaeger) start(ctx context.Context, program string) error {
 	var args []string
 	for _, listener := range []string{"collector.otlp.grpc", "query.http-server", "collector.otlp.http",
