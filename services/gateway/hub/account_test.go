@@ -181,17 +181,18 @@ func TestAccount_CountsFramesThatAreBeingWritten(t *testing.T) {
 	require.True(t, eve[0].Reply(answer, nil), "frames of a removed connection do not count")
 }
 
-// Signals fill the bytes that may wait for a user. A message arrives. The signals must be dropped, and the connection
-// must stay open.
+// A message and many signals fill the bytes that may wait for a user. Another message arrives. The signals must be
+// dropped, and the connection must stay open.
 func TestAccount_SignalsMakeRoomForAMessage(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{Limits: hub.Limits{UserBytes: 6000}})
 	w.deliver(w.began(`["alice","bob"]`))
 	bob := w.connect(t, "bob", []string{"conversation:g"}, 1)
+	w.deliver(w.sent("first"))
 	for n := range 100 {
 		w.shard.Signal("conversation:g", "", fmt.Sprint(n), typing(fmt.Sprint(n)))
 	}
 	w.shard.Deliver(w.long(0, 3000))
 	require.False(t, bob.Ended())
-	require.Equal(t, []string{strings.Repeat("x", 3000)}, seen(t, bob))
+	require.Equal(t, []string{"first", strings.Repeat("x", 3000)}, seen(t, bob))
 }
