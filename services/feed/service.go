@@ -1,4 +1,5 @@
-// Package feed is the service that owns posts.
+// Package feed is the service that owns posts. It has no projection and no queries: a post reaches the users who are
+// subscribed to its author or to it.
 package feed
 
 import (

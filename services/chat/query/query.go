@@ -91,16 +91,16 @@ func (s *Server) History(ctx context.Context, r *connect.Request[chatv1.HistoryR
 		wanted.Before = catalog.Version(r.Msg.GetBefore())
 	}
 	id := r.Msg.GetConversationId()
-	a, err := s.access(ctx, id, rpc.Actor(ctx))
+	readable, err := s.readableBy(ctx, id, rpc.Actor(ctx))
 	if err != nil {
 		return nil, err
 	}
-	wanted.Ranges = a.ranges
+	wanted.Ranges = readable.ranges
 	messages, more, err := s.store.Messages(ctx, id, wanted)
 	if err != nil {
 		return nil, eventlog.Unavailable(err)
 	}
-	return connect.NewResponse(&chatv1.HistoryResponse{Messages: messages, More: more, Version: int64(a.version)}), nil
+	return connect.NewResponse(&chatv1.HistoryResponse{Messages: messages, More: more, Version: int64(readable.version)}), nil
 }
 
 // errNotAMember does not reveal whether the conversation exists.
@@ -118,19 +118,19 @@ func asMember[T any](ctx context.Context, s *Server, id string, read readFunc[T]
 	return row, err
 }
 
-// access describes the versions of a conversation that a user may read.
-type access struct {
+// readable describes the versions of a conversation that a user may read.
+type readable struct {
 	version catalog.Version // the newest readable version
 	ranges  []store.Range
 }
 
-// access returns the versions of a conversation that a user may read. It first reads the conversation's version in the
+// readableBy returns the versions of a conversation that a user may read. It first reads the conversation's version in the
 // projection, and then the memberships in the log. So the memberships are complete up to that version, even while the
 // user is being removed. A user who has left can still read the versions that they could read when they left.
-func (s *Server) access(ctx context.Context, id, user string) (access, error) {
+func (s *Server) readableBy(ctx context.Context, id, user string) (readable, error) {
 	settings, version, intervals, err := readThenIntervals(ctx, s, id, user, false, s.store.Settings)
 	if err != nil {
-		return access{}, err
+		return readable{}, err
 	}
 	return readableRanges(intervals, settings.FromJoining, version), nil
 }
@@ -170,18 +170,18 @@ func readThenIntervals[T any](ctx context.Context, s *Server, id, user string, m
 // readableRanges returns the versions, up to a given one, that a user who was a member during the intervals may read.
 // If fromJoining is true, these are only the versions within the intervals. Otherwise these are all versions up to the
 // end of the last interval.
-func readableRanges(intervals []interval.Interval, fromJoining bool, version catalog.Version) access {
-	var a access
+func readableRanges(intervals []interval.Interval, fromJoining bool, version catalog.Version) readable {
+	var all readable
 	for _, i := range intervals {
 		r := store.Range{From: i.FromVersion, To: version}
 		if i.UntilVersion > 0 { // 0: the user is still a member
 			r.To = min(version, i.UntilVersion)
 		}
 		// The intervals ascend, so the end of the last one is the newest version that the user may read.
-		a.ranges, a.version = append(a.ranges, r), r.To
+		all.ranges, all.version = append(all.ranges, r), r.To
 	}
 	if !fromJoining {
-		a.ranges = []store.Range{{From: 1, To: a.version}}
+		all.ranges = []store.Range{{From: 1, To: all.version}}
 	}
-	return a
+	return all
 }

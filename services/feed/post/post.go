@@ -23,19 +23,20 @@ func New(stream string) *State {
 
 // Decide returns the events to which a command leads, or a refusal.
 func (s *State) Decide(by catalog.Origin, command proto.Message) ([]proto.Message, error) {
-	c, ok := command.(*feedv1.CreatePost)
-	if !ok {
-		return nil, refusal.New(refusal.UnknownType, "a post does not handle %s", command.ProtoReflect().Descriptor().Name())
+	switch c := command.(type) {
+	case *feedv1.CreatePost:
+		if s.exists { // the command was sent again after its outcome was deleted
+			return nil, nil
+		}
+		return []proto.Message{&feedv1.PostCreated{PostId: s.id, AuthorId: by.Actor, Body: c.Body}}, nil
 	}
-	if s.exists {
-		return nil, nil
-	}
-	return []proto.Message{&feedv1.PostCreated{PostId: s.id, AuthorId: by.Actor, Body: c.Body}}, nil
+	return nil, refusal.New(refusal.UnknownType, "a post does not handle %s", command.ProtoReflect().Descriptor().Name())
 }
 
 // Evolve applies one event.
 func (s *State) Evolve(_ catalog.Fact, event proto.Message) {
-	if _, ok := event.(*feedv1.PostCreated); ok {
+	switch event.(type) {
+	case *feedv1.PostCreated:
 		s.exists = true
 	}
 }
