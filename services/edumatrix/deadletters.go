@@ -294,8 +294,8 @@ func parkedDeadLetter(service string, p *meshv1.Parked) deadLetter {
 }
 
 // findDeadLetter finds a dead letter by SERVICE/PARTITION/OFFSET, by PARTITION/OFFSET, by SERVICE/job/ID, or by the
-// message's id. If the dead letters of a service are missing because of the error problem, only the first form is
-// accepted: the others could be ambiguous.
+// message's id. If not all dead letters could be listed (the error problem), only a dead letter's own id
+// (deadLetter.ID) is accepted, because any other form could be ambiguous.
 func findDeadLetter(letters []deadLetter, id string, problem error) (deadLetter, error) {
 	var found []deadLetter
 	for _, l := range letters {

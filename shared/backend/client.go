@@ -31,8 +31,8 @@ func (k Kafka) Options() []kgo.Opt {
 		kgo.SeedBrokers(k.Brokers...),
 		kgo.ClientID(k.ClientID),
 		kgo.DialTimeout(connectTimeout),
-		// The overhead is added to the time that a request allows the broker, such as FetchWait. Most requests allow
-		// none.
+		// A request times out after this overhead plus the time that the request itself gives the broker: FetchWait for
+		// a fetch, which therefore times out after requestTimeout. Most requests give the broker no time of their own.
 		kgo.RequestTimeoutOverhead(requestTimeout - FetchWait),
 		kgo.RequestRetries(maxRetries),
 		kgo.RetryBackoffFn(retryPause),

@@ -90,7 +90,8 @@ ON CONFLICT (stream, key) DO UPDATE SET generation = excluded.generation, due = 
 WHERE t.stream = n.stream AND t.key = n.key`
 )
 
-// TimerChanges are the rows of timers that events set and remove. Each column is a slice.
+// TimerChanges are changes of the table of timers: the rows of timers that events set, and the keys of timers that are
+// gone because an event cancelled them or their command has an outcome. Each column is a slice.
 type TimerChanges struct {
 	Streams, Keys, Commands []string
 	CommandIDs              []string

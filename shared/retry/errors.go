@@ -9,9 +9,9 @@ import (
 // never becomes a dead letter because of such an error.
 var ErrUnavailable = errors.New("dependency unavailable")
 
-// Unavailable wraps err, which came from a dependency, so that it matches ErrUnavailable. A store has the name of its
-// health check, such as "postgres". Other dependencies have names of their own, such as "event log" or the name of a
-// service.
+// Unavailable wraps err, which came from a dependency, so that it matches ErrUnavailable. The parameter dependency is
+// the dependency's name: for a store the name of its health check, such as "postgres", for a service its name, and for
+// others a name of their own, such as "event log".
 func Unavailable(dependency string, err error) error { return &unavailableError{dependency, err} }
 
 type unavailableError struct {

@@ -135,6 +135,7 @@ func (f Frame) Encode(e Encoding) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("frame: encode the data of %s: %w", f.kind, err)
 		}
+		body = proto.Clone(body) // another encoding of the same frame must not contain the data twice
 		r := body.ProtoReflect()
 		r.Set(r.Descriptor().Fields().ByName("data"), protoreflect.ValueOfBytes(encoded))
 	}
@@ -198,8 +199,7 @@ func Join(e Encoding, frames [][]byte) []byte {
 	return b
 }
 
-// Shared is a frame for many connections. It is encoded once for each of their encodings. A frame with data must be
-// encoded as JSON first, because Frame.Encode changes the body for Protobuf. After that, Shared is safe for concurrent
+// Shared is a frame for many connections. It is encoded once for each of their encodings, and is safe for concurrent
 // use.
 type Shared struct {
 	Frame Frame

@@ -169,6 +169,19 @@ func TestDecode_AcceptsSeveralFramesInOneMessage(t *testing.T) {
 	}
 }
 
+// A frame is encoded as Protobuf and then as JSON. The JSON must contain the data once.
+func TestEncode_ProtobufDoesNotChangeTheFrame(t *testing.T) {
+	t.Parallel()
+	f := frame.Signal("chat.typing", "conversation:g", "ann", &chatv1.Typing{ConversationId: "g"})
+	want, err := f.Encode(frame.JSON)
+	require.NoError(t, err)
+	_, err = f.Encode(frame.Protobuf)
+	require.NoError(t, err)
+	got, err := f.Encode(frame.JSON)
+	require.NoError(t, err)
+	require.Equal(t, string(want), string(got))
+}
+
 // A refused frame has a size too, so that an id of 60 kB costs its sender as much as data of 60 kB.
 func TestDecode_ReturnsTheSizeOfEveryFrame(t *testing.T) {
 	t.Parallel()

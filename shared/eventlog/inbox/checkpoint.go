@@ -224,8 +224,9 @@ func (i *Inbox) LegacyVersions(ctx context.Context, source string, streams []str
 	return all, nil
 }
 
-// LegacyPosition returns the position up to which an earlier release had applied a whole topic, and whether that
-// release consumed the topic. The position is 0 if that release had applied no topic of the source as a whole.
+// LegacyPosition returns the position up to which an earlier release had applied every event of a topic, as that release
+// stored it for the topic. The result found is also true, with position 0, if that release had applied events of the
+// source, but had stored such a position for none of its topics.
 func (i *Inbox) LegacyPosition(ctx context.Context, source, topic string) (position catalog.Position, found bool, err error) {
 	var stored *catalog.Position
 	var began *bool

@@ -4,6 +4,7 @@ package meshrun
 
 import "syscall"
 
-// endsWithUs returns nil, because most systems other than Linux have no such attribute. On these systems, a program
+// endsWithUs returns nil, because most systems other than Linux cannot end a program together with the
+// process that started it. On these systems, a program
 // outlives a test process that is killed.
 func endsWithUs() *syscall.SysProcAttr { return nil }
