@@ -170,8 +170,8 @@ func Dial(ctx context.Context, o Options) (*Client, error) {
 	return c, nil
 }
 
-// dial is Dial with the versions that earlier connections got. If dial fails after it has connected, it returns the
-// ended connection with the error.
+// dial is like Dial, but ignores events that earlier connections got. The parameter before contains the newest version
+// of each stream that they got. If dial fails after it has connected, it returns the ended connection with the error.
 func dial(ctx context.Context, o Options, before map[string]int64) (*Client, error) {
 	header := o.Header.Clone()
 	if header == nil {

@@ -378,8 +378,8 @@ func (t *transaction) queueLoads(b *pgx.Batch) bool {
 }
 
 // decide calls the decide functions of the writes that have one. It moves these writes to the front, so that no other
-// write of the transaction changes their streams first. It removes the writes whose function fails, with an outcome,
-// and those that are in quarantine, which go to t.later.
+// write of the transaction changes their streams first. It removes the writes whose function fails, and stores their
+// errors in the parameter outcomes. If the transaction has several writes, it moves those in quarantine to t.later.
 func (t *transaction) decide(outcomes map[*pendingWrite]writeOutcome) {
 	var first, others []*pendingWrite
 	for _, o := range t.loaded {

@@ -24,7 +24,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// diary is an aggregate that takes notes. While its field fails is true, it cannot decide a command with the text
+// diary is an aggregate that takes notes. While d.fails is true, Decide returns an error for a command with the text
 // "choke".
 type diary struct {
 	n     catalog.Version

@@ -146,7 +146,7 @@ func reactTo(_ envelope.Event, event proto.Message) (effects []consume.Effect) {
 		case "leave": // circle, user
 			f.Command = &toyv1.LeaveCircle{CircleId: words[1], UserId: words[2]}
 			effects = append(effects, f)
-		case "mark": // circle, position
+		case "mark": // circle, number
 			n, _ := strconv.ParseInt(words[2], 10, 64)
 			f.Command = &toyv1.MarkRead{CircleId: words[1], UpTo: n}
 			effects = append(effects, f)
@@ -564,7 +564,8 @@ func TestReaction_RacesWithOtherCommands(t *testing.T) {
 
 // The partitions of a topic are read in a random order, some events are missing on the topic and are read from the
 // owner's log, some are repeated, and the consumer restarts at random. The result must always be the same: a marker
-// contains the highest position, and the notes of a conversation are in the order of its messages.
+// contains the highest number of the commands MarkRead, and the notes of a conversation are in the order of its
+// messages.
 func TestReaction_LiveAndFilledRecordsInterleave(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(6) {

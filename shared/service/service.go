@@ -105,8 +105,8 @@ func (p *Parts) ConsumeCommands(handle message.NoPublishHandlerFunc, dead DeadLe
 	return p.Consume(catalog.CommandTopic(p.service.Name), bus.SubscriberOptions{}, handle)
 }
 
-// Background makes Run run a part until the work in flight is finished, its time is over, or another part has failed.
-// An error of the part stops the service.
+// Background adds a part that Run runs until the service has stopped. The part's context ends when the work in flight
+// is finished or Parts.Work ends, or when another part has failed. An error of the part stops the service.
 func (p *Parts) Background(name string, run func(context.Context) error) {
 	p.background = append(p.background, part{name, run})
 }

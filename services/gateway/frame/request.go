@@ -150,7 +150,8 @@ func (r *Request) setExpiry(ms int64) error {
 	return nil
 }
 
-// checked returns the frame, with a refusal if err is not nil or the frame is not valid.
+// checked returns the frame if err is nil and the frame is valid. Otherwise it returns a refusal, and a Request of
+// which only the ID may be used; the ID is empty if it is not valid or the frame cannot be read.
 func (r Request) checked(err error, example string) (Request, error) {
 	if utf8.RuneCountInString(r.ID) > MaxID {
 		return Request{}, refusal.NewField("id", "has more than %d characters", MaxID)

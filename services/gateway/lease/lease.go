@@ -371,8 +371,8 @@ func (l *Lease) news() (changes []*meshv1.ConnectionChange, sent map[string]*mes
 		for _, c := range l.open {
 			change := l.describe(c)
 			// Do not report an empty list of rooms that the client has not changed. Restoring the rooms of its session
-			// may have failed, and an empty list would remove them from the session. If such a list is not empty, mark
-			// it as restored, so that it does not replace newer rooms at the keeper.
+			// may have failed, and an empty list would remove them from the session. Report any other list that the
+			// client has not changed, but mark it as restored, so that it does not replace newer rooms at the keeper.
 			if rooms := c.subscriptions(); rooms != nil && (c.reported || len(rooms.Rooms) > 0) {
 				rooms.Restored = !c.reported
 				change.Rooms = rooms

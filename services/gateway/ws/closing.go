@@ -11,8 +11,8 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/protocol"
 )
 
-// grace bounds each of the two parts of a connection's end: first waiting frames and the close frame are written, then
-// the client's close frame is read.
+// grace bounds each of the two parts of a connection's end. In the first part, the frames that wait and the close frame
+// are written. In the second part, the client's close frame is read.
 const grace = 5 * time.Second
 
 // cut limits the time of all further writes, and of a write that is blocked, to grace from the first call of cut.

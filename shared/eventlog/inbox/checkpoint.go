@@ -37,7 +37,8 @@ type Checkpoint struct {
 type Advance struct {
 	Of       SourcePartition
 	From, To Checkpoint
-	// Revision is the revision of the topic's parked streams when the write was decided (see Inbox.ParkedOf).
+	// Revision is the number of changes of the topic's parked streams when the write was decided, as Inbox.ParkedOf
+	// returned it. If the streams have changed since, the write fails with a ParkedChangedError.
 	Revision int64
 	// Park lists streams to park. Their events from Parked.Position on are not applied, except the first Parked.Index
 	// effects of the event at that position.
@@ -224,9 +225,9 @@ func (i *Inbox) LegacyVersions(ctx context.Context, source string, streams []str
 	return all, nil
 }
 
-// LegacyPosition returns the position up to which an earlier release had applied every event of a topic, as that release
-// stored it for the topic. The result found is also true, with position 0, if that release had applied events of the
-// source, but had stored such a position for none of its topics.
+// LegacyPosition returns the position up to which an earlier release had applied every event of a topic, as that
+// release stored it for the topic. The result found is also true, with position 0, if that release had applied events
+// of the source, but had stored such a position for none of its topics.
 func (i *Inbox) LegacyPosition(ctx context.Context, source, topic string) (position catalog.Position, found bool, err error) {
 	var stored *catalog.Position
 	var began *bool

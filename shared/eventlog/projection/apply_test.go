@@ -51,7 +51,7 @@ func counting(o *eventlog.Options) {
 CREATE TABLE counts (stream text PRIMARY KEY, applied bigint NOT NULL, last bigint NOT NULL);`)}}
 }
 
-// checkCounts asserts that the projection counts has applied n events and has left out none.
+// checkCounts asserts that the projection of type counts has applied n events, each once, and has left out none.
 func checkCounts(t *testing.T, l *eventlog.Log, n int64) {
 	t.Helper()
 	var applied, last int64

@@ -122,8 +122,8 @@ func TestCheckTables_NamesForgottenAndUnknownTables(t *testing.T) {
 	require.EqualError(t, check(l, "notes", "diaries", "dairies"),
 		"projection diaries: there is no table dairies; create it in a migration, or correct the name in Tables")
 
-	// A later release adds two tables. The later release must assign the table pins to a projection. The earlier
-	// release, whose migrations do not create the tables, must still start.
+	// A later release adds the table pins, and a table of jobs, which belongs to no projection. That release must
+	// assign pins to a projection. The earlier release, whose migrations do not create the tables, must still start.
 	later := maps.Clone(migrations)
 	later["00002_pins.sql"] = file("CREATE TABLE pins (id text); CREATE TABLE jobs_waiting (id text);")
 	require.EqualError(t, check(reopen(t, pool, later), "notes", "diaries"), "table pins belongs to no projection; add it to the "+

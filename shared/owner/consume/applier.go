@@ -309,7 +309,8 @@ func (a *applier) acknowledge() {
 	a.waiting = left
 }
 
-// stored records that a checkpoint is stored, and acknowledges the records up to it.
+// stored is called when a checkpoint has been stored. It keeps the checkpoint in a.saved, and acknowledges the records
+// up to it.
 func (a *applier) stored(c inbox.Checkpoint) {
 	a.saved, a.savedAt = c, time.Now()
 	a.acknowledge()

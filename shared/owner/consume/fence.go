@@ -72,7 +72,8 @@ func (a *applier) fence(c inbox.Checkpoint, e envelope.Event) (found inbox.Fence
 	return found, err
 }
 
-// awaitOldPartitions waits until the checkpoint of every partition of the epoch before a fence has reached the fence.
+// awaitOldPartitions waits for the partitions of the epoch that ends at a fence, until all their checkpoints have
+// reached the fence.
 func (a *applier) awaitOldPartitions(old inbox.Checkpoint, f inbox.Fence) error {
 	for n := 0; ; n++ {
 		var all map[int32]inbox.Checkpoint

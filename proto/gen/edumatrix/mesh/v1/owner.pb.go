@@ -1062,9 +1062,10 @@ type ConnectionChange struct {
 	ConnectedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=connected_at,json=connectedAt,proto3" json:"connected_at,omitempty"`
 	// The last resume token that was sent to the client.
 	ResumeToken string `protobuf:"bytes,7,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
-	// The rooms to which the client is subscribed. The field is absent if these rooms have not changed (unless the report
-	// contains all connections), or are not known yet because the frame connect was not replied to. For a session, the
-	// rooms of its newest connection are stored.
+	// The rooms to which the client is subscribed. The field is absent while they are not known, because the frame
+	// connect was not replied to yet. A report of changes contains the field only if the rooms have changed. A report of
+	// all connections contains it, except for an empty list that the client has not changed. For a session, the rooms of
+	// its newest connection are stored.
 	Rooms         *SubscribedRooms `protobuf:"bytes,8,opt,name=rooms,proto3" json:"rooms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
