@@ -69,8 +69,7 @@ func (sh *Shard) close(e *Event, s *subscriber, room string) int {
 }
 
 // queueEvent queues an event for a connection and returns 1, or returns 0 if the same delivery has queued it already.
-// Callers call takes for every room, also after the event was queued, because takes records the version of a state
-// event.
+// Callers call the method takes for every room, even if the event is queued: takes notes the versions of state events.
 func (sh *Shard) queueEvent(e *Event, s *subscriber) int {
 	if s.last == sh.number {
 		return 0
