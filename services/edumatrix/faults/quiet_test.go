@@ -28,6 +28,12 @@ func (m *mesh) quiet(p *population, poisoned []Poison) (*Stored, error) {
 	var late []error // only logged, because the judge reports in more detail what is missing
 	waits, stop := context.WithTimeout(ctx, 45*time.Second)
 	defer stop()
+	late = append(late, m.applied(waits, conn, "chat"), poll(waits, "checkpoints", func() (string, error) {
+		behind, err := column(ctx, conn, `SELECT partition::text FROM notification.checkpoints
+			WHERE position < (SELECT coalesce(max(position), 0) FROM chat.events)`)
+		return strings.Join(behind, " "), err
+	}), p.seenAll(waits, ctx, conn, m), p.seenPosts(waits, ctx, conn, m))
+	// The relays come last, because the checkpoints of notification move together with new events of its log.
 	for _, owner := range owners {
 		late = append(late, poll(waits, "relay of "+owner, func() (string, error) {
 			behind, err := column(ctx, conn, strings.ReplaceAll(`SELECT position::text FROM owner.relay
@@ -35,11 +41,6 @@ func (m *mesh) quiet(p *population, poisoned []Poison) (*Stored, error) {
 			return strings.Join(behind, ""), err
 		}))
 	}
-	late = append(late, m.applied(waits, conn, "chat"), poll(waits, "checkpoints", func() (string, error) {
-		behind, err := column(ctx, conn, `SELECT partition::text FROM notification.checkpoints
-			WHERE position < (SELECT coalesce(max(position), 0) FROM chat.events)`)
-		return strings.Join(behind, " "), err
-	}), p.seenAll(waits, ctx, conn, m), p.seenPosts(waits, ctx, conn, m))
 	for _, err := range late {
 		if err != nil {
 			m.t.Log(err)
