@@ -287,3 +287,26 @@ func kindsOfFaults() (all []string) {
 	}
 	return all
 }
+
+// A session resumes. An event of a room that is not recovered arrives before the reply to connect, which lists the room.
+// The record of the room must come before the event, so that the event is not taken for a gap.
+func TestHistory_RecordsUnrecoveredRoomsBeforeTheEventsOfTheConnection(t *testing.T) {
+	h, s := &History{}, &Session{}
+	h.Begin(s)
+	h.See(s, Seen{Stream: "conversation:7", Version: 12})
+	before := h.Received(s)
+	h.See(s, Seen{Stream: "conversation:7", Version: 14})
+	h.Resume(s, before, []string{"conversation:7"})
+	var got []string
+	for _, e := range s.Events {
+		got = append(got, fmt.Sprint(e.Type, e.Version))
+	}
+	require.Equal(t, []string{"12", "not recovered0", "14"}, got)
+}
+
+// The room of a user contains the user's notifications. A room that is not recovered permits a gap in them, and in no
+// other stream.
+func TestStreamIn_TheRoomOfAUserContainsNotifications(t *testing.T) {
+	require.Equal(t, "notifications:ann", streamIn("user:ann"))
+	require.Equal(t, "conversation:7", streamIn("conversation:7"))
+}

@@ -101,6 +101,7 @@ func (d *device) dial() *connection {
 func (d *device) resume(last *connection) *connection {
 	ctx, cancel := context.WithTimeout(d.p.ctx, dialTime)
 	defer cancel()
+	before := d.p.h.Received(last.session) // the last connection has ended
 	c, err := last.Redial(ctx, d.url())
 	if err != nil {
 		return nil
@@ -111,7 +112,7 @@ func (d *device) resume(last *connection) *connection {
 		c.Close()
 		return nil
 	}
-	d.p.h.Resume(last.session, stands.NotRecovered)
+	d.p.h.Resume(last.session, before, stands.NotRecovered)
 	return &connection{c, last.session}
 }
 

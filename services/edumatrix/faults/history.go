@@ -154,15 +154,26 @@ func (h *History) Begin(s *Session) {
 	h.sessions = append(h.sessions, s)
 }
 
-// Resume records that a session has resumed, and which rooms were not recovered.
-func (h *History) Resume(s *Session, notRecovered []string) {
+// Received returns the number of events that a session has received.
+func (h *History) Received(s *Session) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(s.Events)
+}
+
+// Resume records that a session has resumed, and which rooms were not recovered. The parameter before is the number of
+// events that the session had received before it resumed: a gateway may send events before the reply to connect, and
+// only the reply contains which rooms were not recovered.
+func (h *History) Resume(s *Session, before int, notRecovered []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s.Ended, s.Why = time.Time{}, ""
 	s.Resumed++
+	var records []Seen
 	for _, room := range notRecovered {
-		s.Events = append(s.Events, Seen{At: time.Now(), Type: NotRecovered, Stream: room})
+		records = append(records, Seen{At: time.Now(), Type: NotRecovered, Stream: room})
 	}
+	s.Events = slices.Insert(s.Events, before, records...)
 }
 
 // See records an event that a session has received.

@@ -32,7 +32,7 @@ func (j *judge) sessions() {
 		v := &viewer{judge: j, session: s, acked: acked, last: map[string]int64{}, jumps: map[string]bool{}}
 		for _, e := range s.Events {
 			if e.Type == NotRecovered {
-				v.jumps[e.Stream] = true
+				v.jumps[streamIn(e.Stream)] = true
 				continue
 			}
 			owner, _, _ := strings.Cut(e.Type, ".")
@@ -49,6 +49,15 @@ func (j *judge) sessions() {
 			v.missedPosts(feed)
 		}
 	}
+}
+
+// streamIn returns the stream whose events are delivered in a room: the notifications of the user for the room of a user,
+// and otherwise the stream with the room's name.
+func streamIn(room string) string {
+	if user, ok := strings.CutPrefix(room, "user:"); ok {
+		return "notifications:" + user
+	}
+	return room
 }
 
 // seenLog is a log, indexed for the comparison with the events that clients saw.
