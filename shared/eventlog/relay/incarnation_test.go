@@ -48,14 +48,9 @@ func lastOf(b *broker) func(*Relay) {
 	}
 }
 
-// All instances restart on a database that has lost commits. The newest records of the topics show the relay that the
-// lost commits were published. The relay must begin a new incarnation, with positions above those of the lost commits:
-// otherwise readers would drop new events as repeats.
-func TestIncarnation_ChangesIfATopicIsAheadOfTheLog(t *testing.T) {
-	t.Parallel()
-	url := database(t)
-	b := newBroker()
-	var first string
+// publishTen runs an instance until it has published ten events, and returns the incarnation of its log.
+func publishTen(t *testing.T, url string, b *broker) (incarnation string) {
+	t.Helper()
 	t.Run("before", func(t *testing.T) {
 		l := running(t, url)
 		relaying(t, l, b, lastOf(b))
@@ -63,8 +58,19 @@ func TestIncarnation_ChangesIfATopicIsAheadOfTheLog(t *testing.T) {
 			commit(t, l, said("1", fmt.Sprint(i)))
 		}
 		meshtest.Eventually(t, "all is published", func() bool { return b.events() == 10 })
-		first = l.Incarnation()
+		incarnation = l.Incarnation()
 	})
+	return incarnation
+}
+
+// All instances restart on a database that has lost commits. The newest records of the topics show the relay that the
+// lost commits were published. The relay must begin a new incarnation, with positions above those of the lost commits:
+// otherwise readers would drop new events as repeats.
+func TestIncarnation_ChangesIfATopicIsAheadOfTheLog(t *testing.T) {
+	t.Parallel()
+	url := database(t)
+	b := newBroker()
+	first := publishTen(t, url, b)
 	l := running(t, url)
 	lose(t, l, 6)
 	relaying(t, l, b, lastOf(b))
@@ -104,16 +110,7 @@ func TestIncarnation_ChangesAlsoIfTheBrokerAnswersLate(t *testing.T) {
 	t.Parallel()
 	url := database(t)
 	b := newBroker()
-	var first string
-	t.Run("before", func(t *testing.T) {
-		l := running(t, url)
-		relaying(t, l, b, lastOf(b))
-		for i := range 10 {
-			commit(t, l, said("1", fmt.Sprint(i)))
-		}
-		meshtest.Eventually(t, "all is published", func() bool { return b.events() == 10 })
-		first = l.Incarnation()
-	})
+	first := publishTen(t, url, b)
 	lose(t, instance(t, url), 6)
 	l := running(t, url)
 	var failed, asked sync.Map // topics for which one request has timed out
