@@ -32,7 +32,7 @@ func TestPublish_AcknowledgesACommandOnlyWithItsOutcome(t *testing.T) {
 	t.Parallel()
 	p := &failing{away: true}
 	c := &commands{Topics: command.Topics{Service: "chat", Publisher: p}}
-	refused := commandOutcome{outcome: envelope.Outcome{Actor: "alice", CommandID: "1", Type: "chat.leave", Source: "chat",
+	refused := commandOutcome{Outcome: envelope.Outcome{Actor: "alice", CommandID: "1", Type: "chat.leave", Source: "chat",
 		Stream: "conversation:7", Kind: envelope.Refused, Code: "not_a_member"}}
 	if err := c.publishOutcome(t.Context(), refused); err == nil {
 		t.Fatal("the command was acknowledged without its outcome")
@@ -41,7 +41,7 @@ func TestPublish_AcknowledgesACommandOnlyWithItsOutcome(t *testing.T) {
 	if err := c.publishOutcome(t.Context(), refused); err != nil || len(p.published) != 1 {
 		t.Fatalf("%v, %d published", err, len(p.published))
 	}
-	told := commandOutcome{outcome: envelope.Outcome{Kind: envelope.Committed}, published: true}
+	told := commandOutcome{Outcome: envelope.Outcome{Kind: envelope.Committed}, published: true}
 	if err := c.publishOutcome(t.Context(), told); err != nil || len(p.published) != 1 {
 		t.Fatalf("an outcome that the relay publishes was published again: %v, %d published", err, len(p.published))
 	}

@@ -51,7 +51,7 @@ func (c *commands) publishOutcome(ctx context.Context, outcome commandOutcome) e
 	if outcome.published {
 		return nil
 	}
-	return c.Publish(ctx, outcome.outcome)
+	return c.Publish(ctx, outcome.Outcome)
 }
 
 // digest returns a digest of a command's contents, by which a repeat is distinguished from another command with the

@@ -57,7 +57,7 @@ type pendingCommand struct {
 }
 
 type commandOutcome struct {
-	outcome   envelope.Outcome
+	envelope.Outcome
 	repeated  bool // the outcome is that of an earlier command with the same id
 	published bool // the headers of the command's last event contain the outcome
 	err       error
@@ -248,7 +248,7 @@ func (d *decider) settled(decided []*pendingCommand, err error) ([]*pendingComma
 	case errors.As(err, &repeated):
 		for i, pc := range decided {
 			if first, ok := repeated.Outcomes[i]; ok {
-				pc.outcome <- commandOutcome{outcome: first, repeated: true}
+				pc.outcome <- commandOutcome{Outcome: first, repeated: true}
 			} else {
 				rest = append(rest, pc)
 			}
@@ -282,7 +282,7 @@ func (d *decider) committed(r decidedBatch, outcomes []envelope.Outcome) {
 		for _, also := range r.write.Commands[i].Also {
 			d.states.take(also.Stream) // the cached state lacks the event
 		}
-		pc.outcome <- commandOutcome{outcome: outcomes[i], published: outcomes[i].Kind == envelope.Committed}
+		pc.outcome <- commandOutcome{Outcome: outcomes[i], published: outcomes[i].Kind == envelope.Committed}
 	}
 }
 

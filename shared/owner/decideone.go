@@ -139,7 +139,7 @@ func (d *decider) putOff(pc *pendingCommand) {
 	}
 	if now.Sub(pc.since) >= d.patience || d.ctx.Err() != nil {
 		t := command.Topics{Service: pc.declared.Owner}
-		pc.outcome <- commandOutcome{outcome: t.Refused(pc.command,
+		pc.outcome <- commandOutcome{Outcome: t.Refused(pc.command,
 			refusal.New(refusal.Unavailable, "%s; send the command again with the same id", pc.notYet.Text))}
 		return
 	}

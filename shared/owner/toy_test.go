@@ -236,7 +236,7 @@ func (y *toy) do(actor string, m proto.Message) envelope.Outcome {
 	y.d.enqueue(pc)
 	outcome := <-pc.outcome
 	require.NoError(y.t, outcome.err)
-	return outcome.outcome
+	return outcome.Outcome
 }
 
 func (y *toy) events(stream string) []envelope.Event {
@@ -373,19 +373,19 @@ func TestDecide_ACommandThatWaitsForAFactHasNoOutcome(t *testing.T) {
 	}
 	y.wait.Store(false)
 	outcome := <-late.outcome
-	require.Equal(t, envelope.Committed, outcome.outcome.Kind)
-	require.EqualValues(t, 2, outcome.outcome.Version)
+	require.Equal(t, envelope.Committed, outcome.Kind)
+	require.EqualValues(t, 2, outcome.Version)
 
 	y.d.patience = time.Millisecond
 	y.wait.Store(true)
 	late = y.pending("ann", &toyv1.WriteNote{UserId: "ann", Text: "wait"})
 	y.d.enqueue(late)
-	require.Equal(t, refusal.Unavailable, (<-late.outcome).outcome.Code)
+	require.Equal(t, refusal.Unavailable, (<-late.outcome).Code)
 	require.Zero(t, y.count(`SELECT count(*) FROM toy.outcomes WHERE command_id = $1`, late.command.ID))
 	y.wait.Store(false)
 	late.since = time.Time{}
 	y.d.enqueue(late)
-	require.Equal(t, envelope.Committed, (<-late.outcome).outcome.Kind)
+	require.Equal(t, envelope.Committed, (<-late.outcome).Kind)
 }
 
 // A reaction returns commands. The commands must be committed in one transaction with the consumer's checkpoint, and
