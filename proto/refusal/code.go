@@ -41,7 +41,7 @@ var codes = []Code{
 	{Unauthorized, 401, "The token is missing or not valid: get a new one. A page of an origin that may not connect gets " +
 		"the HTTP status 403."},
 	{NotAMember, 403, "The user is not a member of the room that the frame names."},
-	{NotAllowed, 403, "The action is reserved for another user, such as the author of a message; the message says for whom."},
+	{NotAllowed, 403, "The action is reserved for another user, such as the author of a message; the error text names that user."},
 	{NotFound, 404, "The object that the frame names does not exist."},
 	{IDReused, 409, "The command id is already used for another command. A new command needs a new id."},
 	{Expired, 410, "The command expired before it was decided."},

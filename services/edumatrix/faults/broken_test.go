@@ -46,9 +46,9 @@ var mistakes = []mistake{
 	},
 	{
 		// Saving the checkpoint too late would break no promise: a reaction that runs again derives the same ids, so
-		// the log drops the repeated effects. The mistake is therefore to save the checkpoint too early. The pause makes
-		// the time in which a kill does harm as long on a fast machine as on a slow one: after each kill, the consumer
-		// group waits for some seconds until it consumes again, so only the first kills count.
+		// the log drops the repeated effects. The mistake is therefore to save the checkpoint too early. The pause
+		// makes the time in which a kill does harm as long on a fast machine as on a slow one: after each kill, the
+		// consumer group waits for some seconds until it consumes again, so only the first kills count.
 		name: "checkpoint saved before the transaction",
 		changes: []change{{"shared/owner/consume/batch.go", `			_, err := a.o.Commit(a.ctx, commands, w)
 			return err

@@ -288,8 +288,8 @@ func kindsOfFaults() (all []string) {
 	return all
 }
 
-// A session resumes. An event of a room that is not recovered arrives before the reply to connect, which lists the room.
-// The record of the room must come before the event, so that the event is not taken for a gap.
+// A session resumes. An event of a room that is not recovered arrives before the reply to connect, which lists the
+// room. The record of the room must come before the event, so that the event is not taken for a gap.
 func TestHistory_RecordsUnrecoveredRoomsBeforeTheEventsOfTheConnection(t *testing.T) {
 	h, s := &History{}, &Session{}
 	h.Begin(s)

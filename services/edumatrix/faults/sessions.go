@@ -51,8 +51,8 @@ func (j *judge) sessions() {
 	}
 }
 
-// streamIn returns the stream whose events are delivered in a room: the notifications of the user for the room of a user,
-// and otherwise the stream with the room's name.
+// streamIn returns the stream whose events are delivered in a room: the notifications of the user for the room of a
+// user, and otherwise the stream with the room's name.
 func streamIn(room string) string {
 	if user, ok := strings.CutPrefix(room, "user:"); ok {
 		return "notifications:" + user

@@ -20,8 +20,8 @@ type Event struct {
 
 	mu      sync.Mutex
 	encoded [variants][]byte
-	failed  [variants / 2]error // the error of encoding, for each frame.Encoding
-	hidden  *Event              // the event without its personal fields; set by afterExpiry
+	failed  [frame.Encodings]error // the error of encoding, for each frame.Encoding
+	hidden  *Event                 // the event without its personal fields; set by afterExpiry
 }
 
 // NewEvent returns an event that was read from a topic or from an owner's log. The parameter declared is nil if the

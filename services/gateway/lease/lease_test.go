@@ -304,8 +304,8 @@ func TestReport_ContainsTheRoomsOfSessionsWhenTheyChange(t *testing.T) {
 	require.Equal(t, []string{"f"}, keeper.Session("alice", "s2"))
 }
 
-// The rooms of a connection were restored. Its client changes them while the next report has to contain all connections.
-// The keeper must store the change.
+// The rooms of a connection were restored. Its client changes them while the next report has to contain all
+// connections. The keeper must store the change.
 func TestReport_ContainsAChangeOfRestoredRoomsAmongAllConnections(t *testing.T) {
 	t.Parallel()
 	l, keeper, _ := begin(t)
