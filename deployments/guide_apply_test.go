@@ -119,8 +119,8 @@ func (d tree) generate(t *testing.T) {
 	}
 }
 
-// After applying the patches of the guide and generating code, the tests that the patches add must pass. A mesh with an
-// unchanged gateway must answer the new commands and queries.
+// After applying the patches of the guide and generating code and documents, the tests that the patches add must pass,
+// and the reference must contain the new commands and queries. A mesh with an unchanged gateway must answer them.
 func TestGuide_PatchesBuildAndPass(t *testing.T) {
 	t.Parallel()
 	d := copyTree(t)
@@ -143,6 +143,13 @@ func TestGuide_PatchesBuildAndPass(t *testing.T) {
 	}
 	d.generate(t)
 	require.Empty(t, d.run(t, ".", "gofmt", "-l", "services/chat", "proto/gen"))
+	d.run(t, "proto", "go", "run", "./cmd/reference") // the other part of make generate
+	reference, err := os.ReadFile(d.path("docs/reference.md"))
+	require.NoError(t, err)
+	for _, name := range []string{"chat.set_topic", "chat.topic", "chat.write_note", "chat.notes"} {
+		require.Contains(t, string(reference), "### `"+name+"`")
+	}
+	d.run(t, ".", "go", "test", "-count=1", "-run", "TestLimits", "./services/chat/query")
 	slices.Sort(packages)
 	out := d.run(t, ".", "go", slices.Concat([]string{"test", "-v", "-count=1", "-tags", "integration",
 		"-run", "^(" + strings.Join(tests, "|") + ")$"}, slices.Compact(packages))...)

@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	gatewayv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/gateway/v1"
@@ -175,17 +176,14 @@ func (w *writer) queries() {
 	}
 }
 
+// method returns the method that declares a query. It may be in another file than the query's request.
 func (d *declarations) method(q *catalog.Query) protoreflect.MethodDescriptor {
-	services := q.Request.Descriptor().ParentFile().Services()
-	for i := range services.Len() {
-		methods := services.Get(i).Methods()
-		for j := range methods.Len() {
-			if m := methods.Get(j); "/"+string(services.Get(i).FullName())+"/"+string(m.Name()) == q.Procedure {
-				return m
-			}
-		}
+	name := strings.ReplaceAll(strings.TrimPrefix(q.Procedure, "/"), "/", ".")
+	found, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(name))
+	if err != nil {
+		panic(err) // package catalog has read the query from this method
 	}
-	panic("the method of " + q.Name + " is declared in another file than its request")
+	return found.(protoreflect.MethodDescriptor)
 }
 
 func (w *writer) events() {
