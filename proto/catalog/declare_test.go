@@ -123,6 +123,9 @@ func TestLoad_RefusesContradictoryDeclarations(t *testing.T) {
 		{"an event with a subject that no command has", func(c *Catalog) {
 			c.events["toy.note_written"].subject = c.events["toy.note_written"].stream
 		}, "no command on streams of kind diary has the subject"},
+		{"an address with an optional field", func(c *Catalog) {
+			c.commands["chat.send_message"].stream = c.commands["chat.send_message"].subject
+		}, "chat.send_message: the optional field reply_to must not be part of an address"},
 		{"a code of a domain that all services have", func(c *Catalog) {
 			c.refusals[0].Code = "not_found"
 		}, "the code not_found is declared by all services already"},

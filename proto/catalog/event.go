@@ -180,11 +180,16 @@ func (c *Catalog) check(e *Event) (problems []error) {
 	return problems
 }
 
-// checkCommands returns an error for each command whose member_of names a room of a kind that no event of the command's
-// service opens.
+// checkCommands returns an error for each command whose stream or member_of names an optional field, or whose member_of
+// names a room of a kind that no event of the command's service opens.
 func (c *Catalog) checkCommands() (problems []error) {
 	for _, name := range c.CommandNames() {
 		cmd := c.commands[name]
+		for _, h := range slices.Concat(cmd.stream.placeholders, cmd.memberOf.placeholders) {
+			if h.field != nil && h.field.HasPresence() {
+				problems = append(problems, fmt.Errorf("%s: the optional field %s must not be part of an address", name, h.field.Name()))
+			}
+		}
 		if cmd.memberOf.source == "" {
 			continue
 		}

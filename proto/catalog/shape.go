@@ -47,11 +47,14 @@ func CheckStorable(field, text string) error {
 }
 
 // Check checks the fields of a command as CheckShape does. The fields that the command's stream, subject and
-// member_of name must also be ids. The error is a refusal.
+// member_of name must also be ids, except that an optional field of the subject may be absent. The error is a refusal.
 func (c *Command) Check(m proto.Message) error {
 	for _, t := range []template{c.stream, c.subject, c.memberOf} {
 		for _, h := range t.placeholders {
-			if h.field != nil && !ValidID(m.ProtoReflect().Get(h.field).String()) {
+			if h.field == nil || h.field.HasPresence() && !m.ProtoReflect().Has(h.field) {
+				continue
+			}
+			if !ValidID(m.ProtoReflect().Get(h.field).String()) {
 				return refusal.NewField(string(h.field.Name()), "has to be an id: %s", IDForm)
 			}
 		}

@@ -46,6 +46,23 @@ func TestCheck_BoundsWholeNumbers(t *testing.T) {
 	}
 }
 
+// An optional field of a subject may be absent. If it is present, it must be an id.
+func TestCheck_OfAnOptionalFieldInASubject(t *testing.T) {
+	send, _ := load(t).Command("chat.send_message")
+	m := &chatv1.SendMessage{ConversationId: "7", Body: "hi"}
+	require.NoError(t, send.Check(m))
+	require.Empty(t, send.Subject(m, Origin{}))
+	m.ReplyTo = proto.String("m")
+	require.NoError(t, send.Check(m))
+	require.Equal(t, "m", send.Subject(m, Origin{}))
+	for _, invalid := range []string{"", "a b"} {
+		m.ReplyTo = &invalid
+		r, ok := refusal.Of(send.Check(m))
+		require.True(t, ok)
+		require.Equal(t, "reply_to", r.Field)
+	}
+}
+
 // A shape has an option that does not apply to the type of its field. The error must name the field and the option.
 func TestCheckShapes_ReportsBoundsThatWouldBeIgnored(t *testing.T) {
 	for _, test := range []struct {

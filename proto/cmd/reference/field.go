@@ -66,7 +66,7 @@ func (d *declarations) fields(m protoreflect.MessageDescriptor, dir direction) (
 		}
 		if dir == sent {
 			address := slices.Contains(addressFields(m), v.name)
-			v.required = v.required || shape.GetRequired() || address
+			v.required = v.required || shape.GetRequired() || address && !f.HasPresence()
 			v.id = v.id || address
 		} else {
 			v.required = v.required || f.IsList() || f.IsMap() || !f.HasPresence() && f.Kind() != protoreflect.EnumKind
@@ -79,7 +79,8 @@ func (d *declarations) fields(m protoreflect.MessageDescriptor, dir direction) (
 var hole = regexp.MustCompile(`\{(?:\$pair:)?([a-z][a-z0-9_]*)\}`)
 
 // addressFields returns the names of the fields from which the addresses of a command or a signal, or the subject of a
-// command, are derived. The values of these fields must be ids.
+// command, are derived. The values of these fields must be ids. They are required, except that an optional field of a
+// subject may be absent.
 func addressFields(m protoreflect.MessageDescriptor) (names []string) {
 	c := proto.GetExtension(m.Options(), routingv1.E_Command).(*routingv1.Command)
 	s := proto.GetExtension(m.Options(), routingv1.E_Signal).(*routingv1.Signal)

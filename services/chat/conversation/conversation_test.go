@@ -35,6 +35,11 @@ func left(user string) decidetest.Event {
 	return decidetest.By(user, &chatv1.MemberLeft{ConversationId: id, UserId: user})
 }
 
+// leftTo is the event that an owner has left, and that another member has become the owner.
+func leftTo(owner, successor string) decidetest.Event {
+	return decidetest.By(owner, &chatv1.MemberLeft{ConversationId: id, UserId: owner, NewOwnerId: successor})
+}
+
 func sent(author, message string) decidetest.Event {
 	return decidetest.By(author, &chatv1.MessageSent{ConversationId: id, MessageId: message})
 }
@@ -107,16 +112,15 @@ func TestDecide(t *testing.T) {
 		"remove by a stranger":     given(class).When("eve", removeBob).Refused(refusal.NotAMember),
 		"remove from a direct":     given(pair).When("ann", removeBob).Refused("direct_conversation"),
 		"remove from an unknown":   given().When("ann", removeBob).Refused(refusal.NotAMember),
-		"remove by the next owner": given(group("ann", "cid", "bob"), left("ann")).When("cid", removeBob).
+		"remove by the next owner": given(group("ann", "cid", "bob"), leftTo("ann", "cid")).When("cid", removeBob).
 			Then(leftBy("bob")),
-		"remove by a member who is not the next owner": given(group("ann", "cid", "bob", "dan"), left("ann")).When("dan", removeBob).
-			Refused("not_allowed"),
-		"remove by an owner who left and came back": given(group("ann", "cid", "bob"), left("ann"), added("ann")).
-			When("ann", removeBob).
-			Refused("not_allowed"),
+		"remove by a member who is not the next owner": given(group("ann", "cid", "bob", "dan"), leftTo("ann", "cid")).
+			When("dan", removeBob).Refused("not_allowed"),
+		"remove by an owner who left and came back": given(group("ann", "cid", "bob"), leftTo("ann", "cid"), added("ann")).
+			When("ann", removeBob).Refused("not_allowed"),
 
 		"leave":                    given(class).When("bob", leave).Then(leftBy("bob")),
-		"leave as owner":           given(class).When("ann", leave).Then(leftBy("ann")),
+		"leave as owner":           given(class).When("ann", leave).Then(leftTo("ann", "bob").Message),
 		"leave as the last":        given(group("ann")).When("ann", leave).Then(leftBy("ann")),
 		"leave twice":              given(class, left("bob")).When("bob", leave).Refused(refusal.NotAMember),
 		"leave as a stranger":      given(class).When("eve", leave).Refused(refusal.NotAMember),
@@ -163,6 +167,9 @@ func TestDecide_HidesFromStrangersWhetherAConversationExists(t *testing.T) {
 	for _, command := range []proto.Message{
 		&chatv1.AddMember{UserId: "dan"}, &chatv1.RemoveMember{UserId: "bob"}, &chatv1.Leave{}, &chatv1.SendMessage{Body: "x"},
 		&chatv1.EditMessage{MessageId: "m", Body: "x"}, &chatv1.DeleteMessage{MessageId: "m"},
+		&chatv1.SetRole{UserId: "bob", Role: chatv1.Role_ROLE_ADMIN}, &chatv1.SetTitle{Title: "x"}, &chatv1.SetPicture{},
+		&chatv1.SendMessage{Body: "x", ReplyTo: new("m"), InThread: true}, &chatv1.PinMessage{MessageId: "m"},
+		&chatv1.UnpinMessage{MessageId: "m"},
 	} {
 		_, want := conversation.New(stream).Decide(decidetest.Origin("eve"), command)
 		for _, past := range [][]decidetest.Event{{direct("ann", "bob")}, {group("ann", "bob"), sent("ann", "m")},

@@ -62,8 +62,12 @@ func (h *history) into(s *conversation.State, after int, all bool, subjects ...s
 // rules is a simple model of the rules about the members of a conversation.
 type rules struct {
 	kind    chatv1.Kind
-	members []string
+	members []string // in the order of joining
+	roles   map[string]chatv1.Role
+	pins    []string
 }
+
+func (r *rules) leads(user string) bool { return r.roles[user] == owner || r.roles[user] == admin }
 
 func (r *rules) check(t *rapid.T, actor string, m proto.Message) {
 	fail := func() { t.Fatalf("%s must not cause %T %v in %+v", actor, m, m, r) }
@@ -79,17 +83,57 @@ func (r *rules) check(t *rapid.T, actor string, m proto.Message) {
 		if e.Kind == chatv1.Kind_KIND_DIRECT && len(e.UserIds) != 2 {
 			fail()
 		}
-		r.kind, r.members = e.Kind, slices.Clone(e.UserIds)
+		r.kind, r.members, r.roles = e.Kind, slices.Clone(e.UserIds), map[string]chatv1.Role{}
+		if e.Kind == chatv1.Kind_KIND_GROUP {
+			r.roles[actor] = owner
+		}
 	case *chatv1.MemberAdded:
 		if r.kind != chatv1.Kind_KIND_GROUP || is(e.UserId) {
 			fail()
 		}
 		r.members = append(r.members, e.UserId)
 	case *chatv1.MemberLeft:
-		if r.kind != chatv1.Kind_KIND_GROUP || !is(e.UserId) || e.UserId != actor && actor != r.members[0] {
+		removed := e.UserId != actor
+		if r.kind != chatv1.Kind_KIND_GROUP || !is(e.UserId) || removed && (!r.leads(actor) || r.roles[e.UserId] == owner) ||
+			removed && r.roles[e.UserId] == admin && r.roles[actor] != owner {
 			fail()
 		}
 		r.members = slices.DeleteFunc(r.members, func(u string) bool { return u == e.UserId })
+		delete(r.roles, e.UserId)
+		if e.NewOwnerId != "" {
+			r.roles[e.NewOwnerId] = owner
+		}
+	case *chatv1.RoleChanged:
+		if r.roles[actor] != owner || !is(e.UserId) {
+			fail()
+		}
+		if e.Role == owner {
+			r.roles[actor] = admin
+		}
+		r.roles[e.UserId] = e.Role
+	case *chatv1.MessagePinned:
+		if slices.Contains(r.pins, e.MessageId) || r.kind == chatv1.Kind_KIND_GROUP && !r.leads(actor) {
+			fail()
+		}
+		r.pins = append(r.pins, e.MessageId)
+	case *chatv1.MessageUnpinned:
+		r.pins = slices.DeleteFunc(r.pins, func(m string) bool { return m == e.MessageId })
+	case *chatv1.MessageDeleted:
+		if slices.Contains(r.pins, e.MessageId) {
+			fail()
+		}
+	}
+	owners := 0
+	for user, role := range r.roles {
+		if role == owner {
+			owners++
+		}
+		if !is(user) {
+			t.Fatalf("%s has a role, but is not a member: %+v", user, r)
+		}
+	}
+	if r.kind == chatv1.Kind_KIND_GROUP && len(r.members) > 0 && owners != 1 {
+		t.Fatalf("a group has %d owners: %+v", owners, r)
 	}
 	if sorted := slices.Sorted(slices.Values(r.members)); len(slices.Compact(sorted)) != len(r.members) {
 		t.Fatalf("a user is a member twice: %v", r.members)
@@ -110,6 +154,10 @@ func command(t *rapid.T, h *history) proto.Message {
 		&chatv1.SendMessage{ConversationId: id, Body: "text"}, &chatv1.SendMessage{ConversationId: id, Body: "text"},
 		&chatv1.EditMessage{ConversationId: id, MessageId: message, Body: "other"},
 		&chatv1.DeleteMessage{ConversationId: id, MessageId: message},
+		&chatv1.SendMessage{ConversationId: id, Body: "text", ReplyTo: &message, InThread: rapid.Bool().Draw(t, "in a thread")},
+		&chatv1.SetRole{ConversationId: id, UserId: user, Role: rapid.SampledFrom([]chatv1.Role{owner, admin, member}).Draw(t, "role")},
+		&chatv1.SetTitle{ConversationId: id, Title: "t"},
+		&chatv1.PinMessage{ConversationId: id, MessageId: message}, &chatv1.UnpinMessage{ConversationId: id, MessageId: message},
 	}).Draw(t, "command")
 }
 

@@ -196,7 +196,7 @@ func (s *sized) measure(b *testing.B) (all []meshtest.Measured) {
 	})
 	repeat("members, a page in the middle", func(ctx context.Context) (int, error) {
 		got, err := s.store.Members(ctx, "big", store.JoinOrder{Version: 1, Index: int32(r.IntN(s.members / 2))}, 50)
-		return len(got.Users), err
+		return len(got.Members), err
 	})
 	connecting := func(user func() string) func(context.Context) (int, error) {
 		return func(ctx context.Context) (int, error) {

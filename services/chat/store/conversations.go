@@ -19,10 +19,10 @@ const ProjectionName = "conversations"
 // sqlJoin adds members as in a small conversation. The statement advance, which runs later, corrects the columns large
 // and period.
 var sqlJoin = fmt.Sprintf(`
-	INSERT INTO conversation_members (member, conversation_id, joined_version, joined_index, period)
-	SELECT member, id, version, index, position >> %d
-	FROM unnest($1::text[], $2::text[], $3::bigint[], $4::integer[], $5::bigint[])
-	AS n (id, member, version, index, position) ON CONFLICT DO NOTHING`, smallShift)
+	INSERT INTO conversation_members (member, conversation_id, role, joined_version, joined_index, period)
+	SELECT member, id, role, version, index, position >> %d
+	FROM unnest($1::text[], $2::text[], $3::integer[], $4::bigint[], $5::integer[], $6::bigint[])
+	AS n (id, member, role, version, index, position) ON CONFLICT DO NOTHING`, smallShift)
 
 // sqlAdvance stores the newest event of each conversation, in three steps: it counts the members if they have changed
 // (newest), updates the conversation (advanced), and then updates its members' rows in which the column period (see
@@ -48,23 +48,20 @@ var sqlAdvance = fmt.Sprintf(`WITH newest AS (
 
 // Each statement writes the rows of a whole batch of events.
 const (
-	sqlStart = `INSERT INTO conversations (conversation_id, kind, title, history_from_joining, version, position, changed_at)
-		SELECT id, kind, title, from_joining, 0, 0, at
-		FROM unnest($1::text[], $2::integer[], $3::text[], $4::boolean[], $5::timestamptz[])
-		AS n (id, kind, title, from_joining, at)`
+	sqlStart = `INSERT INTO conversations
+		(conversation_id, kind, title, picture, history_from_joining, version, position, changed_at)
+		SELECT id, kind, title, picture, from_joining, 0, 0, at
+		FROM unnest($1::text[], $2::integer[], $3::text[], $4::text[], $5::boolean[], $6::timestamptz[])
+		AS n (id, kind, title, picture, from_joining, at)`
 	sqlLeave = `DELETE FROM conversation_members m USING unnest($1::text[], $2::text[]) AS n (id, member)
 		WHERE m.conversation_id = n.id AND m.member = n.member`
-	sqlSend = `INSERT INTO messages (conversation_id, version, message_id, author, body, sent_at)
-		SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::timestamptz[])`
-	sqlEdit = `INSERT INTO edits (conversation_id, message_id, version, body, edited_at)
-		SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::timestamptz[])`
-	// sqlDelete empties earlier messages only, because a message can be sent again with the id of a deleted one.
-	sqlDelete = `WITH gone AS (SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[]) AS n (id, message, version)),
-		forgotten AS (
-			DELETE FROM edits e USING gone
-			WHERE e.conversation_id = gone.id AND e.message_id = gone.message AND e.version < gone.version)
-		UPDATE messages m SET body = '', deleted = true FROM gone
-		WHERE m.conversation_id = gone.id AND m.message_id = gone.message AND m.version < gone.version`
+	sqlSetRole = `UPDATE conversation_members m SET role = n.role
+		FROM unnest($1::text[], $2::text[], $3::integer[]) AS n (id, member, role)
+		WHERE m.conversation_id = n.id AND m.member = n.member`
+	sqlSetTitle = `UPDATE conversations c SET title = n.title FROM unnest($1::text[], $2::text[]) AS n (id, title)
+		WHERE c.conversation_id = n.id`
+	sqlSetPicture = `UPDATE conversations c SET picture = n.picture FROM unnest($1::text[], $2::text[]) AS n (id, picture)
+		WHERE c.conversation_id = n.id`
 )
 
 // The first columns of a statement's rows are their key: a row that is added to a batch replaces an earlier row with
@@ -73,62 +70,81 @@ const (
 	everyRow       = 0 // no key: every row is written
 	byConversation = 1
 	byMember       = 2 // the key is the conversation and the user
+	byMessage      = 2 // the key is the conversation and the message
 )
 
-// conversationWriter has the statements of the projection. Each method adds the rows of one event for these statements
-// to a batch.
-type conversationWriter struct{ start, leave, join, advance, send, edit, remove *projection.Statement }
+// conversationWriter has the statements that write conversations and their members. Each method adds the rows of one
+// event for these statements to a batch.
+type conversationWriter struct {
+	start, leave, join, setRole, setTitle, setPicture, advance *projection.Statement
+}
 
 // DeclareConversations declares the projection of conversations, their members and their messages.
 func DeclareConversations() *projection.Projection {
 	p := projection.Declare(ProjectionName, projection.Options{Streams: []string{"conversation"},
-		Tables: []string{"conversations", "conversation_members", "messages", "edits"}})
+		Tables: []string{"conversations", "conversation_members", "messages", "edits", "pins"}})
 	// A batch executes its statements in the order of their declaration: a user who leaves and is added again within
-	// one batch has to leave first. The statement remove is an update without a key. This is safe, because all its rows
-	// set the same values.
-	c := conversationWriter{start: p.Statement(everyRow, sqlStart), leave: p.Statement(byMember, sqlLeave),
-		join: p.Statement(byMember, sqlJoin), advance: p.Statement(byConversation, sqlAdvance),
-		send: p.Statement(everyRow, sqlSend), edit: p.Statement(everyRow, sqlEdit), remove: p.Statement(everyRow, sqlDelete)}
+	// one batch has to leave first, and gets a role last.
+	c := &conversationWriter{start: p.Statement(everyRow, sqlStart), leave: p.Statement(byMember, sqlLeave),
+		join: p.Statement(byMember, sqlJoin), setRole: p.Statement(byMember, sqlSetRole),
+		setTitle: p.Statement(byConversation, sqlSetTitle), setPicture: p.Statement(byConversation, sqlSetPicture),
+		advance: p.Statement(byConversation, sqlAdvance)}
 	projection.On(p, c.started)
 	projection.On(p, c.added)
 	projection.On(p, c.left)
-	projection.On(p, c.sent)
-	projection.On(p, c.edited)
-	projection.On(p, c.deleted)
+	projection.On(p, c.roleChanged)
+	projection.On(p, c.titleChanged)
+	projection.On(p, c.pictureChanged)
+	declareMessages(p, c)
 	return p
 }
 
 func (c *conversationWriter) started(b *projection.Batch, e projection.Event, m *chatv1.ConversationStarted) {
-	b.Add(c.start, e.ID, int32(m.Kind), storable(m.Title), m.HistoryFromJoining, e.Time)
+	b.Add(c.start, e.ID, int32(m.Kind), storable(m.Title), storable(m.Picture), m.HistoryFromJoining, e.Time)
 	for i, user := range m.UserIds {
-		c.addMember(b, e, user, i)
+		role := chatv1.Role_ROLE_MEMBER
+		if i == 0 && m.Kind != chatv1.Kind_KIND_DIRECT {
+			role = chatv1.Role_ROLE_OWNER
+		}
+		c.addMember(b, e, user, role, i)
 	}
 	c.advanceTo(b, e, true)
 }
 
 func (c *conversationWriter) added(b *projection.Batch, e projection.Event, m *chatv1.MemberAdded) {
-	c.addMember(b, e, m.UserId, 0)
+	role := m.Role
+	if role == chatv1.Role_ROLE_UNSPECIFIED {
+		role = chatv1.Role_ROLE_MEMBER
+	}
+	c.addMember(b, e, m.UserId, role, 0)
 	c.advanceTo(b, e, true)
 }
 
 func (c *conversationWriter) left(b *projection.Batch, e projection.Event, m *chatv1.MemberLeft) {
 	b.Add(c.leave, e.ID, m.UserId)
 	b.Remove(c.join, e.ID, m.UserId)
+	b.Remove(c.setRole, e.ID, m.UserId)
+	if m.NewOwnerId != "" {
+		b.Add(c.setRole, e.ID, m.NewOwnerId, int32(chatv1.Role_ROLE_OWNER))
+	}
 	c.advanceTo(b, e, true)
 }
 
-func (c *conversationWriter) sent(b *projection.Batch, e projection.Event, m *chatv1.MessageSent) {
-	b.Add(c.send, e.ID, e.Version, m.MessageId, e.Actor, storable(m.Body), e.Time)
+func (c *conversationWriter) roleChanged(b *projection.Batch, e projection.Event, m *chatv1.RoleChanged) {
+	b.Add(c.setRole, e.ID, m.UserId, int32(m.Role))
+	if m.PreviousOwnerId != "" {
+		b.Add(c.setRole, e.ID, m.PreviousOwnerId, int32(chatv1.Role_ROLE_ADMIN))
+	}
 	c.advanceTo(b, e, false)
 }
 
-func (c *conversationWriter) edited(b *projection.Batch, e projection.Event, m *chatv1.MessageEdited) {
-	b.Add(c.edit, e.ID, m.MessageId, e.Version, storable(m.Body), e.Time)
+func (c *conversationWriter) titleChanged(b *projection.Batch, e projection.Event, m *chatv1.TitleChanged) {
+	b.Add(c.setTitle, e.ID, storable(m.Title))
 	c.advanceTo(b, e, false)
 }
 
-func (c *conversationWriter) deleted(b *projection.Batch, e projection.Event, m *chatv1.MessageDeleted) {
-	b.Add(c.remove, e.ID, m.MessageId, e.Version)
+func (c *conversationWriter) pictureChanged(b *projection.Batch, e projection.Event, m *chatv1.PictureChanged) {
+	b.Add(c.setPicture, e.ID, storable(m.Picture))
 	c.advanceTo(b, e, false)
 }
 
@@ -142,9 +158,9 @@ func (c *conversationWriter) advanceTo(b *projection.Batch, e projection.Event, 
 }
 
 // addMember adds the row of a member, unless an earlier event of the batch has already added it.
-func (c *conversationWriter) addMember(b *projection.Batch, e projection.Event, user string, index int) {
+func (c *conversationWriter) addMember(b *projection.Batch, e projection.Event, user string, role chatv1.Role, index int) {
 	if b.Row(c.join, e.ID, user) == nil {
-		b.Add(c.join, e.ID, user, e.Version, int32(index), e.Position)
+		b.Add(c.join, e.ID, user, int32(role), e.Version, int32(index), e.Position)
 	}
 }
 

@@ -3,4 +3,8 @@ package store
 // The statements are exported for tests of their query plans.
 var SQLConversations, SQLMembers, SQLOldest, SQLNewest = sqlConversations, sqlMembers, sqlOldest, sqlNewest
 
+var SQLPins = sqlPins
+
+const SQLEdits = sqlEdits
+
 const MaxSmall = maxSmall

@@ -36,16 +36,16 @@ const maxSmall = 64
 // sqlConversations reads a page of small and a page of large conversations, each sorted by period and then by position,
 // and merges them.
 var sqlConversations = fmt.Sprintf(`WITH page AS (
-		(SELECT c.* FROM chat.conversation_members m, LATERAL (
+		(SELECT c.*, m.role FROM chat.conversation_members m, LATERAL (
 			SELECT * FROM chat.conversations c WHERE c.conversation_id = m.conversation_id LIMIT 1) c
 		WHERE m.member = $1 AND NOT m.large AND m.period <= $2::bigint >> %[2]d AND c.position < $2
 		ORDER BY m.period DESC, c.position DESC LIMIT $3)
 		UNION ALL
-		(SELECT c.* FROM chat.conversation_members m, LATERAL (
+		(SELECT c.*, m.role FROM chat.conversation_members m, LATERAL (
 			SELECT * FROM chat.conversations c WHERE c.conversation_id = m.conversation_id LIMIT 1) c
 		WHERE m.member = $1 AND m.large AND m.period <= $2::bigint >> %[3]d AND c.position < $2
 		ORDER BY m.period DESC, c.position DESC LIMIT $3))
-	SELECT c.conversation_id, c.kind, c.title, c.member_count, c.version, c.position, c.changed_at, ARRAY(
+	SELECT c.conversation_id, c.kind, c.title, c.picture, c.role, c.member_count, c.version, c.position, c.changed_at, ARRAY(
 		SELECT m.member FROM chat.conversation_members m WHERE m.conversation_id = c.conversation_id
 		ORDER BY m.joined_version, m.joined_index LIMIT %[1]d)
 	FROM page c ORDER BY c.position DESC LIMIT $3`, maxSmall, smallShift, largeShift)
@@ -66,13 +66,12 @@ func (s *Store) Conversations(ctx context.Context, user string, below catalog.Po
 	bytes, fitting := 0, 0
 	all, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (*chatv1.Conversation, error) {
 		c := &chatv1.Conversation{}
-		var kind int32
 		var position catalog.Position
 		var changed time.Time
-		err := row.Scan(&c.ConversationId, &kind, &c.Title, &c.MemberCount, &c.Version, &position, &changed, &c.UserIds)
-		c.Kind, c.ChangedAt = chatv1.Kind(kind), timestamppb.New(changed)
+		err := row.Scan(&c.ConversationId, &c.Kind, &c.Title, &c.Picture, &c.Role, &c.MemberCount, &c.Version, &position, &changed, &c.UserIds)
+		c.Role, c.ChangedAt = shownRole(c.Kind, c.Role), timestamppb.New(changed)
 		positions = append(positions, position)
-		bytes += len(c.ConversationId) + len(c.Title)
+		bytes += len(c.ConversationId) + len(c.Title) + len(c.Picture)
 		for _, user := range c.UserIds {
 			bytes += len(user)
 		}

@@ -1,133 +1,108 @@
 package store
 
 import (
-	"context"
-	"fmt"
-	"slices"
+	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-	"google.golang.org/protobuf/types/known/timestamppb"
-
-	"github.com/edumatrix/interlinked/proto/catalog"
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
+	"github.com/edumatrix/interlinked/shared/eventlog/projection"
 )
 
-// Range is a range of versions, both ends included.
-type Range struct{ From, To catalog.Version }
-
-// sqlMessages reads messages of the conversation $1: at most one page ($6) from each range ($2, $3), and no row outside
-// of the ranges. For each message it looks up by index the newest edit within the readable ranges ($4, $5). It cuts the
-// page where the texts exceed a number of bytes ($7), but not before the first message. The column count is the number
-// of messages that the page would have without this cut.
+// Each statement writes the rows of a whole batch of events. Lists of user ids are texts that are joined by commas,
+// because unnest cannot return lists of different lengths; an id contains no comma.
 const (
-	sqlMessages = `WITH found AS (
-			SELECT m.* FROM unnest($2::bigint[], $3::bigint[]) AS range (lower, upper), LATERAL (
-				SELECT * FROM chat.messages m WHERE m.conversation_id = $1 AND m.version >= lower AND m.version <= upper
-				ORDER BY m.version %[1]s LIMIT $6) m
-			ORDER BY m.version %[1]s LIMIT $6),
-		page AS (
-			SELECT m.message_id, m.version, m.author, coalesce(e.body, m.body) AS body, m.sent_at, e.edited_at, m.deleted
-			FROM found m LEFT JOIN LATERAL (
-				SELECT newest.* FROM unnest($4::bigint[], $5::bigint[]) AS readable (lower, upper), LATERAL (
-					SELECT version, body, edited_at FROM chat.edits
-					WHERE conversation_id = $1 AND message_id = m.message_id
-						AND version >= greatest(lower, m.version + 1) AND version <= upper
-					ORDER BY version DESC LIMIT 1) newest
-				ORDER BY newest.version DESC LIMIT 1) e ON NOT m.deleted),
-		sized AS (
-			SELECT *, count(*) OVER () AS count, sum(octet_length(body)) OVER (
-				ORDER BY version %[1]s ROWS UNBOUNDED PRECEDING) AS bytes, row_number() OVER (ORDER BY version %[1]s) AS row
-			FROM page)
-		SELECT message_id, version, author, body, sent_at, edited_at, deleted, count FROM sized
-		WHERE bytes <= $7 OR row = 1 ORDER BY version %[1]s`
-	// maxRanges is the maximum number of ranges that one statement reads. Each range costs an index lookup and at most
-	// the rows of one page.
-	maxRanges = 16
+	sqlSend = `INSERT INTO messages
+		(conversation_id, version, message_id, author, body, sent_at, reply_to, thread_id, mentioned, mentions_all)
+		SELECT id, version, message, author, body, at, reply_to, thread, string_to_array(mentioned, ','), mentions_all
+		FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[], $8::text[],
+			$9::text[], $10::boolean[])
+		AS n (id, version, message, author, body, at, reply_to, thread, mentioned, mentions_all)`
+	sqlEdit = `INSERT INTO edits (conversation_id, message_id, version, body, edited_at, mentioned, mentions_all)
+		SELECT id, message, version, body, at, string_to_array(mentioned, ','), mentions_all
+		FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::timestamptz[], $6::text[], $7::boolean[])
+		AS n (id, message, version, body, at, mentioned, mentions_all)`
+	// sqlReply changes the number of replies in threads, and the newest reply if the column author is not empty.
+	sqlReply = `UPDATE messages m SET reply_count = m.reply_count + n.change,
+		last_reply_at = CASE WHEN n.author = '' THEN m.last_reply_at ELSE n.at END,
+		last_reply_by = CASE WHEN n.author = '' THEN m.last_reply_by ELSE n.author END
+		FROM unnest($1::text[], $2::text[], $3::integer[], $4::text[], $5::timestamptz[]) AS n (id, thread, change, author, at)
+		WHERE m.conversation_id = n.id AND m.message_id = n.thread`
+	// sqlDelete empties earlier messages only, because a message can be sent again with the id of a deleted one.
+	sqlDelete = `WITH gone AS (SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[]) AS n (id, message, version)),
+		forgotten AS (
+			DELETE FROM edits e USING gone
+			WHERE e.conversation_id = gone.id AND e.message_id = gone.message AND e.version < gone.version)
+		UPDATE messages m SET body = '', mentioned = '{}', mentions_all = false, deleted = true FROM gone
+		WHERE m.conversation_id = gone.id AND m.message_id = gone.message AND m.version < gone.version`
+	sqlUnpin = `DELETE FROM pins p USING unnest($1::text[], $2::text[]) AS n (id, message)
+		WHERE p.conversation_id = n.id AND p.message_id = n.message`
+	sqlPin = `INSERT INTO pins (conversation_id, message_id, version, pinned_by, pinned_at)
+		SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::timestamptz[])`
 )
 
-var sqlOldest, sqlNewest = fmt.Sprintf(sqlMessages, "ASC"), fmt.Sprintf(sqlMessages, "DESC")
-
-// Page selects the messages to read.
-type Page struct {
-	// After and Before bound the versions of the messages; both bounds are exclusive.
-	After, Before catalog.Version
-	// Ranges are the readable versions, ascending and disjoint.
-	Ranges []Range
-	// If FromAfter is true, the messages nearest to After are read, otherwise the messages nearest to Before.
-	FromAfter bool
-	Limit     int
+// messageWriter has the statements that write messages. Each method adds the rows of one event for these statements to a
+// batch.
+type messageWriter struct {
+	*conversationWriter
+	send, edit, reply, remove, unpin, pin *projection.Statement
 }
 
-// clamped returns the parts of the ranges that lie between After and Before, in the order in which the page is filled:
-// ascending if FromAfter is true, otherwise descending.
-func (p Page) clamped() (all []Range) {
-	for _, r := range p.Ranges {
-		if r.To > p.After && r.From < p.Before {
-			all = append(all, Range{max(r.From, p.After+1), min(r.To, p.Before-1)})
-		}
-	}
-	all = slices.DeleteFunc(all, func(r Range) bool { return r.From > r.To })
-	if !p.FromAfter {
-		slices.Reverse(all)
-	}
-	return all
+// declareMessages declares the functions for the events about messages.
+func declareMessages(p *projection.Projection, c *conversationWriter) {
+	// A message has to be sent before it gets replies. A message that is unpinned and pinned again within one batch has
+	// to be unpinned first. The statement remove is an update without a key. This is safe, because all its rows set the
+	// same values.
+	m := messageWriter{conversationWriter: c, send: p.Statement(everyRow, sqlSend), edit: p.Statement(everyRow, sqlEdit),
+		reply: p.Statement(byMessage, sqlReply), remove: p.Statement(everyRow, sqlDelete),
+		unpin: p.Statement(byMessage, sqlUnpin), pin: p.Statement(byMessage, sqlPin)}
+	projection.On(p, m.sent)
+	projection.On(p, m.edited)
+	projection.On(p, m.deleted)
+	projection.On(p, m.pinned)
+	projection.On(p, m.unpinned)
 }
 
-// Messages reads a page, the oldest message first, and reports whether there are more messages beyond it. The text of a
-// message is the newest one within the ranges. A deleted message has no text, even if it was deleted outside of the
-// ranges.
-func (s *Store) Messages(ctx context.Context, id string, p Page) (all []*chatv1.Message, more bool, err error) {
-	statement := sqlNewest
-	if p.FromAfter {
-		statement = sqlOldest
-	}
-	readableLower, readableUpper := bounds(p.Ranges)
-	bytes := 0
-	for ranges := range slices.Chunk(p.clamped(), maxRanges) {
-		lower, upper := bounds(ranges)
-		rows, err := s.pool.Query(ctx, statement, planned, id, lower, upper, readableLower, readableUpper,
-			p.Limit+1-len(all), MaxPageBytes-bytes) // one more than the limit, to see whether there are more
-		if err != nil {
-			return nil, false, fmt.Errorf("read messages of %s: %w", id, err)
-		}
-		count, before := 0, len(all)
-		found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*chatv1.Message, error) {
-			m := &chatv1.Message{}
-			var sent time.Time
-			var edited *time.Time
-			err := row.Scan(&m.MessageId, &m.Version, &m.Author, &m.Body, &sent, &edited, &m.Deleted, &count)
-			if m.SentAt = timestamppb.New(sent); edited != nil {
-				m.EditedAt = timestamppb.New(*edited)
-			}
-			bytes += len(m.Body)
-			return m, err
-		})
-		if err != nil {
-			return nil, false, fmt.Errorf("read messages of %s: %w", id, err)
-		}
-		if before > 0 && bytes > MaxPageBytes {
-			// So that no page is empty, the statement returns its first row even if the text of this row exceeds the
-			// rest of MaxPageBytes. This page has messages already, so leave the row out. The next page begins with it.
-			found = nil
-		}
-		all = append(all, found...)
-		cutByBytes := before+count > len(all)
-		if cutByBytes || len(all) > p.Limit {
-			all, more = all[:min(len(all), p.Limit)], true
-			break
-		}
-	}
-	if !p.FromAfter {
-		slices.Reverse(all)
-	}
-	return all, more, nil
+func (w messageWriter) sent(b *projection.Batch, e projection.Event, m *chatv1.MessageSent) {
+	b.Add(w.send, e.ID, e.Version, m.MessageId, e.Actor, storable(m.Body), e.Time, m.ReplyTo, m.ThreadId,
+		strings.Join(m.MentionedUserIds, ","), m.MentionsAll)
+	w.countReply(b, e, m.ThreadId, 1, e.Actor)
+	w.advanceTo(b, e, false)
 }
 
-// bounds returns the lower and upper ends of ranges as two columns.
-func bounds(all []Range) (lower, upper []int64) {
-	for _, r := range all {
-		lower, upper = append(lower, int64(r.From)), append(upper, int64(r.To))
+func (w messageWriter) edited(b *projection.Batch, e projection.Event, m *chatv1.MessageEdited) {
+	b.Add(w.edit, e.ID, m.MessageId, e.Version, storable(m.Body), e.Time, strings.Join(m.MentionedUserIds, ","), m.MentionsAll)
+	w.advanceTo(b, e, false)
+}
+
+func (w messageWriter) deleted(b *projection.Batch, e projection.Event, m *chatv1.MessageDeleted) {
+	b.Add(w.remove, e.ID, m.MessageId, e.Version)
+	w.countReply(b, e, m.ThreadId, -1, "")
+	w.advanceTo(b, e, false)
+}
+
+func (w messageWriter) pinned(b *projection.Batch, e projection.Event, m *chatv1.MessagePinned) {
+	b.Add(w.pin, e.ID, m.MessageId, e.Version, e.Actor, e.Time)
+	w.advanceTo(b, e, false)
+}
+
+func (w messageWriter) unpinned(b *projection.Batch, e projection.Event, m *chatv1.MessageUnpinned) {
+	b.Add(w.unpin, e.ID, m.MessageId)
+	b.Remove(w.pin, e.ID, m.MessageId)
+	w.advanceTo(b, e, false)
+}
+
+// countReply adds a change of the number of replies in a thread. The author of a deletion is empty, because a deletion
+// does not change which reply is the newest. Without a thread, countReply adds nothing.
+func (w messageWriter) countReply(b *projection.Batch, e projection.Event, thread string, change int32, author string) {
+	if thread == "" {
+		return
 	}
-	return lower, upper
+	at := e.Time
+	if earlier := b.Row(w.reply, e.ID, thread); earlier != nil { // id, thread, change, author, at
+		change += earlier[2].(int32)
+		if author == "" {
+			author, at = earlier[3].(string), earlier[4].(time.Time)
+		}
+	}
+	b.Add(w.reply, e.ID, thread, change, author, at)
 }

@@ -75,15 +75,24 @@ INSERT INTO chat.conversation_members (member, conversation_id, joined_version, 
 SELECT 'member' || n, 'busy', 1, n, true, 0 FROM generate_series(1, %[3]d) n;
 INSERT INTO chat.messages (conversation_id, version, message_id, author, body, sent_at)
 SELECT 'busy', n + 1, 'm' || n, 'ann', 'text', now() FROM generate_series(1, %[1]d) n;
+INSERT INTO chat.messages (conversation_id, version, message_id, author, body, sent_at, thread_id)
+SELECT 'busy', %[1]d + n, 'r' || n, 'ann', 'text', now(), 'm' || n %% 7 FROM generate_series(1, %[1]d) n;
+INSERT INTO chat.pins (conversation_id, message_id, version, pinned_by, pinned_at)
+SELECT 'busy', 'm' || n, 3 * %[1]d + n, 'ann', now() FROM generate_series(1, 100) n;
+INSERT INTO chat.pins (conversation_id, message_id, version, pinned_by, pinned_at)
+SELECT 'c' || n, 'm', n, 'ann', now() FROM generate_series(1, %[2]d) n;
 INSERT INTO chat.edits (conversation_id, message_id, version, body, edited_at)
 SELECT 'busy', 'm5', %[1]d + n, 'edited', now() FROM generate_series(1, %[1]d) n;
-ANALYZE chat.conversations, chat.conversation_members, chat.messages, chat.edits`, messages, conversations, members),
+ANALYZE chat.conversations, chat.conversation_members, chat.messages, chat.edits, chat.pins`, messages, conversations, members),
 		pgx.QueryExecModeSimpleProtocol)
 	require.NoError(t, err)
 	one := func(from, to int64) []any { return []any{[]int64{from}, []int64{to}} }
 	history := func(ranges []any, readable []any) []any {
-		return slices.Concat([]any{"busy"}, ranges, readable, []any{201, store.MaxPageBytes})
+		return slices.Concat([]any{"busy"}, readable, []any{201, store.MaxPageBytes}, ranges, []any{""})
 	}
+	thread := slices.Concat([]any{"busy"}, one(1, math.MaxInt64), []any{201, store.MaxPageBytes}, one(1, math.MaxInt64), []any{"m7"})
+	pins := slices.Concat([]any{"busy"}, one(1, math.MaxInt64), []any{101, store.MaxPageBytes, int64(math.MaxInt64)})
+	edits := slices.Concat([]any{"busy", "m5"}, one(1, math.MaxInt64), []any{int64(messages + 200), 51, store.MaxPageBytes})
 	var often, until []int64 // the ranges of a user who joined and left 16 times, without a message in any range
 	for n := range int64(16) {
 		often, until = append(often, 100_000+10*n), append(until, 100_001+10*n)
@@ -93,8 +102,11 @@ ANALYZE chat.conversations, chat.conversation_members, chat.messages, chat.edits
 		args      []any
 		most      int
 	}{
-		// These statements read at most 201 messages of each range, and the newest text of each message.
+		// These statements read at most 201 messages of each range, and the newest text and the pin of each message.
 		"the newest messages":         {store.SQLNewest, history(one(1, messages+1), one(1, messages+1)), 402},
+		"a thread":                    {store.SQLNewest, thread, 402},
+		"the pinned messages":         {store.SQLPins, pins, 301},
+		"edits in the middle":         {store.SQLEdits, edits, 60},
 		"the oldest messages":         {store.SQLOldest, history(one(1, messages+1), one(1, messages+1)), 402},
 		"messages in the middle":      {store.SQLNewest, history(one(1, messages/2), one(1, messages+1)), 402},
 		"a user who left early":       {store.SQLNewest, history(one(1, 1000), one(1, 1000)), 402},
@@ -160,8 +172,9 @@ func TestMigration_OfEarlierRowsEqualsARebuild(t *testing.T) {
 	f.happens("user0", group("late", "user0", "user2"))
 	f.happens("user0", leave("large", "user3"), join("large", "user3"), leave("large", "user5"), join("large", "zed"))
 	want := f.Rows()
-	for _, step := range []struct{ name, part string }{{"00003_periods.sql", "Down"}, {"00002_pages.sql", "Down"},
-		{"00002_pages.sql", "Up"}, {"00003_periods.sql", "Up"}} {
+	for _, step := range []struct{ name, part string }{
+		{"00004_roles_and_threads.sql", "Down"}, {"00003_periods.sql", "Down"}, {"00002_pages.sql", "Down"},
+		{"00002_pages.sql", "Up"}, {"00003_periods.sql", "Up"}, {"00004_roles_and_threads.sql", "Up"}} {
 		_, err := f.Pool.Exec(t.Context(), "SET search_path = chat;"+migration(t, step.name, step.part)+";RESET search_path",
 			pgx.QueryExecModeSimpleProtocol)
 		require.NoError(t, err, step)

@@ -29,12 +29,13 @@ const MaxPageBytes = 512 << 10
 
 // The tables, as the migrations leave them:
 //
-//	conversations         one row for each conversation: kind, title, history_from_joining, member_count, large; version,
-//	                      position and changed_at are those of its newest event
-//	conversation_members  one row for each member of a conversation: joined_version and joined_index are the place in the
-//	                      order of joining; large and period sort a user's list of conversations (see list.go)
-//	messages              one row for each message, by version; a deleted message has no body
+//	conversations         one row for each conversation: kind, title, picture, history_from_joining, member_count, large;
+//	                      version, position and changed_at are those of its newest event
+//	conversation_members  one row for each member of a conversation: role; joined_version and joined_index are the place
+//	                      in the order of joining; large and period sort a user's list of conversations (see list.go)
+//	messages              one row for each message, by thread and version; a deleted message has no body
 //	edits                 one row for each edit of a message that is not deleted
+//	pins                  one row for each pinned message
 
 // Store reads the rows that the projection wrote. Its statements name the schema chat, because its connections do not
 // set search_path. The projection's statements name no schema, because a rebuild runs them in another schema.

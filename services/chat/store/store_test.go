@@ -173,7 +173,10 @@ func TestStore_LargeConversations(t *testing.T) {
 		m := f.members("large", after, 200)
 		require.EqualValues(t, 2000, m.Count)
 		require.EqualValues(t, 1502, m.Version)
-		if users = append(users, m.Users...); m.Next == (store.JoinOrder{}) {
+		for _, member := range m.Members {
+			users = append(users, member.UserId)
+		}
+		if m.Next == (store.JoinOrder{}) {
 			require.Equal(t, 9, pages)
 			break
 		}
@@ -196,7 +199,7 @@ func TestStore_LargeConversations(t *testing.T) {
 	f.happens("user0", leave("large", "ann"))
 	f.happens("user0", join("large", "ann"))
 	f.RequireRebuild()
-	require.Equal(t, "ann", f.members("large", store.JoinOrder{}, 200).Users[64])
+	require.Equal(t, "ann", f.members("large", store.JoinOrder{}, 200).Members[64].UserId)
 }
 
 // A page of messages must end before its texts exceed MaxPageBytes, and report that there are more messages. A page

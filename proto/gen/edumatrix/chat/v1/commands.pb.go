@@ -77,8 +77,10 @@ type StartGroup struct {
 	UserIds []string               `protobuf:"bytes,2,rep,name=user_ids,json=userIds,proto3" json:"user_ids,omitempty"`
 	// Whether members can read only the messages that were sent after they had joined.
 	HistoryFromJoining bool `protobuf:"varint,3,opt,name=history_from_joining,json=historyFromJoining,proto3" json:"history_from_joining,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// The picture of the group, as in chat.set_picture.
+	Picture       string `protobuf:"bytes,4,opt,name=picture,proto3" json:"picture,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StartGroup) Reset() {
@@ -130,6 +132,13 @@ func (x *StartGroup) GetHistoryFromJoining() bool {
 		return x.HistoryFromJoining
 	}
 	return false
+}
+
+func (x *StartGroup) GetPicture() string {
+	if x != nil {
+		return x.Picture
+	}
+	return ""
 }
 
 // AddMember adds a user to a group. Every member may send the command. It is refused as too_many if the user is a
@@ -186,7 +195,8 @@ func (x *AddMember) GetUserId() string {
 	return ""
 }
 
-// RemoveMember removes another member from a group. Only the owner of the group may remove other members.
+// RemoveMember removes another member from a group. The owner may remove every other member, and admins may remove
+// members who are neither the owner nor an admin.
 type RemoveMember struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -239,7 +249,8 @@ func (x *RemoveMember) GetUserId() string {
 	return ""
 }
 
-// Leave removes the actor from a group. The actor can still read the messages that the actor could read before.
+// Leave removes the actor from a group. The actor can still read the messages that the actor could read before. When the
+// owner leaves, the admin who has been a member for the longest time becomes the owner, or the member if there is no admin.
 type Leave struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -284,19 +295,199 @@ func (x *Leave) GetConversationId() string {
 	return ""
 }
 
+// SetTitle sets the title of a group; an empty title removes it. Only the owner and admins may send the command.
+type SetTitle struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
+	Title          string                 `protobuf:"bytes,2,opt,name=title,proto3" json:"title,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *SetTitle) Reset() {
+	*x = SetTitle{}
+	mi := &file_edumatrix_chat_v1_commands_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetTitle) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetTitle) ProtoMessage() {}
+
+func (x *SetTitle) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_chat_v1_commands_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetTitle.ProtoReflect.Descriptor instead.
+func (*SetTitle) Descriptor() ([]byte, []int) {
+	return file_edumatrix_chat_v1_commands_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *SetTitle) GetConversationId() string {
+	if x != nil {
+		return x.ConversationId
+	}
+	return ""
+}
+
+func (x *SetTitle) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+// SetPicture sets the picture of a group; an empty picture removes it. Only the owner and admins may send the command.
+type SetPicture struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
+	// The URL of an image, which begins with "https://", or with "/" if this installation serves the image.
+	Picture       string `protobuf:"bytes,2,opt,name=picture,proto3" json:"picture,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPicture) Reset() {
+	*x = SetPicture{}
+	mi := &file_edumatrix_chat_v1_commands_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPicture) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPicture) ProtoMessage() {}
+
+func (x *SetPicture) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_chat_v1_commands_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPicture.ProtoReflect.Descriptor instead.
+func (*SetPicture) Descriptor() ([]byte, []int) {
+	return file_edumatrix_chat_v1_commands_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *SetPicture) GetConversationId() string {
+	if x != nil {
+		return x.ConversationId
+	}
+	return ""
+}
+
+func (x *SetPicture) GetPicture() string {
+	if x != nil {
+		return x.Picture
+	}
+	return ""
+}
+
+// SetRole changes the role of another member of a group. Only the owner may send the command. An owner who makes another
+// member the owner becomes an admin.
+type SetRole struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
+	UserId         string                 `protobuf:"bytes,2,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	// It must be present.
+	Role          Role `protobuf:"varint,3,opt,name=role,proto3,enum=edumatrix.chat.v1.Role" json:"role,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetRole) Reset() {
+	*x = SetRole{}
+	mi := &file_edumatrix_chat_v1_commands_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetRole) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetRole) ProtoMessage() {}
+
+func (x *SetRole) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_chat_v1_commands_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetRole.ProtoReflect.Descriptor instead.
+func (*SetRole) Descriptor() ([]byte, []int) {
+	return file_edumatrix_chat_v1_commands_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *SetRole) GetConversationId() string {
+	if x != nil {
+		return x.ConversationId
+	}
+	return ""
+}
+
+func (x *SetRole) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *SetRole) GetRole() Role {
+	if x != nil {
+		return x.Role
+	}
+	return Role_ROLE_UNSPECIFIED
+}
+
 // SendMessage sends a message to a conversation of which the actor is a member. The event contains the id of the
 // message.
 type SendMessage struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
 	Body           string                 `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The message that this one answers; absent: it answers no message. The command is refused as message_deleted if the
+	// answered message is deleted.
+	ReplyTo *string `protobuf:"bytes,3,opt,name=reply_to,json=replyTo,proto3,oneof" json:"reply_to,omitempty"`
+	// Whether the message belongs to the thread of the answered message. If the answered message belongs to a thread
+	// itself, the new message belongs to the same thread. Otherwise the answered message is the first one of the thread.
+	InThread bool `protobuf:"varint,4,opt,name=in_thread,json=inThread,proto3" json:"in_thread,omitempty"`
+	// The users whom the text mentions. Users who are not members are left out.
+	MentionedUserIds []string `protobuf:"bytes,5,rep,name=mentioned_user_ids,json=mentionedUserIds,proto3" json:"mentioned_user_ids,omitempty"`
+	// Whether the text mentions all members. In a group, only the owner and admins may mention all members.
+	MentionsAll   bool `protobuf:"varint,6,opt,name=mentions_all,json=mentionsAll,proto3" json:"mentions_all,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SendMessage) Reset() {
 	*x = SendMessage{}
-	mi := &file_edumatrix_chat_v1_commands_proto_msgTypes[5]
+	mi := &file_edumatrix_chat_v1_commands_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -308,7 +499,7 @@ func (x *SendMessage) String() string {
 func (*SendMessage) ProtoMessage() {}
 
 func (x *SendMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_chat_v1_commands_proto_msgTypes[5]
+	mi := &file_edumatrix_chat_v1_commands_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -321,7 +512,7 @@ func (x *SendMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SendMessage.ProtoReflect.Descriptor instead.
 func (*SendMessage) Descriptor() ([]byte, []int) {
-	return file_edumatrix_chat_v1_commands_proto_rawDescGZIP(), []int{5}
+	return file_edumatrix_chat_v1_commands_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SendMessage) GetConversationId() string {
@@ -338,19 +529,51 @@ func (x *SendMessage) GetBody() string {
 	return ""
 }
 
+func (x *SendMessage) GetReplyTo() string {
+	if x != nil && x.ReplyTo != nil {
+		return *x.ReplyTo
+	}
+	return ""
+}
+
+func (x *SendMessage) GetInThread() bool {
+	if x != nil {
+		return x.InThread
+	}
+	return false
+}
+
+func (x *SendMessage) GetMentionedUserIds() []string {
+	if x != nil {
+		return x.MentionedUserIds
+	}
+	return nil
+}
+
+func (x *SendMessage) GetMentionsAll() bool {
+	if x != nil {
+		return x.MentionsAll
+	}
+	return false
+}
+
 // EditMessage replaces the text of a message. Only the author of the message may edit it.
 type EditMessage struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
 	MessageId      string                 `protobuf:"bytes,2,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
 	Body           string                 `protobuf:"bytes,3,opt,name=body,proto3" json:"body,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The users whom the new text mentions, as in chat.send_message.
+	MentionedUserIds []string `protobuf:"bytes,4,rep,name=mentioned_user_ids,json=mentionedUserIds,proto3" json:"mentioned_user_ids,omitempty"`
+	// Whether the new text mentions all members, as in chat.send_message.
+	MentionsAll   bool `protobuf:"varint,5,opt,name=mentions_all,json=mentionsAll,proto3" json:"mentions_all,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *EditMessage) Reset() {
 	*x = EditMessage{}
-	mi := &file_edumatrix_chat_v1_commands_proto_msgTypes[6]
+	mi := &file_edumatrix_chat_v1_commands_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -362,7 +585,7 @@ func (x *EditMessage) String() string {
 func (*EditMessage) ProtoMessage() {}
 
 func (x *EditMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_chat_v1_commands_proto_msgTypes[6]
+	mi := &file_edumatrix_chat_v1_commands_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -375,7 +598,7 @@ func (x *EditMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EditMessage.ProtoReflect.Descriptor instead.
 func (*EditMessage) Descriptor() ([]byte, []int) {
-	return file_edumatrix_chat_v1_commands_proto_rawDescGZIP(), []int{6}
+	return file_edumatrix_chat_v1_commands_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *EditMessage) GetConversationId() string {
@@ -399,8 +622,22 @@ func (x *EditMessage) GetBody() string {
 	return ""
 }
 
-// DeleteMessage deletes a message, and its texts in the earlier events about it. Only the author of the message and the
-// owner of the group may delete it.
+func (x *EditMessage) GetMentionedUserIds() []string {
+	if x != nil {
+		return x.MentionedUserIds
+	}
+	return nil
+}
+
+func (x *EditMessage) GetMentionsAll() bool {
+	if x != nil {
+		return x.MentionsAll
+	}
+	return false
+}
+
+// DeleteMessage deletes a message, and its texts in the earlier events about it. The author of the message may delete it,
+// and in a group also the owner and admins. A deleted message is no longer pinned.
 type DeleteMessage struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -411,7 +648,7 @@ type DeleteMessage struct {
 
 func (x *DeleteMessage) Reset() {
 	*x = DeleteMessage{}
-	mi := &file_edumatrix_chat_v1_commands_proto_msgTypes[7]
+	mi := &file_edumatrix_chat_v1_commands_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -423,7 +660,7 @@ func (x *DeleteMessage) String() string {
 func (*DeleteMessage) ProtoMessage() {}
 
 func (x *DeleteMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_chat_v1_commands_proto_msgTypes[7]
+	mi := &file_edumatrix_chat_v1_commands_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -436,7 +673,7 @@ func (x *DeleteMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteMessage.ProtoReflect.Descriptor instead.
 func (*DeleteMessage) Descriptor() ([]byte, []int) {
-	return file_edumatrix_chat_v1_commands_proto_rawDescGZIP(), []int{7}
+	return file_edumatrix_chat_v1_commands_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DeleteMessage) GetConversationId() string {
@@ -453,19 +690,128 @@ func (x *DeleteMessage) GetMessageId() string {
 	return ""
 }
 
+// PinMessage adds a message to the pinned messages of a conversation. In a group, only the owner and admins may send the
+// command.
+type PinMessage struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
+	MessageId      string                 `protobuf:"bytes,2,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *PinMessage) Reset() {
+	*x = PinMessage{}
+	mi := &file_edumatrix_chat_v1_commands_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PinMessage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PinMessage) ProtoMessage() {}
+
+func (x *PinMessage) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_chat_v1_commands_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PinMessage.ProtoReflect.Descriptor instead.
+func (*PinMessage) Descriptor() ([]byte, []int) {
+	return file_edumatrix_chat_v1_commands_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *PinMessage) GetConversationId() string {
+	if x != nil {
+		return x.ConversationId
+	}
+	return ""
+}
+
+func (x *PinMessage) GetMessageId() string {
+	if x != nil {
+		return x.MessageId
+	}
+	return ""
+}
+
+// UnpinMessage removes a message from the pinned messages of a conversation. In a group, only the owner and admins may
+// send the command.
+type UnpinMessage struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
+	MessageId      string                 `protobuf:"bytes,2,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *UnpinMessage) Reset() {
+	*x = UnpinMessage{}
+	mi := &file_edumatrix_chat_v1_commands_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnpinMessage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnpinMessage) ProtoMessage() {}
+
+func (x *UnpinMessage) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_chat_v1_commands_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnpinMessage.ProtoReflect.Descriptor instead.
+func (*UnpinMessage) Descriptor() ([]byte, []int) {
+	return file_edumatrix_chat_v1_commands_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *UnpinMessage) GetConversationId() string {
+	if x != nil {
+		return x.ConversationId
+	}
+	return ""
+}
+
+func (x *UnpinMessage) GetMessageId() string {
+	if x != nil {
+		return x.MessageId
+	}
+	return ""
+}
+
 var File_edumatrix_chat_v1_commands_proto protoreflect.FileDescriptor
 
 const file_edumatrix_chat_v1_commands_proto_rawDesc = "" +
 	"\n" +
-	" edumatrix/chat/v1/commands.proto\x12\x11edumatrix.chat.v1\x1a\"edumatrix/routing/v1/routing.proto\"_\n" +
+	" edumatrix/chat/v1/commands.proto\x12\x11edumatrix.chat.v1\x1a\x1eedumatrix/chat/v1/events.proto\x1a\"edumatrix/routing/v1/routing.proto\"_\n" +
 	"\vStartDirect\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId:7\xaa\xbb\x183\n" +
-	"\x11chat.start_direct\x12\x1cconversation:{$pair:user_id}\x18\x01\"\xb6\x01\n" +
+	"\x11chat.start_direct\x12\x1cconversation:{$pair:user_id}\x18\x01\"\xdd\x01\n" +
 	"\n" +
 	"StartGroup\x12!\n" +
 	"\x05title\x18\x01 \x01(\tB\v\xa8\xbb\x18\x01\xb2\xbb\x18\x03\x18\xc8\x01R\x05title\x12$\n" +
 	"\buser_ids\x18\x02 \x03(\tB\t\xb2\xbb\x18\x05\x10\x01 \xf4\x03R\auserIds\x120\n" +
-	"\x14history_from_joining\x18\x03 \x01(\bR\x12historyFromJoining:-\xaa\xbb\x18)\n" +
+	"\x14history_from_joining\x18\x03 \x01(\bR\x12historyFromJoining\x12%\n" +
+	"\apicture\x18\x04 \x01(\tB\v\xa8\xbb\x18\x01\xb2\xbb\x18\x03\x18\xd0\x0fR\apicture:-\xaa\xbb\x18)\n" +
 	"\x10chat.start_group\x12\x13conversation:{$new}\x18\x01\"\x90\x01\n" +
 	"\tAddMember\x12'\n" +
 	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12!\n" +
@@ -478,25 +824,60 @@ const file_edumatrix_chat_v1_commands_proto_rawDesc = "" +
 	"\x05Leave\x12'\n" +
 	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId:2\xaa\xbb\x18.\n" +
 	"\n" +
-	"chat.leave\x12\x1econversation:{conversation_id}\x18\x01\"\x94\x01\n" +
+	"chat.leave\x12\x1econversation:{conversation_id}\x18\x01\"\x8e\x01\n" +
+	"\bSetTitle\x12'\n" +
+	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12!\n" +
+	"\x05title\x18\x02 \x01(\tB\v\xa8\xbb\x18\x01\xb2\xbb\x18\x03\x18\xc8\x01R\x05title:6\xaa\xbb\x182\n" +
+	"\x0echat.set_title\x12\x1econversation:{conversation_id}\x18\x01\"\x96\x01\n" +
+	"\n" +
+	"SetPicture\x12'\n" +
+	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12%\n" +
+	"\apicture\x18\x02 \x01(\tB\v\xa8\xbb\x18\x01\xb2\xbb\x18\x03\x18\xd0\x0fR\apicture:8\xaa\xbb\x184\n" +
+	"\x10chat.set_picture\x12\x1econversation:{conversation_id}\x18\x01\"\xb9\x01\n" +
+	"\aSetRole\x12'\n" +
+	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12!\n" +
+	"\auser_id\x18\x02 \x01(\tB\b\xb2\xbb\x18\x04\b\x01\x10\x01R\x06userId\x12+\n" +
+	"\x04role\x18\x03 \x01(\x0e2\x17.edumatrix.chat.v1.RoleR\x04role:5\xaa\xbb\x181\n" +
+	"\rchat.set_role\x12\x1econversation:{conversation_id}\x18\x01\"\xc5\x02\n" +
 	"\vSendMessage\x12'\n" +
 	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12!\n" +
-	"\x04body\x18\x02 \x01(\tB\r\xa8\xbb\x18\x01\xb2\xbb\x18\x05\b\x01\x18\xc0>R\x04body:9\xaa\xbb\x185\n" +
-	"\x11chat.send_message\x12\x1econversation:{conversation_id}\x18\x01\"\xc1\x01\n" +
+	"\x04body\x18\x02 \x01(\tB\r\xa8\xbb\x18\x01\xb2\xbb\x18\x05\b\x01\x18\xc0>R\x04body\x12\x1e\n" +
+	"\breply_to\x18\x03 \x01(\tH\x00R\areplyTo\x88\x01\x01\x12\x1b\n" +
+	"\tin_thread\x18\x04 \x01(\bR\binThread\x126\n" +
+	"\x12mentioned_user_ids\x18\x05 \x03(\tB\b\xb2\xbb\x18\x04\x10\x01 2R\x10mentionedUserIds\x12!\n" +
+	"\fmentions_all\x18\x06 \x01(\bR\vmentionsAll:E\xaa\xbb\x18A\n" +
+	"\x11chat.send_message\x12\x1econversation:{conversation_id}\x18\x01*\n" +
+	"{reply_to}B\v\n" +
+	"\t_reply_to\"\x9c\x02\n" +
 	"\vEditMessage\x12'\n" +
 	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12\x1d\n" +
 	"\n" +
 	"message_id\x18\x02 \x01(\tR\tmessageId\x12!\n" +
-	"\x04body\x18\x03 \x01(\tB\r\xa8\xbb\x18\x01\xb2\xbb\x18\x05\b\x01\x18\xc0>R\x04body:G\xaa\xbb\x18C\n" +
+	"\x04body\x18\x03 \x01(\tB\r\xa8\xbb\x18\x01\xb2\xbb\x18\x05\b\x01\x18\xc0>R\x04body\x126\n" +
+	"\x12mentioned_user_ids\x18\x04 \x03(\tB\b\xb2\xbb\x18\x04\x10\x01 2R\x10mentionedUserIds\x12!\n" +
+	"\fmentions_all\x18\x05 \x01(\bR\vmentionsAll:G\xaa\xbb\x18C\n" +
 	"\x11chat.edit_message\x12\x1econversation:{conversation_id}\x18\x01*\f{message_id}\"\xa2\x01\n" +
 	"\rDeleteMessage\x12'\n" +
 	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12\x1d\n" +
 	"\n" +
 	"message_id\x18\x02 \x01(\tR\tmessageId:I\xaa\xbb\x18E\n" +
-	"\x13chat.delete_message\x12\x1econversation:{conversation_id}\x18\x01*\f{message_id}B\xbe\x02ʻ\x18y\n" +
+	"\x13chat.delete_message\x12\x1econversation:{conversation_id}\x18\x01*\f{message_id}\"\x9c\x01\n" +
+	"\n" +
+	"PinMessage\x12'\n" +
+	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12\x1d\n" +
+	"\n" +
+	"message_id\x18\x02 \x01(\tR\tmessageId:F\xaa\xbb\x18B\n" +
+	"\x10chat.pin_message\x12\x1econversation:{conversation_id}\x18\x01*\f{message_id}\"\x9c\x01\n" +
+	"\fUnpinMessage\x12'\n" +
+	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12'\n" +
+	"\n" +
+	"message_id\x18\x02 \x01(\tB\b\xb2\xbb\x18\x04\b\x01\x10\x01R\tmessageId::\xaa\xbb\x186\n" +
+	"\x12chat.unpin_message\x12\x1econversation:{conversation_id}\x18\x01B\x84\x04ʻ\x18y\n" +
 	"\x13direct_conversation\x12bThe two members of a direct conversation cannot change: members cannot be added, removed or leave.ʻ\x186\n" +
 	"\x0fmessage_deleted\x12#A deleted message cannot be edited.ʻ\x18>\n" +
-	"\x11conversation_full\x12)A conversation has at most 2,000 members.ZCgithub.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1;chatv1b\x06proto3"
+	"\x11conversation_full\x12)A conversation has at most 2,000 members.ʻ\x18~\n" +
+	"\vstudy_group\x12oThe members, roles, title and picture of a study group's conversation are those of the group; change the group.ʻ\x18@\n" +
+	"\rtoo_many_pins\x12/A conversation has at most 100 pinned messages.ZCgithub.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1;chatv1b\x06proto3"
 
 var (
 	file_edumatrix_chat_v1_commands_proto_rawDescOnce sync.Once
@@ -510,23 +891,30 @@ func file_edumatrix_chat_v1_commands_proto_rawDescGZIP() []byte {
 	return file_edumatrix_chat_v1_commands_proto_rawDescData
 }
 
-var file_edumatrix_chat_v1_commands_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_edumatrix_chat_v1_commands_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_edumatrix_chat_v1_commands_proto_goTypes = []any{
 	(*StartDirect)(nil),   // 0: edumatrix.chat.v1.StartDirect
 	(*StartGroup)(nil),    // 1: edumatrix.chat.v1.StartGroup
 	(*AddMember)(nil),     // 2: edumatrix.chat.v1.AddMember
 	(*RemoveMember)(nil),  // 3: edumatrix.chat.v1.RemoveMember
 	(*Leave)(nil),         // 4: edumatrix.chat.v1.Leave
-	(*SendMessage)(nil),   // 5: edumatrix.chat.v1.SendMessage
-	(*EditMessage)(nil),   // 6: edumatrix.chat.v1.EditMessage
-	(*DeleteMessage)(nil), // 7: edumatrix.chat.v1.DeleteMessage
+	(*SetTitle)(nil),      // 5: edumatrix.chat.v1.SetTitle
+	(*SetPicture)(nil),    // 6: edumatrix.chat.v1.SetPicture
+	(*SetRole)(nil),       // 7: edumatrix.chat.v1.SetRole
+	(*SendMessage)(nil),   // 8: edumatrix.chat.v1.SendMessage
+	(*EditMessage)(nil),   // 9: edumatrix.chat.v1.EditMessage
+	(*DeleteMessage)(nil), // 10: edumatrix.chat.v1.DeleteMessage
+	(*PinMessage)(nil),    // 11: edumatrix.chat.v1.PinMessage
+	(*UnpinMessage)(nil),  // 12: edumatrix.chat.v1.UnpinMessage
+	(Role)(0),             // 13: edumatrix.chat.v1.Role
 }
 var file_edumatrix_chat_v1_commands_proto_depIdxs = []int32{
-	0, // [0:0] is the sub-list for method output_type
-	0, // [0:0] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	13, // 0: edumatrix.chat.v1.SetRole.role:type_name -> edumatrix.chat.v1.Role
+	1,  // [1:1] is the sub-list for method output_type
+	1,  // [1:1] is the sub-list for method input_type
+	1,  // [1:1] is the sub-list for extension type_name
+	1,  // [1:1] is the sub-list for extension extendee
+	0,  // [0:1] is the sub-list for field type_name
 }
 
 func init() { file_edumatrix_chat_v1_commands_proto_init() }
@@ -534,13 +922,15 @@ func file_edumatrix_chat_v1_commands_proto_init() {
 	if File_edumatrix_chat_v1_commands_proto != nil {
 		return
 	}
+	file_edumatrix_chat_v1_events_proto_init()
+	file_edumatrix_chat_v1_commands_proto_msgTypes[8].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_edumatrix_chat_v1_commands_proto_rawDesc), len(file_edumatrix_chat_v1_commands_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -28,6 +28,8 @@ const (
 	Kind_KIND_UNSPECIFIED Kind = 0
 	Kind_KIND_DIRECT      Kind = 1
 	Kind_KIND_GROUP       Kind = 2
+	// The conversation of a study group. It has the id, the title and the members of its group.
+	Kind_KIND_STUDY_GROUP Kind = 3
 )
 
 // Enum value maps for Kind.
@@ -36,11 +38,13 @@ var (
 		0: "KIND_UNSPECIFIED",
 		1: "KIND_DIRECT",
 		2: "KIND_GROUP",
+		3: "KIND_STUDY_GROUP",
 	}
 	Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
 		"KIND_DIRECT":      1,
 		"KIND_GROUP":       2,
+		"KIND_STUDY_GROUP": 3,
 	}
 )
 
@@ -71,7 +75,62 @@ func (Kind) EnumDescriptor() ([]byte, []int) {
 	return file_edumatrix_chat_v1_events_proto_rawDescGZIP(), []int{0}
 }
 
-// ConversationStarted is the first event of every conversation.
+// Role is the role of a member of a group.
+type Role int32
+
+const (
+	Role_ROLE_UNSPECIFIED Role = 0
+	// Each group with members has one owner.
+	Role_ROLE_OWNER  Role = 1
+	Role_ROLE_ADMIN  Role = 2
+	Role_ROLE_MEMBER Role = 3
+)
+
+// Enum value maps for Role.
+var (
+	Role_name = map[int32]string{
+		0: "ROLE_UNSPECIFIED",
+		1: "ROLE_OWNER",
+		2: "ROLE_ADMIN",
+		3: "ROLE_MEMBER",
+	}
+	Role_value = map[string]int32{
+		"ROLE_UNSPECIFIED": 0,
+		"ROLE_OWNER":       1,
+		"ROLE_ADMIN":       2,
+		"ROLE_MEMBER":      3,
+	}
+)
+
+func (x Role) Enum() *Role {
+	p := new(Role)
+	*p = x
+	return p
+}
+
+func (x Role) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Role) Descriptor() protoreflect.EnumDescriptor {
+	return file_edumatrix_chat_v1_events_proto_enumTypes[1].Descriptor()
+}
+
+func (Role) Type() protoreflect.EnumType {
+	return &file_edumatrix_chat_v1_events_proto_enumTypes[1]
+}
+
+func (x Role) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Role.Descriptor instead.
+func (Role) EnumDescriptor() ([]byte, []int) {
+	return file_edumatrix_chat_v1_events_proto_rawDescGZIP(), []int{1}
+}
+
+// ConversationStarted is the first event of every conversation. In a group, the first of the users is the owner, and the
+// others have the role member.
 type ConversationStarted struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -80,7 +139,8 @@ type ConversationStarted struct {
 	// All members of the new conversation. The first one is the user who began it.
 	UserIds []string `protobuf:"bytes,4,rep,name=user_ids,json=userIds,proto3" json:"user_ids,omitempty"`
 	// Whether members can read only the messages that were sent after they had joined.
-	HistoryFromJoining bool `protobuf:"varint,5,opt,name=history_from_joining,json=historyFromJoining,proto3" json:"history_from_joining,omitempty"`
+	HistoryFromJoining bool   `protobuf:"varint,5,opt,name=history_from_joining,json=historyFromJoining,proto3" json:"history_from_joining,omitempty"`
+	Picture            string `protobuf:"bytes,6,opt,name=picture,proto3" json:"picture,omitempty"`
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
@@ -150,13 +210,22 @@ func (x *ConversationStarted) GetHistoryFromJoining() bool {
 	return false
 }
 
+func (x *ConversationStarted) GetPicture() string {
+	if x != nil {
+		return x.Picture
+	}
+	return ""
+}
+
 // MemberAdded means that a user has become a member of a group.
 type MemberAdded struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
 	UserId         string                 `protobuf:"bytes,2,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The role of the new member; absent: member.
+	Role          Role `protobuf:"varint,3,opt,name=role,proto3,enum=edumatrix.chat.v1.Role" json:"role,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MemberAdded) Reset() {
@@ -203,14 +272,23 @@ func (x *MemberAdded) GetUserId() string {
 	return ""
 }
 
+func (x *MemberAdded) GetRole() Role {
+	if x != nil {
+		return x.Role
+	}
+	return Role_ROLE_UNSPECIFIED
+}
+
 // MemberLeft means that a user is no longer a member of a group. If the user is also the actor of the event, the user
 // has left; otherwise the actor has removed the user.
 type MemberLeft struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
 	UserId         string                 `protobuf:"bytes,2,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The member who has become the owner, because the owner left; empty if the owner is still the same.
+	NewOwnerId    string `protobuf:"bytes,3,opt,name=new_owner_id,json=newOwnerId,proto3" json:"new_owner_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MemberLeft) Reset() {
@@ -257,19 +335,212 @@ func (x *MemberLeft) GetUserId() string {
 	return ""
 }
 
+func (x *MemberLeft) GetNewOwnerId() string {
+	if x != nil {
+		return x.NewOwnerId
+	}
+	return ""
+}
+
+// TitleChanged has the new title of a group; empty: the group has no title.
+type TitleChanged struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
+	Title          string                 `protobuf:"bytes,2,opt,name=title,proto3" json:"title,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *TitleChanged) Reset() {
+	*x = TitleChanged{}
+	mi := &file_edumatrix_chat_v1_events_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TitleChanged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TitleChanged) ProtoMessage() {}
+
+func (x *TitleChanged) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_chat_v1_events_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TitleChanged.ProtoReflect.Descriptor instead.
+func (*TitleChanged) Descriptor() ([]byte, []int) {
+	return file_edumatrix_chat_v1_events_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *TitleChanged) GetConversationId() string {
+	if x != nil {
+		return x.ConversationId
+	}
+	return ""
+}
+
+func (x *TitleChanged) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+// PictureChanged has the URL of the new picture of a group; empty: the group has no picture.
+type PictureChanged struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
+	Picture        string                 `protobuf:"bytes,2,opt,name=picture,proto3" json:"picture,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *PictureChanged) Reset() {
+	*x = PictureChanged{}
+	mi := &file_edumatrix_chat_v1_events_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PictureChanged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PictureChanged) ProtoMessage() {}
+
+func (x *PictureChanged) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_chat_v1_events_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PictureChanged.ProtoReflect.Descriptor instead.
+func (*PictureChanged) Descriptor() ([]byte, []int) {
+	return file_edumatrix_chat_v1_events_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *PictureChanged) GetConversationId() string {
+	if x != nil {
+		return x.ConversationId
+	}
+	return ""
+}
+
+func (x *PictureChanged) GetPicture() string {
+	if x != nil {
+		return x.Picture
+	}
+	return ""
+}
+
+// RoleChanged has the new role of a member of a group. If the member becomes the owner, the same event makes the previous
+// owner an admin.
+type RoleChanged struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
+	UserId         string                 `protobuf:"bytes,2,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	Role           Role                   `protobuf:"varint,3,opt,name=role,proto3,enum=edumatrix.chat.v1.Role" json:"role,omitempty"`
+	// The previous owner, who is now an admin; empty unless the member becomes the owner.
+	PreviousOwnerId string `protobuf:"bytes,4,opt,name=previous_owner_id,json=previousOwnerId,proto3" json:"previous_owner_id,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *RoleChanged) Reset() {
+	*x = RoleChanged{}
+	mi := &file_edumatrix_chat_v1_events_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RoleChanged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RoleChanged) ProtoMessage() {}
+
+func (x *RoleChanged) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_chat_v1_events_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RoleChanged.ProtoReflect.Descriptor instead.
+func (*RoleChanged) Descriptor() ([]byte, []int) {
+	return file_edumatrix_chat_v1_events_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RoleChanged) GetConversationId() string {
+	if x != nil {
+		return x.ConversationId
+	}
+	return ""
+}
+
+func (x *RoleChanged) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *RoleChanged) GetRole() Role {
+	if x != nil {
+		return x.Role
+	}
+	return Role_ROLE_UNSPECIFIED
+}
+
+func (x *RoleChanged) GetPreviousOwnerId() string {
+	if x != nil {
+		return x.PreviousOwnerId
+	}
+	return ""
+}
+
 // MessageSent means that the actor has sent a message.
 type MessageSent struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
 	MessageId      string                 `protobuf:"bytes,2,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
 	Body           string                 `protobuf:"bytes,3,opt,name=body,proto3" json:"body,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The message that this one answers; empty: it answers no message.
+	ReplyTo string `protobuf:"bytes,4,opt,name=reply_to,json=replyTo,proto3" json:"reply_to,omitempty"`
+	// The first message of the thread to which this message belongs; empty: the message belongs to no thread. A client
+	// increases the number of replies of that first message by one.
+	ThreadId string `protobuf:"bytes,5,opt,name=thread_id,json=threadId,proto3" json:"thread_id,omitempty"`
+	// The mentioned members of the conversation.
+	MentionedUserIds []string `protobuf:"bytes,6,rep,name=mentioned_user_ids,json=mentionedUserIds,proto3" json:"mentioned_user_ids,omitempty"`
+	// Whether all members are mentioned.
+	MentionsAll   bool `protobuf:"varint,7,opt,name=mentions_all,json=mentionsAll,proto3" json:"mentions_all,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MessageSent) Reset() {
 	*x = MessageSent{}
-	mi := &file_edumatrix_chat_v1_events_proto_msgTypes[3]
+	mi := &file_edumatrix_chat_v1_events_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -281,7 +552,7 @@ func (x *MessageSent) String() string {
 func (*MessageSent) ProtoMessage() {}
 
 func (x *MessageSent) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_chat_v1_events_proto_msgTypes[3]
+	mi := &file_edumatrix_chat_v1_events_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -294,7 +565,7 @@ func (x *MessageSent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessageSent.ProtoReflect.Descriptor instead.
 func (*MessageSent) Descriptor() ([]byte, []int) {
-	return file_edumatrix_chat_v1_events_proto_rawDescGZIP(), []int{3}
+	return file_edumatrix_chat_v1_events_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *MessageSent) GetConversationId() string {
@@ -318,19 +589,50 @@ func (x *MessageSent) GetBody() string {
 	return ""
 }
 
-// MessageEdited has the new text of a message.
+func (x *MessageSent) GetReplyTo() string {
+	if x != nil {
+		return x.ReplyTo
+	}
+	return ""
+}
+
+func (x *MessageSent) GetThreadId() string {
+	if x != nil {
+		return x.ThreadId
+	}
+	return ""
+}
+
+func (x *MessageSent) GetMentionedUserIds() []string {
+	if x != nil {
+		return x.MentionedUserIds
+	}
+	return nil
+}
+
+func (x *MessageSent) GetMentionsAll() bool {
+	if x != nil {
+		return x.MentionsAll
+	}
+	return false
+}
+
+// MessageEdited has the new text of a message, and the members that the new text mentions.
 type MessageEdited struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
-	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
-	MessageId      string                 `protobuf:"bytes,2,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
-	Body           string                 `protobuf:"bytes,3,opt,name=body,proto3" json:"body,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	ConversationId   string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
+	MessageId        string                 `protobuf:"bytes,2,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	Body             string                 `protobuf:"bytes,3,opt,name=body,proto3" json:"body,omitempty"`
+	MentionedUserIds []string               `protobuf:"bytes,4,rep,name=mentioned_user_ids,json=mentionedUserIds,proto3" json:"mentioned_user_ids,omitempty"`
+	// Whether all members are mentioned.
+	MentionsAll   bool `protobuf:"varint,5,opt,name=mentions_all,json=mentionsAll,proto3" json:"mentions_all,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MessageEdited) Reset() {
 	*x = MessageEdited{}
-	mi := &file_edumatrix_chat_v1_events_proto_msgTypes[4]
+	mi := &file_edumatrix_chat_v1_events_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -342,7 +644,7 @@ func (x *MessageEdited) String() string {
 func (*MessageEdited) ProtoMessage() {}
 
 func (x *MessageEdited) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_chat_v1_events_proto_msgTypes[4]
+	mi := &file_edumatrix_chat_v1_events_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -355,7 +657,7 @@ func (x *MessageEdited) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessageEdited.ProtoReflect.Descriptor instead.
 func (*MessageEdited) Descriptor() ([]byte, []int) {
-	return file_edumatrix_chat_v1_events_proto_rawDescGZIP(), []int{4}
+	return file_edumatrix_chat_v1_events_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *MessageEdited) GetConversationId() string {
@@ -379,18 +681,35 @@ func (x *MessageEdited) GetBody() string {
 	return ""
 }
 
+func (x *MessageEdited) GetMentionedUserIds() []string {
+	if x != nil {
+		return x.MentionedUserIds
+	}
+	return nil
+}
+
+func (x *MessageEdited) GetMentionsAll() bool {
+	if x != nil {
+		return x.MentionsAll
+	}
+	return false
+}
+
 // MessageDeleted means that a message was deleted, and its texts with it.
 type MessageDeleted struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
 	MessageId      string                 `protobuf:"bytes,2,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The first message of the thread to which the message belonged; empty: it belonged to no thread. A client decreases
+	// the number of replies of that first message by one.
+	ThreadId      string `protobuf:"bytes,3,opt,name=thread_id,json=threadId,proto3" json:"thread_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MessageDeleted) Reset() {
 	*x = MessageDeleted{}
-	mi := &file_edumatrix_chat_v1_events_proto_msgTypes[5]
+	mi := &file_edumatrix_chat_v1_events_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -402,7 +721,7 @@ func (x *MessageDeleted) String() string {
 func (*MessageDeleted) ProtoMessage() {}
 
 func (x *MessageDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_chat_v1_events_proto_msgTypes[5]
+	mi := &file_edumatrix_chat_v1_events_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -415,7 +734,7 @@ func (x *MessageDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessageDeleted.ProtoReflect.Descriptor instead.
 func (*MessageDeleted) Descriptor() ([]byte, []int) {
-	return file_edumatrix_chat_v1_events_proto_rawDescGZIP(), []int{5}
+	return file_edumatrix_chat_v1_events_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *MessageDeleted) GetConversationId() string {
@@ -432,53 +751,210 @@ func (x *MessageDeleted) GetMessageId() string {
 	return ""
 }
 
+func (x *MessageDeleted) GetThreadId() string {
+	if x != nil {
+		return x.ThreadId
+	}
+	return ""
+}
+
+// MessagePinned means that a message was added to the pinned messages of the conversation.
+type MessagePinned struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
+	MessageId      string                 `protobuf:"bytes,2,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *MessagePinned) Reset() {
+	*x = MessagePinned{}
+	mi := &file_edumatrix_chat_v1_events_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MessagePinned) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MessagePinned) ProtoMessage() {}
+
+func (x *MessagePinned) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_chat_v1_events_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MessagePinned.ProtoReflect.Descriptor instead.
+func (*MessagePinned) Descriptor() ([]byte, []int) {
+	return file_edumatrix_chat_v1_events_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *MessagePinned) GetConversationId() string {
+	if x != nil {
+		return x.ConversationId
+	}
+	return ""
+}
+
+func (x *MessagePinned) GetMessageId() string {
+	if x != nil {
+		return x.MessageId
+	}
+	return ""
+}
+
+// MessageUnpinned means that a message was removed from the pinned messages of the conversation. If a pinned message is
+// deleted, this event precedes the event of the deletion.
+type MessageUnpinned struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
+	MessageId      string                 `protobuf:"bytes,2,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *MessageUnpinned) Reset() {
+	*x = MessageUnpinned{}
+	mi := &file_edumatrix_chat_v1_events_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MessageUnpinned) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MessageUnpinned) ProtoMessage() {}
+
+func (x *MessageUnpinned) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_chat_v1_events_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MessageUnpinned.ProtoReflect.Descriptor instead.
+func (*MessageUnpinned) Descriptor() ([]byte, []int) {
+	return file_edumatrix_chat_v1_events_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *MessageUnpinned) GetConversationId() string {
+	if x != nil {
+		return x.ConversationId
+	}
+	return ""
+}
+
+func (x *MessageUnpinned) GetMessageId() string {
+	if x != nil {
+		return x.MessageId
+	}
+	return ""
+}
+
 var File_edumatrix_chat_v1_events_proto protoreflect.FileDescriptor
 
 const file_edumatrix_chat_v1_events_proto_rawDesc = "" +
 	"\n" +
-	"\x1eedumatrix/chat/v1/events.proto\x12\x11edumatrix.chat.v1\x1a\"edumatrix/routing/v1/routing.proto\"\xb1\x02\n" +
+	"\x1eedumatrix/chat/v1/events.proto\x12\x11edumatrix.chat.v1\x1a\"edumatrix/routing/v1/routing.proto\"\xd1\x02\n" +
 	"\x13ConversationStarted\x12'\n" +
 	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12+\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x17.edumatrix.chat.v1.KindR\x04kind\x12\x1a\n" +
 	"\x05title\x18\x03 \x01(\tB\x04\xa8\xbb\x18\x01R\x05title\x12\x19\n" +
 	"\buser_ids\x18\x04 \x03(\tR\auserIds\x120\n" +
-	"\x14history_from_joining\x18\x05 \x01(\bR\x12historyFromJoining:[\xb2\xbb\x18W\n" +
+	"\x14history_from_joining\x18\x05 \x01(\bR\x12historyFromJoining\x12\x1e\n" +
+	"\apicture\x18\x06 \x01(\tB\x04\xa8\xbb\x18\x01R\apicture:[\xb2\xbb\x18W\n" +
 	"\x19chat.conversation_started\x12\fconversation\",\n" +
 	"\x1econversation:{conversation_id}\x12\n" +
-	"{user_ids}\"\xa3\x01\n" +
+	"{user_ids}\"\xd0\x01\n" +
 	"\vMemberAdded\x12'\n" +
 	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12\x17\n" +
-	"\auser_id\x18\x02 \x01(\tR\x06userId:R\xb2\xbb\x18N\n" +
+	"\auser_id\x18\x02 \x01(\tR\x06userId\x12+\n" +
+	"\x04role\x18\x03 \x01(\x0e2\x17.edumatrix.chat.v1.RoleR\x04role:R\xb2\xbb\x18N\n" +
 	"\x11chat.member_added\x12\fconversation\"+\n" +
-	"\x1econversation:{conversation_id}\x12\t{user_id}\"\xa1\x01\n" +
+	"\x1econversation:{conversation_id}\x12\t{user_id}\"\xc3\x01\n" +
 	"\n" +
 	"MemberLeft\x12'\n" +
 	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12\x17\n" +
-	"\auser_id\x18\x02 \x01(\tR\x06userId:Q\xb2\xbb\x18M\n" +
+	"\auser_id\x18\x02 \x01(\tR\x06userId\x12 \n" +
+	"\fnew_owner_id\x18\x03 \x01(\tR\n" +
+	"newOwnerId:Q\xb2\xbb\x18M\n" +
 	"\x10chat.member_left\x12\fconversation*+\n" +
-	"\x1econversation:{conversation_id}\x12\t{user_id}\"\xa4\x01\n" +
+	"\x1econversation:{conversation_id}\x12\t{user_id}\"{\n" +
+	"\fTitleChanged\x12'\n" +
+	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12\x1a\n" +
+	"\x05title\x18\x02 \x01(\tB\x04\xa8\xbb\x18\x01R\x05title:&\xb2\xbb\x18\"\n" +
+	"\x12chat.title_changed\x12\fconversation\"\x83\x01\n" +
+	"\x0ePictureChanged\x12'\n" +
+	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12\x1e\n" +
+	"\apicture\x18\x02 \x01(\tB\x04\xa8\xbb\x18\x01R\apicture:(\xb2\xbb\x18$\n" +
+	"\x14chat.picture_changed\x12\fconversation\"\xcf\x01\n" +
+	"\vRoleChanged\x12'\n" +
+	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12\x17\n" +
+	"\auser_id\x18\x02 \x01(\tR\x06userId\x12+\n" +
+	"\x04role\x18\x03 \x01(\x0e2\x17.edumatrix.chat.v1.RoleR\x04role\x12*\n" +
+	"\x11previous_owner_id\x18\x04 \x01(\tR\x0fpreviousOwnerId:%\xb2\xbb\x18!\n" +
+	"\x11chat.role_changed\x12\fconversation\"\xad\x02\n" +
 	"\vMessageSent\x12'\n" +
 	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12\x1d\n" +
 	"\n" +
 	"message_id\x18\x02 \x01(\tR\tmessageId\x12\x18\n" +
-	"\x04body\x18\x03 \x01(\tB\x04\xa8\xbb\x18\x01R\x04body:3\xb2\xbb\x18/\n" +
-	"\x11chat.message_sent\x12\fconversation2\f{message_id}\"\xa8\x01\n" +
+	"\x04body\x18\x03 \x01(\tB\x04\xa8\xbb\x18\x01R\x04body\x12\x19\n" +
+	"\breply_to\x18\x04 \x01(\tR\areplyTo\x12\x1b\n" +
+	"\tthread_id\x18\x05 \x01(\tR\bthreadId\x12,\n" +
+	"\x12mentioned_user_ids\x18\x06 \x03(\tR\x10mentionedUserIds\x12!\n" +
+	"\fmentions_all\x18\a \x01(\bR\vmentionsAll:3\xb2\xbb\x18/\n" +
+	"\x11chat.message_sent\x12\fconversation2\f{message_id}\"\xf9\x01\n" +
 	"\rMessageEdited\x12'\n" +
 	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12\x1d\n" +
 	"\n" +
 	"message_id\x18\x02 \x01(\tR\tmessageId\x12\x18\n" +
-	"\x04body\x18\x03 \x01(\tB\x04\xa8\xbb\x18\x01R\x04body:5\xb2\xbb\x181\n" +
-	"\x13chat.message_edited\x12\fconversation2\f{message_id}\"\x92\x01\n" +
+	"\x04body\x18\x03 \x01(\tB\x04\xa8\xbb\x18\x01R\x04body\x12,\n" +
+	"\x12mentioned_user_ids\x18\x04 \x03(\tR\x10mentionedUserIds\x12!\n" +
+	"\fmentions_all\x18\x05 \x01(\bR\vmentionsAll:5\xb2\xbb\x181\n" +
+	"\x13chat.message_edited\x12\fconversation2\f{message_id}\"\xaf\x01\n" +
 	"\x0eMessageDeleted\x12'\n" +
 	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12\x1d\n" +
 	"\n" +
-	"message_id\x18\x02 \x01(\tR\tmessageId:8\xb2\xbb\x184\n" +
-	"\x14chat.message_deleted\x12\fconversation2\f{message_id}8\x01*=\n" +
+	"message_id\x18\x02 \x01(\tR\tmessageId\x12\x1b\n" +
+	"\tthread_id\x18\x03 \x01(\tR\bthreadId:8\xb2\xbb\x184\n" +
+	"\x14chat.message_deleted\x12\fconversation2\f{message_id}8\x01\"\x80\x01\n" +
+	"\rMessagePinned\x12'\n" +
+	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12\x1d\n" +
+	"\n" +
+	"message_id\x18\x02 \x01(\tR\tmessageId:'\xb2\xbb\x18#\n" +
+	"\x13chat.message_pinned\x12\fconversation\"\x84\x01\n" +
+	"\x0fMessageUnpinned\x12'\n" +
+	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12\x1d\n" +
+	"\n" +
+	"message_id\x18\x02 \x01(\tR\tmessageId:)\xb2\xbb\x18%\n" +
+	"\x15chat.message_unpinned\x12\fconversation*S\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vKIND_DIRECT\x10\x01\x12\x0e\n" +
 	"\n" +
-	"KIND_GROUP\x10\x02B\x9b\x01»\x18R\n" +
+	"KIND_GROUP\x10\x02\x12\x14\n" +
+	"\x10KIND_STUDY_GROUP\x10\x03*M\n" +
+	"\x04Role\x12\x14\n" +
+	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x0e\n" +
+	"\n" +
+	"ROLE_OWNER\x10\x01\x12\x0e\n" +
+	"\n" +
+	"ROLE_ADMIN\x10\x02\x12\x0f\n" +
+	"\vROLE_MEMBER\x10\x03B\x9b\x01»\x18R\n" +
 	"\fconversation\x12\vchat-events\x18\x01\"\x11{conversation_id}*\x1econversation:{conversation_id}0\x01ZCgithub.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1;chatv1b\x06proto3"
 
 var (
@@ -493,24 +969,32 @@ func file_edumatrix_chat_v1_events_proto_rawDescGZIP() []byte {
 	return file_edumatrix_chat_v1_events_proto_rawDescData
 }
 
-var file_edumatrix_chat_v1_events_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_edumatrix_chat_v1_events_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_edumatrix_chat_v1_events_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_edumatrix_chat_v1_events_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_edumatrix_chat_v1_events_proto_goTypes = []any{
 	(Kind)(0),                   // 0: edumatrix.chat.v1.Kind
-	(*ConversationStarted)(nil), // 1: edumatrix.chat.v1.ConversationStarted
-	(*MemberAdded)(nil),         // 2: edumatrix.chat.v1.MemberAdded
-	(*MemberLeft)(nil),          // 3: edumatrix.chat.v1.MemberLeft
-	(*MessageSent)(nil),         // 4: edumatrix.chat.v1.MessageSent
-	(*MessageEdited)(nil),       // 5: edumatrix.chat.v1.MessageEdited
-	(*MessageDeleted)(nil),      // 6: edumatrix.chat.v1.MessageDeleted
+	(Role)(0),                   // 1: edumatrix.chat.v1.Role
+	(*ConversationStarted)(nil), // 2: edumatrix.chat.v1.ConversationStarted
+	(*MemberAdded)(nil),         // 3: edumatrix.chat.v1.MemberAdded
+	(*MemberLeft)(nil),          // 4: edumatrix.chat.v1.MemberLeft
+	(*TitleChanged)(nil),        // 5: edumatrix.chat.v1.TitleChanged
+	(*PictureChanged)(nil),      // 6: edumatrix.chat.v1.PictureChanged
+	(*RoleChanged)(nil),         // 7: edumatrix.chat.v1.RoleChanged
+	(*MessageSent)(nil),         // 8: edumatrix.chat.v1.MessageSent
+	(*MessageEdited)(nil),       // 9: edumatrix.chat.v1.MessageEdited
+	(*MessageDeleted)(nil),      // 10: edumatrix.chat.v1.MessageDeleted
+	(*MessagePinned)(nil),       // 11: edumatrix.chat.v1.MessagePinned
+	(*MessageUnpinned)(nil),     // 12: edumatrix.chat.v1.MessageUnpinned
 }
 var file_edumatrix_chat_v1_events_proto_depIdxs = []int32{
 	0, // 0: edumatrix.chat.v1.ConversationStarted.kind:type_name -> edumatrix.chat.v1.Kind
-	1, // [1:1] is the sub-list for method output_type
-	1, // [1:1] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	1, // 1: edumatrix.chat.v1.MemberAdded.role:type_name -> edumatrix.chat.v1.Role
+	1, // 2: edumatrix.chat.v1.RoleChanged.role:type_name -> edumatrix.chat.v1.Role
+	3, // [3:3] is the sub-list for method output_type
+	3, // [3:3] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_edumatrix_chat_v1_events_proto_init() }
@@ -523,8 +1007,8 @@ func file_edumatrix_chat_v1_events_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_edumatrix_chat_v1_events_proto_rawDesc), len(file_edumatrix_chat_v1_events_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   6,
+			NumEnums:      2,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -89,7 +89,10 @@ type Conversation struct {
 	// The time of the newest event.
 	ChangedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=changed_at,json=changedAt,proto3" json:"changed_at,omitempty"`
 	// The number of all members.
-	MemberCount   int32 `protobuf:"varint,7,opt,name=member_count,json=memberCount,proto3" json:"member_count,omitempty"`
+	MemberCount int32  `protobuf:"varint,7,opt,name=member_count,json=memberCount,proto3" json:"member_count,omitempty"`
+	Picture     string `protobuf:"bytes,8,opt,name=picture,proto3" json:"picture,omitempty"`
+	// The role of the calling user; absent in direct conversations.
+	Role          Role `protobuf:"varint,9,opt,name=role,proto3,enum=edumatrix.chat.v1.Role" json:"role,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -173,6 +176,20 @@ func (x *Conversation) GetMemberCount() int32 {
 	return 0
 }
 
+func (x *Conversation) GetPicture() string {
+	if x != nil {
+		return x.Picture
+	}
+	return ""
+}
+
+func (x *Conversation) GetRole() Role {
+	if x != nil {
+		return x.Role
+	}
+	return Role_ROLE_UNSPECIFIED
+}
+
 type ConversationsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Conversations []*Conversation        `protobuf:"bytes,1,rep,name=conversations,proto3" json:"conversations,omitempty"`
@@ -237,7 +254,10 @@ type HistoryRequest struct {
 	After *int64 `protobuf:"varint,3,opt,name=after,proto3,oneof" json:"after,omitempty"`
 	// The maximum number of messages; absent: 50. A page has fewer messages, but at least one, if their texts
 	// are larger than 512 KiB together.
-	Limit         *int32 `protobuf:"varint,4,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
+	Limit *int32 `protobuf:"varint,4,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
+	// The first message of a thread: return the messages of this thread, without the first one. Empty: return the messages
+	// that belong to no thread.
+	ThreadId      string `protobuf:"bytes,5,opt,name=thread_id,json=threadId,proto3" json:"thread_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -300,6 +320,13 @@ func (x *HistoryRequest) GetLimit() int32 {
 	return 0
 }
 
+func (x *HistoryRequest) GetThreadId() string {
+	if x != nil {
+		return x.ThreadId
+	}
+	return ""
+}
+
 type Message struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	MessageId string                 `protobuf:"bytes,1,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
@@ -307,12 +334,28 @@ type Message struct {
 	Version int64  `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
 	Author  string `protobuf:"bytes,3,opt,name=author,proto3" json:"author,omitempty"`
 	// The newest text of the message; empty if the message is deleted.
-	Body          string                 `protobuf:"bytes,4,opt,name=body,proto3" json:"body,omitempty"`
-	SentAt        *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=sent_at,json=sentAt,proto3" json:"sent_at,omitempty"`
-	EditedAt      *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=edited_at,json=editedAt,proto3" json:"edited_at,omitempty"`
-	Deleted       bool                   `protobuf:"varint,7,opt,name=deleted,proto3" json:"deleted,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Body     string                 `protobuf:"bytes,4,opt,name=body,proto3" json:"body,omitempty"`
+	SentAt   *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=sent_at,json=sentAt,proto3" json:"sent_at,omitempty"`
+	EditedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=edited_at,json=editedAt,proto3" json:"edited_at,omitempty"`
+	Deleted  bool                   `protobuf:"varint,7,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	// The message that this one answers; empty: it answers no message.
+	ReplyTo string `protobuf:"bytes,8,opt,name=reply_to,json=replyTo,proto3" json:"reply_to,omitempty"`
+	// The first message of the thread to which this message belongs; empty: it belongs to no thread.
+	ThreadId string `protobuf:"bytes,9,opt,name=thread_id,json=threadId,proto3" json:"thread_id,omitempty"`
+	// The number of messages in the thread of this message that are not deleted, including those that the calling user
+	// cannot read. For users who have left the conversation, the fields reply_count to last_reply_by and pinned are absent.
+	ReplyCount int32 `protobuf:"varint,10,opt,name=reply_count,json=replyCount,proto3" json:"reply_count,omitempty"`
+	// The time at which the newest message of the thread was sent, even if that message is deleted; absent: no message was
+	// ever sent in the thread.
+	LastReplyAt *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=last_reply_at,json=lastReplyAt,proto3" json:"last_reply_at,omitempty"`
+	// The author of that newest message.
+	LastReplyBy string `protobuf:"bytes,12,opt,name=last_reply_by,json=lastReplyBy,proto3" json:"last_reply_by,omitempty"`
+	// The members whom the newest text mentions.
+	MentionedUserIds []string `protobuf:"bytes,13,rep,name=mentioned_user_ids,json=mentionedUserIds,proto3" json:"mentioned_user_ids,omitempty"`
+	MentionsAll      bool     `protobuf:"varint,14,opt,name=mentions_all,json=mentionsAll,proto3" json:"mentions_all,omitempty"`
+	Pinned           bool     `protobuf:"varint,15,opt,name=pinned,proto3" json:"pinned,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Message) Reset() {
@@ -394,6 +437,62 @@ func (x *Message) GetDeleted() bool {
 	return false
 }
 
+func (x *Message) GetReplyTo() string {
+	if x != nil {
+		return x.ReplyTo
+	}
+	return ""
+}
+
+func (x *Message) GetThreadId() string {
+	if x != nil {
+		return x.ThreadId
+	}
+	return ""
+}
+
+func (x *Message) GetReplyCount() int32 {
+	if x != nil {
+		return x.ReplyCount
+	}
+	return 0
+}
+
+func (x *Message) GetLastReplyAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastReplyAt
+	}
+	return nil
+}
+
+func (x *Message) GetLastReplyBy() string {
+	if x != nil {
+		return x.LastReplyBy
+	}
+	return ""
+}
+
+func (x *Message) GetMentionedUserIds() []string {
+	if x != nil {
+		return x.MentionedUserIds
+	}
+	return nil
+}
+
+func (x *Message) GetMentionsAll() bool {
+	if x != nil {
+		return x.MentionsAll
+	}
+	return false
+}
+
+func (x *Message) GetPinned() bool {
+	if x != nil {
+		return x.Pinned
+	}
+	return false
+}
+
 type HistoryResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Messages []*Message             `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"`
@@ -457,6 +556,383 @@ func (x *HistoryResponse) GetVersion() int64 {
 	return 0
 }
 
+type EditsRequest struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
+	MessageId      string                 `protobuf:"bytes,2,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	// The maximum number of texts; absent: 50. A page has fewer texts, but at least one, if they are larger than 512 KiB
+	// together.
+	Limit *int32 `protobuf:"varint,3,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
+	// The field next of the previous response; empty: the first page.
+	After         string `protobuf:"bytes,4,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EditsRequest) Reset() {
+	*x = EditsRequest{}
+	mi := &file_edumatrix_chat_v1_queries_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EditsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EditsRequest) ProtoMessage() {}
+
+func (x *EditsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_chat_v1_queries_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EditsRequest.ProtoReflect.Descriptor instead.
+func (*EditsRequest) Descriptor() ([]byte, []int) {
+	return file_edumatrix_chat_v1_queries_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *EditsRequest) GetConversationId() string {
+	if x != nil {
+		return x.ConversationId
+	}
+	return ""
+}
+
+func (x *EditsRequest) GetMessageId() string {
+	if x != nil {
+		return x.MessageId
+	}
+	return ""
+}
+
+func (x *EditsRequest) GetLimit() int32 {
+	if x != nil && x.Limit != nil {
+		return *x.Limit
+	}
+	return 0
+}
+
+func (x *EditsRequest) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+// Edit is a text that a message has had.
+type Edit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The version at which the message was sent or edited.
+	Version int64  `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Body    string `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
+	// The time at which the message was sent or edited.
+	At            *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Edit) Reset() {
+	*x = Edit{}
+	mi := &file_edumatrix_chat_v1_queries_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Edit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Edit) ProtoMessage() {}
+
+func (x *Edit) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_chat_v1_queries_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Edit.ProtoReflect.Descriptor instead.
+func (*Edit) Descriptor() ([]byte, []int) {
+	return file_edumatrix_chat_v1_queries_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Edit) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Edit) GetBody() string {
+	if x != nil {
+		return x.Body
+	}
+	return ""
+}
+
+func (x *Edit) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+type EditsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The texts that the calling user can read, the text with which the message was sent first. A deleted message has no
+	// texts.
+	Edits []*Edit `protobuf:"bytes,1,rep,name=edits,proto3" json:"edits,omitempty"`
+	// The cursor that the next request has in its field after; empty on the last page.
+	Next          string `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EditsResponse) Reset() {
+	*x = EditsResponse{}
+	mi := &file_edumatrix_chat_v1_queries_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EditsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EditsResponse) ProtoMessage() {}
+
+func (x *EditsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_chat_v1_queries_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EditsResponse.ProtoReflect.Descriptor instead.
+func (*EditsResponse) Descriptor() ([]byte, []int) {
+	return file_edumatrix_chat_v1_queries_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *EditsResponse) GetEdits() []*Edit {
+	if x != nil {
+		return x.Edits
+	}
+	return nil
+}
+
+func (x *EditsResponse) GetNext() string {
+	if x != nil {
+		return x.Next
+	}
+	return ""
+}
+
+type PinsRequest struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
+	// The maximum number of messages; absent: 50. A page has fewer messages, but at least one, if their texts are larger
+	// than 512 KiB together.
+	Limit *int32 `protobuf:"varint,2,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
+	// The field next of the previous response; empty: the first page.
+	After         string `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PinsRequest) Reset() {
+	*x = PinsRequest{}
+	mi := &file_edumatrix_chat_v1_queries_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PinsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PinsRequest) ProtoMessage() {}
+
+func (x *PinsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_chat_v1_queries_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PinsRequest.ProtoReflect.Descriptor instead.
+func (*PinsRequest) Descriptor() ([]byte, []int) {
+	return file_edumatrix_chat_v1_queries_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *PinsRequest) GetConversationId() string {
+	if x != nil {
+		return x.ConversationId
+	}
+	return ""
+}
+
+func (x *PinsRequest) GetLimit() int32 {
+	if x != nil && x.Limit != nil {
+		return *x.Limit
+	}
+	return 0
+}
+
+func (x *PinsRequest) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+// Pin is a pinned message.
+type Pin struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Message *Message               `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
+	// The user who pinned the message.
+	PinnedBy      string                 `protobuf:"bytes,2,opt,name=pinned_by,json=pinnedBy,proto3" json:"pinned_by,omitempty"`
+	PinnedAt      *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=pinned_at,json=pinnedAt,proto3" json:"pinned_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Pin) Reset() {
+	*x = Pin{}
+	mi := &file_edumatrix_chat_v1_queries_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Pin) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Pin) ProtoMessage() {}
+
+func (x *Pin) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_chat_v1_queries_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Pin.ProtoReflect.Descriptor instead.
+func (*Pin) Descriptor() ([]byte, []int) {
+	return file_edumatrix_chat_v1_queries_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Pin) GetMessage() *Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *Pin) GetPinnedBy() string {
+	if x != nil {
+		return x.PinnedBy
+	}
+	return ""
+}
+
+func (x *Pin) GetPinnedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PinnedAt
+	}
+	return nil
+}
+
+type PinsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The pinned messages that the calling user can read.
+	Pins []*Pin `protobuf:"bytes,1,rep,name=pins,proto3" json:"pins,omitempty"`
+	// The cursor that the next request has in its field after; empty on the last page.
+	Next string `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`
+	// The version of the conversation as of which the answer was read.
+	Version       int64 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PinsResponse) Reset() {
+	*x = PinsResponse{}
+	mi := &file_edumatrix_chat_v1_queries_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PinsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PinsResponse) ProtoMessage() {}
+
+func (x *PinsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_chat_v1_queries_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PinsResponse.ProtoReflect.Descriptor instead.
+func (*PinsResponse) Descriptor() ([]byte, []int) {
+	return file_edumatrix_chat_v1_queries_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *PinsResponse) GetPins() []*Pin {
+	if x != nil {
+		return x.Pins
+	}
+	return nil
+}
+
+func (x *PinsResponse) GetNext() string {
+	if x != nil {
+		return x.Next
+	}
+	return ""
+}
+
+func (x *PinsResponse) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
 type MembersRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -470,7 +946,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_edumatrix_chat_v1_queries_proto_msgTypes[6]
+	mi := &file_edumatrix_chat_v1_queries_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -482,7 +958,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_chat_v1_queries_proto_msgTypes[6]
+	mi := &file_edumatrix_chat_v1_queries_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -495,7 +971,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_edumatrix_chat_v1_queries_proto_rawDescGZIP(), []int{6}
+	return file_edumatrix_chat_v1_queries_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *MembersRequest) GetConversationId() string {
@@ -519,22 +995,78 @@ func (x *MembersRequest) GetAfter() string {
 	return ""
 }
 
+// Member is a member of a conversation.
+type Member struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	UserId string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	// Absent in direct conversations.
+	Role          Role `protobuf:"varint,2,opt,name=role,proto3,enum=edumatrix.chat.v1.Role" json:"role,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Member) Reset() {
+	*x = Member{}
+	mi := &file_edumatrix_chat_v1_queries_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Member) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Member) ProtoMessage() {}
+
+func (x *Member) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_chat_v1_queries_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Member.ProtoReflect.Descriptor instead.
+func (*Member) Descriptor() ([]byte, []int) {
+	return file_edumatrix_chat_v1_queries_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Member) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *Member) GetRole() Role {
+	if x != nil {
+		return x.Role
+	}
+	return Role_ROLE_UNSPECIFIED
+}
+
 type MembersResponse struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	UserIds []string               `protobuf:"bytes,1,rep,name=user_ids,json=userIds,proto3" json:"user_ids,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The ids of the members; the same users as in the field members.
+	UserIds []string `protobuf:"bytes,1,rep,name=user_ids,json=userIds,proto3" json:"user_ids,omitempty"`
 	// The cursor that the next request has in its field after; empty on the last page.
 	Next string `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`
 	// The number of all members.
 	MemberCount int32 `protobuf:"varint,3,opt,name=member_count,json=memberCount,proto3" json:"member_count,omitempty"`
 	// The version of the conversation as of which the answer was read.
-	Version       int64 `protobuf:"varint,4,opt,name=version,proto3" json:"version,omitempty"`
+	Version       int64     `protobuf:"varint,4,opt,name=version,proto3" json:"version,omitempty"`
+	Members       []*Member `protobuf:"bytes,5,rep,name=members,proto3" json:"members,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_edumatrix_chat_v1_queries_proto_msgTypes[7]
+	mi := &file_edumatrix_chat_v1_queries_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -546,7 +1078,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_chat_v1_queries_proto_msgTypes[7]
+	mi := &file_edumatrix_chat_v1_queries_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -559,7 +1091,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_edumatrix_chat_v1_queries_proto_rawDescGZIP(), []int{7}
+	return file_edumatrix_chat_v1_queries_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *MembersResponse) GetUserIds() []string {
@@ -590,6 +1122,13 @@ func (x *MembersResponse) GetVersion() int64 {
 	return 0
 }
 
+func (x *MembersResponse) GetMembers() []*Member {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
 var File_edumatrix_chat_v1_queries_proto protoreflect.FileDescriptor
 
 const file_edumatrix_chat_v1_queries_proto_rawDesc = "" +
@@ -598,7 +1137,7 @@ const file_edumatrix_chat_v1_queries_proto_rawDesc = "" +
 	"\x14ConversationsRequest\x12$\n" +
 	"\x05limit\x18\x01 \x01(\x05B\t\xb2\xbb\x18\x05(\x010\xc8\x01H\x00R\x05limit\x88\x01\x01\x12\x14\n" +
 	"\x05after\x18\x02 \x01(\tR\x05afterB\b\n" +
-	"\x06_limit\"\x8d\x02\n" +
+	"\x06_limit\"\xd4\x02\n" +
 	"\fConversation\x12'\n" +
 	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12+\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x17.edumatrix.chat.v1.KindR\x04kind\x12\x14\n" +
@@ -607,18 +1146,21 @@ const file_edumatrix_chat_v1_queries_proto_rawDesc = "" +
 	"\aversion\x18\x05 \x01(\x03R\aversion\x129\n" +
 	"\n" +
 	"changed_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tchangedAt\x12!\n" +
-	"\fmember_count\x18\a \x01(\x05R\vmemberCount\"r\n" +
+	"\fmember_count\x18\a \x01(\x05R\vmemberCount\x12\x18\n" +
+	"\apicture\x18\b \x01(\tR\apicture\x12+\n" +
+	"\x04role\x18\t \x01(\x0e2\x17.edumatrix.chat.v1.RoleR\x04role\"r\n" +
 	"\x15ConversationsResponse\x12E\n" +
 	"\rconversations\x18\x01 \x03(\v2\x1f.edumatrix.chat.v1.ConversationR\rconversations\x12\x12\n" +
-	"\x04next\x18\x02 \x01(\tR\x04next\"\xd0\x01\n" +
+	"\x04next\x18\x02 \x01(\tR\x04next\"\xf5\x01\n" +
 	"\x0eHistoryRequest\x121\n" +
 	"\x0fconversation_id\x18\x01 \x01(\tB\b\xb2\xbb\x18\x04\b\x01\x10\x01R\x0econversationId\x12#\n" +
 	"\x06before\x18\x02 \x01(\x03B\x06\xb2\xbb\x18\x02(\x00H\x00R\x06before\x88\x01\x01\x12!\n" +
 	"\x05after\x18\x03 \x01(\x03B\x06\xb2\xbb\x18\x02(\x00H\x01R\x05after\x88\x01\x01\x12$\n" +
-	"\x05limit\x18\x04 \x01(\x05B\t\xb2\xbb\x18\x05(\x010\xc8\x01H\x02R\x05limit\x88\x01\x01B\t\n" +
+	"\x05limit\x18\x04 \x01(\x05B\t\xb2\xbb\x18\x05(\x010\xc8\x01H\x02R\x05limit\x88\x01\x01\x12#\n" +
+	"\tthread_id\x18\x05 \x01(\tB\x06\xb2\xbb\x18\x02\x10\x01R\bthreadIdB\t\n" +
 	"\a_beforeB\b\n" +
 	"\x06_afterB\b\n" +
-	"\x06_limit\"\xf6\x01\n" +
+	"\x06_limit\"\x9c\x04\n" +
 	"\aMessage\x12\x1d\n" +
 	"\n" +
 	"message_id\x18\x01 \x01(\tR\tmessageId\x12\x18\n" +
@@ -627,26 +1169,72 @@ const file_edumatrix_chat_v1_queries_proto_rawDesc = "" +
 	"\x04body\x18\x04 \x01(\tR\x04body\x123\n" +
 	"\asent_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x06sentAt\x127\n" +
 	"\tedited_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\beditedAt\x12\x18\n" +
-	"\adeleted\x18\a \x01(\bR\adeleted\"w\n" +
+	"\adeleted\x18\a \x01(\bR\adeleted\x12\x19\n" +
+	"\breply_to\x18\b \x01(\tR\areplyTo\x12\x1b\n" +
+	"\tthread_id\x18\t \x01(\tR\bthreadId\x12\x1f\n" +
+	"\vreply_count\x18\n" +
+	" \x01(\x05R\n" +
+	"replyCount\x12>\n" +
+	"\rlast_reply_at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\vlastReplyAt\x12\"\n" +
+	"\rlast_reply_by\x18\f \x01(\tR\vlastReplyBy\x12,\n" +
+	"\x12mentioned_user_ids\x18\r \x03(\tR\x10mentionedUserIds\x12!\n" +
+	"\fmentions_all\x18\x0e \x01(\bR\vmentionsAll\x12\x16\n" +
+	"\x06pinned\x18\x0f \x01(\bR\x06pinned\"w\n" +
 	"\x0fHistoryResponse\x126\n" +
 	"\bmessages\x18\x01 \x03(\v2\x1a.edumatrix.chat.v1.MessageR\bmessages\x12\x12\n" +
 	"\x04more\x18\x02 \x01(\bR\x04more\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\x03R\aversion\"\xb0\x01\n" +
+	"\fEditsRequest\x121\n" +
+	"\x0fconversation_id\x18\x01 \x01(\tB\b\xb2\xbb\x18\x04\b\x01\x10\x01R\x0econversationId\x12'\n" +
+	"\n" +
+	"message_id\x18\x02 \x01(\tB\b\xb2\xbb\x18\x04\b\x01\x10\x01R\tmessageId\x12$\n" +
+	"\x05limit\x18\x03 \x01(\x05B\t\xb2\xbb\x18\x05(\x010\xc8\x01H\x00R\x05limit\x88\x01\x01\x12\x14\n" +
+	"\x05after\x18\x04 \x01(\tR\x05afterB\b\n" +
+	"\x06_limit\"`\n" +
+	"\x04Edit\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x03R\aversion\x12\x12\n" +
+	"\x04body\x18\x02 \x01(\tR\x04body\x12*\n" +
+	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"R\n" +
+	"\rEditsResponse\x12-\n" +
+	"\x05edits\x18\x01 \x03(\v2\x17.edumatrix.chat.v1.EditR\x05edits\x12\x12\n" +
+	"\x04next\x18\x02 \x01(\tR\x04next\"\x86\x01\n" +
+	"\vPinsRequest\x121\n" +
+	"\x0fconversation_id\x18\x01 \x01(\tB\b\xb2\xbb\x18\x04\b\x01\x10\x01R\x0econversationId\x12$\n" +
+	"\x05limit\x18\x02 \x01(\x05B\t\xb2\xbb\x18\x05(\x010\xc8\x01H\x00R\x05limit\x88\x01\x01\x12\x14\n" +
+	"\x05after\x18\x03 \x01(\tR\x05afterB\b\n" +
+	"\x06_limit\"\x91\x01\n" +
+	"\x03Pin\x124\n" +
+	"\amessage\x18\x01 \x01(\v2\x1a.edumatrix.chat.v1.MessageR\amessage\x12\x1b\n" +
+	"\tpinned_by\x18\x02 \x01(\tR\bpinnedBy\x127\n" +
+	"\tpinned_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bpinnedAt\"h\n" +
+	"\fPinsResponse\x12*\n" +
+	"\x04pins\x18\x01 \x03(\v2\x16.edumatrix.chat.v1.PinR\x04pins\x12\x12\n" +
+	"\x04next\x18\x02 \x01(\tR\x04next\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\x03R\aversion\"\x89\x01\n" +
 	"\x0eMembersRequest\x121\n" +
 	"\x0fconversation_id\x18\x01 \x01(\tB\b\xb2\xbb\x18\x04\b\x01\x10\x01R\x0econversationId\x12$\n" +
 	"\x05limit\x18\x02 \x01(\x05B\t\xb2\xbb\x18\x05(\x010\xc8\x01H\x00R\x05limit\x88\x01\x01\x12\x14\n" +
 	"\x05after\x18\x03 \x01(\tR\x05afterB\b\n" +
-	"\x06_limit\"}\n" +
+	"\x06_limit\"N\n" +
+	"\x06Member\x12\x17\n" +
+	"\auser_id\x18\x01 \x01(\tR\x06userId\x12+\n" +
+	"\x04role\x18\x02 \x01(\x0e2\x17.edumatrix.chat.v1.RoleR\x04role\"\xb2\x01\n" +
 	"\x0fMembersResponse\x12\x19\n" +
 	"\buser_ids\x18\x01 \x03(\tR\auserIds\x12\x12\n" +
 	"\x04next\x18\x02 \x01(\tR\x04next\x12!\n" +
 	"\fmember_count\x18\x03 \x01(\x05R\vmemberCount\x12\x18\n" +
-	"\aversion\x18\x04 \x01(\x03R\aversion2\xdd\x02\n" +
+	"\aversion\x18\x04 \x01(\x03R\aversion\x123\n" +
+	"\amembers\x18\x05 \x03(\v2\x19.edumatrix.chat.v1.MemberR\amembers2\x99\x04\n" +
 	"\vChatService\x12~\n" +
 	"\rConversations\x12'.edumatrix.chat.v1.ConversationsRequest\x1a(.edumatrix.chat.v1.ConversationsResponse\"\x1a\xaa\xbb\x18\x16\n" +
 	"\x12chat.conversations\x10\x01\x12f\n" +
 	"\aHistory\x12!.edumatrix.chat.v1.HistoryRequest\x1a\".edumatrix.chat.v1.HistoryResponse\"\x14\xaa\xbb\x18\x10\n" +
-	"\fchat.history\x10\x01\x12f\n" +
+	"\fchat.history\x10\x01\x12^\n" +
+	"\x05Edits\x12\x1f.edumatrix.chat.v1.EditsRequest\x1a .edumatrix.chat.v1.EditsResponse\"\x12\xaa\xbb\x18\x0e\n" +
+	"\n" +
+	"chat.edits\x10\x01\x12Z\n" +
+	"\x04Pins\x12\x1e.edumatrix.chat.v1.PinsRequest\x1a\x1f.edumatrix.chat.v1.PinsResponse\"\x11\xaa\xbb\x18\r\n" +
+	"\tchat.pins\x10\x01\x12f\n" +
 	"\aMembers\x12!.edumatrix.chat.v1.MembersRequest\x1a\".edumatrix.chat.v1.MembersResponse\"\x14\xaa\xbb\x18\x10\n" +
 	"\fchat.members\x10\x01BEZCgithub.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1;chatv1b\x06proto3"
 
@@ -662,7 +1250,7 @@ func file_edumatrix_chat_v1_queries_proto_rawDescGZIP() []byte {
 	return file_edumatrix_chat_v1_queries_proto_rawDescData
 }
 
-var file_edumatrix_chat_v1_queries_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_edumatrix_chat_v1_queries_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_edumatrix_chat_v1_queries_proto_goTypes = []any{
 	(*ConversationsRequest)(nil),  // 0: edumatrix.chat.v1.ConversationsRequest
 	(*Conversation)(nil),          // 1: edumatrix.chat.v1.Conversation
@@ -670,29 +1258,50 @@ var file_edumatrix_chat_v1_queries_proto_goTypes = []any{
 	(*HistoryRequest)(nil),        // 3: edumatrix.chat.v1.HistoryRequest
 	(*Message)(nil),               // 4: edumatrix.chat.v1.Message
 	(*HistoryResponse)(nil),       // 5: edumatrix.chat.v1.HistoryResponse
-	(*MembersRequest)(nil),        // 6: edumatrix.chat.v1.MembersRequest
-	(*MembersResponse)(nil),       // 7: edumatrix.chat.v1.MembersResponse
-	(Kind)(0),                     // 8: edumatrix.chat.v1.Kind
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*EditsRequest)(nil),          // 6: edumatrix.chat.v1.EditsRequest
+	(*Edit)(nil),                  // 7: edumatrix.chat.v1.Edit
+	(*EditsResponse)(nil),         // 8: edumatrix.chat.v1.EditsResponse
+	(*PinsRequest)(nil),           // 9: edumatrix.chat.v1.PinsRequest
+	(*Pin)(nil),                   // 10: edumatrix.chat.v1.Pin
+	(*PinsResponse)(nil),          // 11: edumatrix.chat.v1.PinsResponse
+	(*MembersRequest)(nil),        // 12: edumatrix.chat.v1.MembersRequest
+	(*Member)(nil),                // 13: edumatrix.chat.v1.Member
+	(*MembersResponse)(nil),       // 14: edumatrix.chat.v1.MembersResponse
+	(Kind)(0),                     // 15: edumatrix.chat.v1.Kind
+	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
+	(Role)(0),                     // 17: edumatrix.chat.v1.Role
 }
 var file_edumatrix_chat_v1_queries_proto_depIdxs = []int32{
-	8, // 0: edumatrix.chat.v1.Conversation.kind:type_name -> edumatrix.chat.v1.Kind
-	9, // 1: edumatrix.chat.v1.Conversation.changed_at:type_name -> google.protobuf.Timestamp
-	1, // 2: edumatrix.chat.v1.ConversationsResponse.conversations:type_name -> edumatrix.chat.v1.Conversation
-	9, // 3: edumatrix.chat.v1.Message.sent_at:type_name -> google.protobuf.Timestamp
-	9, // 4: edumatrix.chat.v1.Message.edited_at:type_name -> google.protobuf.Timestamp
-	4, // 5: edumatrix.chat.v1.HistoryResponse.messages:type_name -> edumatrix.chat.v1.Message
-	0, // 6: edumatrix.chat.v1.ChatService.Conversations:input_type -> edumatrix.chat.v1.ConversationsRequest
-	3, // 7: edumatrix.chat.v1.ChatService.History:input_type -> edumatrix.chat.v1.HistoryRequest
-	6, // 8: edumatrix.chat.v1.ChatService.Members:input_type -> edumatrix.chat.v1.MembersRequest
-	2, // 9: edumatrix.chat.v1.ChatService.Conversations:output_type -> edumatrix.chat.v1.ConversationsResponse
-	5, // 10: edumatrix.chat.v1.ChatService.History:output_type -> edumatrix.chat.v1.HistoryResponse
-	7, // 11: edumatrix.chat.v1.ChatService.Members:output_type -> edumatrix.chat.v1.MembersResponse
-	9, // [9:12] is the sub-list for method output_type
-	6, // [6:9] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	15, // 0: edumatrix.chat.v1.Conversation.kind:type_name -> edumatrix.chat.v1.Kind
+	16, // 1: edumatrix.chat.v1.Conversation.changed_at:type_name -> google.protobuf.Timestamp
+	17, // 2: edumatrix.chat.v1.Conversation.role:type_name -> edumatrix.chat.v1.Role
+	1,  // 3: edumatrix.chat.v1.ConversationsResponse.conversations:type_name -> edumatrix.chat.v1.Conversation
+	16, // 4: edumatrix.chat.v1.Message.sent_at:type_name -> google.protobuf.Timestamp
+	16, // 5: edumatrix.chat.v1.Message.edited_at:type_name -> google.protobuf.Timestamp
+	16, // 6: edumatrix.chat.v1.Message.last_reply_at:type_name -> google.protobuf.Timestamp
+	4,  // 7: edumatrix.chat.v1.HistoryResponse.messages:type_name -> edumatrix.chat.v1.Message
+	16, // 8: edumatrix.chat.v1.Edit.at:type_name -> google.protobuf.Timestamp
+	7,  // 9: edumatrix.chat.v1.EditsResponse.edits:type_name -> edumatrix.chat.v1.Edit
+	4,  // 10: edumatrix.chat.v1.Pin.message:type_name -> edumatrix.chat.v1.Message
+	16, // 11: edumatrix.chat.v1.Pin.pinned_at:type_name -> google.protobuf.Timestamp
+	10, // 12: edumatrix.chat.v1.PinsResponse.pins:type_name -> edumatrix.chat.v1.Pin
+	17, // 13: edumatrix.chat.v1.Member.role:type_name -> edumatrix.chat.v1.Role
+	13, // 14: edumatrix.chat.v1.MembersResponse.members:type_name -> edumatrix.chat.v1.Member
+	0,  // 15: edumatrix.chat.v1.ChatService.Conversations:input_type -> edumatrix.chat.v1.ConversationsRequest
+	3,  // 16: edumatrix.chat.v1.ChatService.History:input_type -> edumatrix.chat.v1.HistoryRequest
+	6,  // 17: edumatrix.chat.v1.ChatService.Edits:input_type -> edumatrix.chat.v1.EditsRequest
+	9,  // 18: edumatrix.chat.v1.ChatService.Pins:input_type -> edumatrix.chat.v1.PinsRequest
+	12, // 19: edumatrix.chat.v1.ChatService.Members:input_type -> edumatrix.chat.v1.MembersRequest
+	2,  // 20: edumatrix.chat.v1.ChatService.Conversations:output_type -> edumatrix.chat.v1.ConversationsResponse
+	5,  // 21: edumatrix.chat.v1.ChatService.History:output_type -> edumatrix.chat.v1.HistoryResponse
+	8,  // 22: edumatrix.chat.v1.ChatService.Edits:output_type -> edumatrix.chat.v1.EditsResponse
+	11, // 23: edumatrix.chat.v1.ChatService.Pins:output_type -> edumatrix.chat.v1.PinsResponse
+	14, // 24: edumatrix.chat.v1.ChatService.Members:output_type -> edumatrix.chat.v1.MembersResponse
+	20, // [20:25] is the sub-list for method output_type
+	15, // [15:20] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_edumatrix_chat_v1_queries_proto_init() }
@@ -704,13 +1313,15 @@ func file_edumatrix_chat_v1_queries_proto_init() {
 	file_edumatrix_chat_v1_queries_proto_msgTypes[0].OneofWrappers = []any{}
 	file_edumatrix_chat_v1_queries_proto_msgTypes[3].OneofWrappers = []any{}
 	file_edumatrix_chat_v1_queries_proto_msgTypes[6].OneofWrappers = []any{}
+	file_edumatrix_chat_v1_queries_proto_msgTypes[9].OneofWrappers = []any{}
+	file_edumatrix_chat_v1_queries_proto_msgTypes[12].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_edumatrix_chat_v1_queries_proto_rawDesc), len(file_edumatrix_chat_v1_queries_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

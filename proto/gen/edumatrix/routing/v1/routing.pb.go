@@ -102,7 +102,8 @@ type Command struct {
 	// The time in seconds after which the command is refused as expired if it was not decided yet; 0: it does not expire.
 	ExpiresAfterSeconds uint32 `protobuf:"varint,4,opt,name=expires_after_seconds,json=expiresAfterSeconds,proto3" json:"expires_after_seconds,omitempty"`
 	// The part of the stream that the command is about, such as "{message_id}". A decision reads the events of the stream
-	// without a subject and those with this subject. Empty: only the events without a subject.
+	// without a subject and those with this subject. Empty: only the events without a subject. If the subject names an
+	// optional field that is absent, the command has no subject.
 	Subject string `protobuf:"bytes,5,opt,name=subject,proto3" json:"subject,omitempty"`
 	// The room of which the actor must be a member when the command is committed, such as
 	// "conversation:{conversation_id}". It must be a room that events of the same service open. A command of any other

@@ -38,6 +38,10 @@ const (
 	ChatServiceConversationsProcedure = "/edumatrix.chat.v1.ChatService/Conversations"
 	// ChatServiceHistoryProcedure is the fully-qualified name of the ChatService's History RPC.
 	ChatServiceHistoryProcedure = "/edumatrix.chat.v1.ChatService/History"
+	// ChatServiceEditsProcedure is the fully-qualified name of the ChatService's Edits RPC.
+	ChatServiceEditsProcedure = "/edumatrix.chat.v1.ChatService/Edits"
+	// ChatServicePinsProcedure is the fully-qualified name of the ChatService's Pins RPC.
+	ChatServicePinsProcedure = "/edumatrix.chat.v1.ChatService/Pins"
 	// ChatServiceMembersProcedure is the fully-qualified name of the ChatService's Members RPC.
 	ChatServiceMembersProcedure = "/edumatrix.chat.v1.ChatService/Members"
 )
@@ -48,6 +52,11 @@ type ChatServiceClient interface {
 	Conversations(context.Context, *connect.Request[v1.ConversationsRequest]) (*connect.Response[v1.ConversationsResponse], error)
 	// History returns a page of the messages of one conversation, the oldest first.
 	History(context.Context, *connect.Request[v1.HistoryRequest]) (*connect.Response[v1.HistoryResponse], error)
+	// Edits returns a page of the texts that a message has had, the oldest first.
+	Edits(context.Context, *connect.Request[v1.EditsRequest]) (*connect.Response[v1.EditsResponse], error)
+	// Pins returns a page of the pinned messages of a conversation, the one that was pinned last first. Only members may
+	// send the query.
+	Pins(context.Context, *connect.Request[v1.PinsRequest]) (*connect.Response[v1.PinsResponse], error)
 	// Members returns a page of the members of a conversation, in the order in which they joined. Only members may send
 	// the query.
 	Members(context.Context, *connect.Request[v1.MembersRequest]) (*connect.Response[v1.MembersResponse], error)
@@ -76,6 +85,18 @@ func NewChatServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(chatServiceMethods.ByName("History")),
 			connect.WithClientOptions(opts...),
 		),
+		edits: connect.NewClient[v1.EditsRequest, v1.EditsResponse](
+			httpClient,
+			baseURL+ChatServiceEditsProcedure,
+			connect.WithSchema(chatServiceMethods.ByName("Edits")),
+			connect.WithClientOptions(opts...),
+		),
+		pins: connect.NewClient[v1.PinsRequest, v1.PinsResponse](
+			httpClient,
+			baseURL+ChatServicePinsProcedure,
+			connect.WithSchema(chatServiceMethods.ByName("Pins")),
+			connect.WithClientOptions(opts...),
+		),
 		members: connect.NewClient[v1.MembersRequest, v1.MembersResponse](
 			httpClient,
 			baseURL+ChatServiceMembersProcedure,
@@ -89,6 +110,8 @@ func NewChatServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 type chatServiceClient struct {
 	conversations *connect.Client[v1.ConversationsRequest, v1.ConversationsResponse]
 	history       *connect.Client[v1.HistoryRequest, v1.HistoryResponse]
+	edits         *connect.Client[v1.EditsRequest, v1.EditsResponse]
+	pins          *connect.Client[v1.PinsRequest, v1.PinsResponse]
 	members       *connect.Client[v1.MembersRequest, v1.MembersResponse]
 }
 
@@ -102,6 +125,16 @@ func (c *chatServiceClient) History(ctx context.Context, req *connect.Request[v1
 	return c.history.CallUnary(ctx, req)
 }
 
+// Edits calls edumatrix.chat.v1.ChatService.Edits.
+func (c *chatServiceClient) Edits(ctx context.Context, req *connect.Request[v1.EditsRequest]) (*connect.Response[v1.EditsResponse], error) {
+	return c.edits.CallUnary(ctx, req)
+}
+
+// Pins calls edumatrix.chat.v1.ChatService.Pins.
+func (c *chatServiceClient) Pins(ctx context.Context, req *connect.Request[v1.PinsRequest]) (*connect.Response[v1.PinsResponse], error) {
+	return c.pins.CallUnary(ctx, req)
+}
+
 // Members calls edumatrix.chat.v1.ChatService.Members.
 func (c *chatServiceClient) Members(ctx context.Context, req *connect.Request[v1.MembersRequest]) (*connect.Response[v1.MembersResponse], error) {
 	return c.members.CallUnary(ctx, req)
@@ -113,6 +146,11 @@ type ChatServiceHandler interface {
 	Conversations(context.Context, *connect.Request[v1.ConversationsRequest]) (*connect.Response[v1.ConversationsResponse], error)
 	// History returns a page of the messages of one conversation, the oldest first.
 	History(context.Context, *connect.Request[v1.HistoryRequest]) (*connect.Response[v1.HistoryResponse], error)
+	// Edits returns a page of the texts that a message has had, the oldest first.
+	Edits(context.Context, *connect.Request[v1.EditsRequest]) (*connect.Response[v1.EditsResponse], error)
+	// Pins returns a page of the pinned messages of a conversation, the one that was pinned last first. Only members may
+	// send the query.
+	Pins(context.Context, *connect.Request[v1.PinsRequest]) (*connect.Response[v1.PinsResponse], error)
 	// Members returns a page of the members of a conversation, in the order in which they joined. Only members may send
 	// the query.
 	Members(context.Context, *connect.Request[v1.MembersRequest]) (*connect.Response[v1.MembersResponse], error)
@@ -137,6 +175,18 @@ func NewChatServiceHandler(svc ChatServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(chatServiceMethods.ByName("History")),
 		connect.WithHandlerOptions(opts...),
 	)
+	chatServiceEditsHandler := connect.NewUnaryHandler(
+		ChatServiceEditsProcedure,
+		svc.Edits,
+		connect.WithSchema(chatServiceMethods.ByName("Edits")),
+		connect.WithHandlerOptions(opts...),
+	)
+	chatServicePinsHandler := connect.NewUnaryHandler(
+		ChatServicePinsProcedure,
+		svc.Pins,
+		connect.WithSchema(chatServiceMethods.ByName("Pins")),
+		connect.WithHandlerOptions(opts...),
+	)
 	chatServiceMembersHandler := connect.NewUnaryHandler(
 		ChatServiceMembersProcedure,
 		svc.Members,
@@ -149,6 +199,10 @@ func NewChatServiceHandler(svc ChatServiceHandler, opts ...connect.HandlerOption
 			chatServiceConversationsHandler.ServeHTTP(w, r)
 		case ChatServiceHistoryProcedure:
 			chatServiceHistoryHandler.ServeHTTP(w, r)
+		case ChatServiceEditsProcedure:
+			chatServiceEditsHandler.ServeHTTP(w, r)
+		case ChatServicePinsProcedure:
+			chatServicePinsHandler.ServeHTTP(w, r)
 		case ChatServiceMembersProcedure:
 			chatServiceMembersHandler.ServeHTTP(w, r)
 		default:
@@ -166,6 +220,14 @@ func (UnimplementedChatServiceHandler) Conversations(context.Context, *connect.R
 
 func (UnimplementedChatServiceHandler) History(context.Context, *connect.Request[v1.HistoryRequest]) (*connect.Response[v1.HistoryResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("edumatrix.chat.v1.ChatService.History is not implemented"))
+}
+
+func (UnimplementedChatServiceHandler) Edits(context.Context, *connect.Request[v1.EditsRequest]) (*connect.Response[v1.EditsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("edumatrix.chat.v1.ChatService.Edits is not implemented"))
+}
+
+func (UnimplementedChatServiceHandler) Pins(context.Context, *connect.Request[v1.PinsRequest]) (*connect.Response[v1.PinsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("edumatrix.chat.v1.ChatService.Pins is not implemented"))
 }
 
 func (UnimplementedChatServiceHandler) Members(context.Context, *connect.Request[v1.MembersRequest]) (*connect.Response[v1.MembersResponse], error) {
