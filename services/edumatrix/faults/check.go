@@ -25,6 +25,7 @@ const (
 	clientsSee = "4 clients see each event once, in order"
 	rebuild    = "5 projections equal a rebuild"
 	access     = "6 users see only the rooms that they are members of"
+	rules      = "6 users change only what their roles allow"
 	deadAlone  = "8 only messages that always fail are dead letters"
 	survives   = "9 the mesh survives outages"
 )
@@ -61,6 +62,7 @@ func Check(h *History, s *Stored, poisoned []Poison) []Violation {
 	j.topics()
 	j.sessions()
 	j.notifications()
+	j.conversations()
 	for _, d := range s.Differences {
 		j.broken(rebuild, "%s", d)
 	}
@@ -194,17 +196,24 @@ func (j *judge) commands() {
 	}
 }
 
-// effect compares a command's events with its outcome.
+// effect compares a command's events with its outcome. The outcome is that of the command's last event. A command that
+// was decided twice would have two events of one type in a stream.
 func (j *judge) effect(c *Command, o Outcome, caused []Event) {
 	switch {
 	case o.Kind != Committed && len(caused) > 0:
 		j.broken(oneOutcome, "%s is %s but has %d events", c, o.Kind, len(caused))
 	case o.Kind == Committed && len(caused) == 0:
 		j.broken(kept, "%s is committed, but its event is not in the log", c)
-	case o.Kind == Committed && len(caused) > 1:
-		j.broken(oneOutcome, "%s has %d events", c, len(caused))
 	case o.Kind == Committed:
-		e := caused[0]
+		types := map[[2]string]bool{}
+		for _, e := range caused {
+			if k := [2]string{e.Stream, e.Type}; types[k] {
+				j.broken(oneOutcome, "%s has two events %s in %s", c, e.Type, e.Stream)
+			} else {
+				types[k] = true
+			}
+		}
+		e := caused[len(caused)-1]
 		if e.Stream != o.Stream || e.Version != o.Version || e.Position != o.Position {
 			j.broken(oneOutcome, "%s: outcome at %s %d (%d), event at %s %d (%d)", c, o.Stream, o.Version, o.Position, e.Stream,
 				e.Version, e.Position)

@@ -53,6 +53,7 @@ func readLog(ctx context.Context, conn *pgx.Conn, c *catalog.Catalog, owner stri
 		if err != nil {
 			return e, err
 		}
+		e.Message = m
 		e.Text, e.About, e.AboutAt = text(m, "body", "title"), text(m, "about_stream"), number(m, "about_version")
 		return e, nil
 	})

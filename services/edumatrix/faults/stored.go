@@ -3,6 +3,8 @@ package faults
 import (
 	"slices"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 )
 
 // Stored contains the data in the stores at the end of a run, when nothing is in flight.
@@ -46,6 +48,7 @@ type Event struct {
 	Closes   []Change
 	About    string // the stream of the event that raised a notification; AboutAt is its version
 	AboutAt  int64
+	Message  proto.Message // the event itself
 }
 
 // Change is a room that an event opens or closes, with the users for whom the event does so.

@@ -33,8 +33,14 @@ func (w *worker) something() {
 	}
 	in := map[string]any{"conversation_id": t.id}
 	switch n := w.random.IntN(100); {
-	case n < 64:
+	case n < 44:
 		w.say(t.id)
+	case n < 54:
+		w.answer(t)
+	case n < 58:
+		w.pin()
+	case n < 64:
+		w.lead(t)
 	case n < 72:
 		w.change("chat.edit_message")
 	case n < 77:
@@ -68,6 +74,52 @@ func (w *worker) something() {
 func (w *worker) say(conversation string) Answer {
 	text := w.text()
 	return w.do("chat", "chat.send_message", text, map[string]any{"conversation_id": conversation, "body": text})
+}
+
+// answer sends an answer to one of the user's own messages, often in its thread, and mentions a member.
+func (w *worker) answer(t talk) {
+	m, ok := w.device.own(w.random)
+	if !ok {
+		w.say(t.id)
+		return
+	}
+	text := w.text()
+	data := map[string]any{"conversation_id": m.conversation, "body": text, "reply_to": m.id, "in_thread": w.random.IntN(3) > 0,
+		"mentions_all": w.random.IntN(8) == 0}
+	if len(t.members) > 0 {
+		data["mentioned_user_ids"] = []string{t.members[w.random.IntN(len(t.members))]}
+	}
+	w.do("chat", "chat.send_message", text, data)
+}
+
+// pin pins or unpins one of the user's own messages.
+func (w *worker) pin() {
+	if m, ok := w.device.own(w.random); ok {
+		command := "chat.pin_message"
+		if w.random.IntN(3) == 0 {
+			command = "chat.unpin_message"
+		}
+		w.do("chat", command, "", map[string]any{"conversation_id": m.conversation, "message_id": m.id})
+	}
+}
+
+// lead changes the title, the picture or a role of a conversation. Often the command is refused, because the user is
+// neither its owner nor an admin.
+func (w *worker) lead(t talk) {
+	in := map[string]any{"conversation_id": t.id}
+	switch n := w.random.IntN(6); {
+	case n == 0:
+		text := w.text()
+		in["title"] = text[:min(len(text), 100)]
+		w.do("chat", "chat.set_title", in["title"].(string), in)
+	case n == 1:
+		in["picture"] = fmt.Sprintf("https://school.example/%d.png", w.random.IntN(10))
+		w.do("chat", "chat.set_picture", "", in)
+	case len(t.members) > 0:
+		in["user_id"] = t.members[w.random.IntN(len(t.members))]
+		in["role"] = []string{"member", "admin", "admin", "owner"}[w.random.IntN(4)]
+		w.do("chat", "chat.set_role", "", in)
+	}
 }
 
 func (w *worker) change(how string) {
