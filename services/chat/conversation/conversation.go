@@ -1,6 +1,6 @@
-// Package conversation decides the commands about one conversation: its members with their roles, its title and picture,
-// and its messages. The package does no I/O. A State is built from the events of its stream, and Decide turns a command
-// into events or refuses it. The texts of messages are not part of the state.
+// Package conversation decides the commands about one conversation: its members with their roles, its title and
+// picture, and its messages. The package does no I/O. A State is built from the events of its stream, and Decide turns
+// a command into events or refuses it. The texts of messages are not part of the state.
 package conversation
 
 import (

@@ -196,8 +196,8 @@ func (s *State) setPicture(by catalog.Origin, c *chatv1.SetPicture) ([]proto.Mes
 	return one(&chatv1.PictureChanged{ConversationId: s.id, Picture: c.Picture})
 }
 
-// checkPicture returns a refusal if a picture is neither empty nor a URL that a client can load without a warning. A URL
-// that begins with "//" is refused, because its scheme would be that of the page.
+// checkPicture returns a refusal if a picture is neither empty nor a URL that a client can load without a warning. A
+// URL that begins with "//" is refused, because its scheme would be that of the page.
 func checkPicture(url string) error {
 	local := strings.HasPrefix(url, "/") && !strings.HasPrefix(url, "//")
 	if url == "" || local || strings.HasPrefix(url, "https://") {

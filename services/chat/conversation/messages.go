@@ -43,8 +43,8 @@ func (s *State) send(by catalog.Origin, c *chatv1.SendMessage) ([]proto.Message,
 	return one(sent)
 }
 
-// mentioned returns the users of a list who are members, without repeats. It returns a refusal if the actor mentions all
-// members, but may not.
+// mentioned returns the users of a list who are members, without repeats. It returns a refusal if the actor mentions
+// all members, but may not.
 func (s *State) mentioned(by catalog.Origin, users []string, all bool) (members []string, err error) {
 	if err := s.requireLeadInGroup(by, "mention all members"); all && err != nil {
 		return nil, err

@@ -37,8 +37,8 @@ type readable struct {
 
 // readableBy returns the versions of a conversation that a user may read. It first reads the conversation's version in
 // the projection, and then the memberships in the log. So the memberships are complete up to that version, even while
-// the user is being removed. A user who has left can still read the versions that they could read when they left; if the
-// parameter memberNow is true, such a user is refused.
+// the user is being removed. A user who has left can still read the versions that they could read when they left; if
+// the parameter memberNow is true, such a user is refused.
 func (s *Server) readableBy(ctx context.Context, id, user string, memberNow bool) (readable, error) {
 	settings, version, intervals, err := readThenIntervals(ctx, s, id, user, memberNow, s.store.Settings)
 	if err != nil {

@@ -43,7 +43,8 @@ func BenchmarkSize(b *testing.B) {
 			b.Fatal("SIZE_EVENTS must be a number of at least 1,000,000, so that the small size is not trivial")
 		}
 	}
-	// The settings are those of a service and of `edumatrix up` on a machine with 8 GiB, except that loading writes no WAL.
+	// The settings are those of a service and of `edumatrix up` on a machine with 8 GiB, except that loading writes no
+	// WAL.
 	process.TuneMemory(process.OneService, slog.New(slog.DiscardHandler))
 	server := meshtest.NewPostgresServerWith(b, 1<<30, map[string]string{"wal_level": "minimal", "max_wal_senders": "0"})
 	small := newSized(b, server.Database(b), sizeOf(events/100, events)).measure(b)

@@ -15,8 +15,8 @@ import (
 
 // sqlEdits reads the texts of the message $2 of the conversation $1 that have versions within the readable ranges ($3,
 // $4) and above a version ($5): at most one page ($6), which it cuts where the texts exceed a number of bytes ($7), but
-// not before the first text. The column count is the number of texts without this cut. If the message exists, but has no
-// such texts, the statement returns one row without a version.
+// not before the first text. The column count is the number of texts without this cut. If the message exists, but has
+// no such texts, the statement returns one row without a version.
 const sqlEdits = `WITH message AS (
 		SELECT * FROM chat.messages m WHERE conversation_id = $1 AND message_id = $2 AND EXISTS (
 			SELECT FROM unnest($3::bigint[], $4::bigint[]) AS readable (lower, upper) WHERE m.version BETWEEN lower AND upper)
@@ -38,7 +38,8 @@ const sqlEdits = `WITH message AS (
 	SELECT s.version, s.body, s.at, s.count FROM message LEFT JOIN sized s ON s.bytes <= $7 OR s.row = 1 ORDER BY s.version`
 
 // Edits returns a page of the texts of a message whose versions are within ranges and above the parameter after, the
-// oldest text first. The result next is the value of the parameter after for the following page; on the last page, it is
+// oldest text first. The result next is the value of the parameter after for the following page; on the last page, it
+// is
 // 0. Edits reports whether the message exists within the ranges.
 func (s *Store) Edits(ctx context.Context, id, message string, readable []Range, after catalog.Version, limit int) (
 	edits []*chatv1.Edit, next catalog.Version, exists bool, err error) {

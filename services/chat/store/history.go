@@ -45,8 +45,8 @@ const sqlMessages = `WITH found AS (%[1]s),
 		reply_count, last_reply_at, last_reply_by, pinned_by, pinned_at, sort, count FROM sized
 	WHERE bytes <= $5 OR row = 1 ORDER BY sort %[2]s`
 
-// sqlInRanges finds messages of the thread $8 in some ranges of versions ($6, $7), at most one page from each range, and
-// reads no row outside of the ranges.
+// sqlInRanges finds messages of the thread $8 in some ranges of versions ($6, $7), at most one page from each range,
+// and reads no row outside of the ranges.
 const sqlInRanges = `SELECT m.*, m.version AS sort FROM unnest($6::bigint[], $7::bigint[]) AS range (lower, upper), LATERAL (
 		SELECT * FROM chat.messages m
 		WHERE m.conversation_id = $1 AND m.thread_id = $8 AND m.version >= lower AND m.version <= upper

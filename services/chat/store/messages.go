@@ -40,8 +40,8 @@ const (
 		SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::timestamptz[])`
 )
 
-// messageWriter has the statements that write messages. Each method adds the rows of one event for these statements to a
-// batch.
+// messageWriter has the statements that write messages. Each method adds the rows of one event for these statements to
+// a batch.
 type messageWriter struct {
 	*conversationWriter
 	send, edit, reply, remove, unpin, pin *projection.Statement

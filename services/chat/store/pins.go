@@ -12,7 +12,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/page"
 )
 
-// sqlPins finds the pinned messages that were sent within the readable ranges ($2, $3) and pinned before a version ($6).
+// sqlPins finds the pinned messages that were sent within the readable ranges ($2, $3) and pinned before a version
+// ($6).
 var sqlPins = fmt.Sprintf(sqlMessages, `SELECT m.*, p.version AS sort FROM chat.pins p, LATERAL (
 		SELECT * FROM chat.messages m WHERE m.conversation_id = $1 AND m.message_id = p.message_id AND NOT m.deleted
 		ORDER BY m.version DESC LIMIT 1) m
@@ -20,9 +21,9 @@ var sqlPins = fmt.Sprintf(sqlMessages, `SELECT m.*, p.version AS sort FROM chat.
 		SELECT FROM unnest($2::bigint[], $3::bigint[]) AS readable (lower, upper) WHERE m.version BETWEEN lower AND upper)
 	ORDER BY p.version DESC LIMIT $4`, "DESC")
 
-// Pins returns a page of the pinned messages of a conversation whose versions are within ranges, the one that was pinned
-// last first. Only messages that were pinned before the version below are returned. The result next is the value of the
-// parameter below for the following page; on the last page, the result is 0.
+// Pins returns a page of the pinned messages of a conversation whose versions are within ranges, the one that was
+// pinned last first. Only messages that were pinned before the version below are returned. The result next is the value
+// of the parameter below for the following page; on the last page, the result is 0.
 func (s *Store) Pins(ctx context.Context, id string, readable []Range, below catalog.Version, limit int) (
 	pins []*chatv1.Pin, next catalog.Version, err error) {
 	lower, upper := bounds(readable)

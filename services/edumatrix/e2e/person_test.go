@@ -113,19 +113,29 @@ func (p *person) ask(name string, data, answer any) error {
 }
 
 // await returns the first event in p.seen for which is(event) is true. It waits for the event if necessary.
-func (p *person) await(what string, is func(client.Event) bool) client.Event {
+func (p *person) await(what string, is func(client.Event) bool) (found client.Event) {
+	p.t.Helper()
+	p.until(func() (bool, string) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		i := slices.IndexFunc(p.seen, is)
+		if i >= 0 {
+			found = p.seen[i]
+		}
+		return i >= 0, what
+	})
+	return found
+}
+
+// until calls a function, at first and then after each event and outcome, until it returns true. The text that the
+// function returns describes what the person waits for.
+func (p *person) until(done func() (bool, string)) {
 	p.t.Helper()
 	deadline := time.After(patience)
 	for {
-		p.mu.Lock()
-		i := slices.IndexFunc(p.seen, is)
-		var e client.Event
-		if i >= 0 {
-			e = p.seen[i]
-		}
-		p.mu.Unlock()
-		if i >= 0 {
-			return e
+		is, what := done()
+		if is {
+			return
 		}
 		select {
 		case <-p.news:

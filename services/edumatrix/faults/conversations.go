@@ -26,8 +26,8 @@ func (c *conversation) leads(user string) bool {
 	return c.kind == chatv1.Kind_KIND_DIRECT || c.roles[user] == chatv1.Role_ROLE_OWNER || c.roles[user] == chatv1.Role_ROLE_ADMIN
 }
 
-// conversations checks that each event of a conversation follows the rules: who may cause it, who becomes the owner, and
-// to which messages it refers.
+// conversations checks that each event of a conversation follows the rules: who may cause it, who becomes the owner,
+// and to which messages it refers.
 func (j *judge) conversations() {
 	all := map[string]*conversation{}
 	for _, e := range j.s.log("chat").Events {

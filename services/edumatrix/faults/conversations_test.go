@@ -13,9 +13,9 @@ import (
 // by is an event of a conversation.
 func by(actor string, m proto.Message) Event { return Event{Actor: actor, Stream: room, Message: m} }
 
-// Each case is the end of a conversation of ann (the owner), bob (an admin), cid and dan, in which cid has sent m, bob has
-// answered it with r in its thread, and ann has pinned m. The judge must find the broken rule of the last event, and no
-// other one.
+// Each case is the end of a conversation of ann (the owner), bob (an admin), cid and dan, in which cid has sent m, bob
+// has answered it with r in its thread, and ann has pinned m. The judge must find the broken rule of the last event,
+// and no other one.
 func TestConversations_FindsEachBrokenRule(t *testing.T) {
 	t.Parallel()
 	begin := []Event{

@@ -249,8 +249,9 @@ func (x *RemoveMember) GetUserId() string {
 	return ""
 }
 
-// Leave removes the actor from a group. The actor can still read the messages that the actor could read before. When the
-// owner leaves, the admin who has been a member for the longest time becomes the owner, or the member if there is no admin.
+// Leave removes the actor from a group. The actor can still read the messages that the actor could read before. When
+// the owner leaves, the admin who has been a member for the longest time becomes the owner, or the member if there is
+// no admin.
 type Leave struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -402,8 +403,8 @@ func (x *SetPicture) GetPicture() string {
 	return ""
 }
 
-// SetRole changes the role of another member of a group. Only the owner may send the command. An owner who makes another
-// member the owner becomes an admin.
+// SetRole changes the role of another member of a group. Only the owner may send the command. An owner who makes
+// another member the owner becomes an admin.
 type SetRole struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -636,8 +637,8 @@ func (x *EditMessage) GetMentionsAll() bool {
 	return false
 }
 
-// DeleteMessage deletes a message, and its texts in the earlier events about it. The author of the message may delete it,
-// and in a group also the owner and admins. A deleted message is no longer pinned.
+// DeleteMessage deletes a message, and its texts in the earlier events about it. The author of the message may delete
+// it, and in a group also the owner and admins. A deleted message is no longer pinned.
 type DeleteMessage struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -690,8 +691,8 @@ func (x *DeleteMessage) GetMessageId() string {
 	return ""
 }
 
-// PinMessage adds a message to the pinned messages of a conversation. In a group, only the owner and admins may send the
-// command.
+// PinMessage adds a message to the pinned messages of a conversation. In a group, only the owner and admins may send
+// the command.
 type PinMessage struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`

@@ -129,8 +129,8 @@ func (Role) EnumDescriptor() ([]byte, []int) {
 	return file_edumatrix_chat_v1_events_proto_rawDescGZIP(), []int{1}
 }
 
-// ConversationStarted is the first event of every conversation. In a group, the first of the users is the owner, and the
-// others have the role member.
+// ConversationStarted is the first event of every conversation. A client loads chat.conversations. In a group, the
+// first of the users is the owner, and the others have the role member.
 type ConversationStarted struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -217,7 +217,7 @@ func (x *ConversationStarted) GetPicture() string {
 	return ""
 }
 
-// MemberAdded means that a user has become a member of a group.
+// MemberAdded means that a user has become a member of a group. The client of the new member loads chat.conversations.
 type MemberAdded struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -280,7 +280,8 @@ func (x *MemberAdded) GetRole() Role {
 }
 
 // MemberLeft means that a user is no longer a member of a group. If the user is also the actor of the event, the user
-// has left; otherwise the actor has removed the user.
+// has left; otherwise the actor has removed the user. A client that shows messages to the user who left loads
+// chat.history again.
 type MemberLeft struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -448,8 +449,8 @@ func (x *PictureChanged) GetPicture() string {
 	return ""
 }
 
-// RoleChanged has the new role of a member of a group. If the member becomes the owner, the same event makes the previous
-// owner an admin.
+// RoleChanged has the new role of a member of a group. If the member becomes the owner, the same event makes the
+// previous owner an admin.
 type RoleChanged struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -617,7 +618,8 @@ func (x *MessageSent) GetMentionsAll() bool {
 	return false
 }
 
-// MessageEdited has the new text of a message, and the members that the new text mentions.
+// MessageEdited has the new text of a message, and the members that the new text mentions. The time of the event is the
+// time of the edit.
 type MessageEdited struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId   string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -758,7 +760,8 @@ func (x *MessageDeleted) GetThreadId() string {
 	return ""
 }
 
-// MessagePinned means that a message was added to the pinned messages of the conversation.
+// MessagePinned means that a message was added to the pinned messages of the conversation. To get its text, load
+// chat.pins.
 type MessagePinned struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`

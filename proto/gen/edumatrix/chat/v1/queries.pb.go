@@ -255,8 +255,8 @@ type HistoryRequest struct {
 	// The maximum number of messages; absent: 50. A page has fewer messages, but at least one, if their texts
 	// are larger than 512 KiB together.
 	Limit *int32 `protobuf:"varint,4,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
-	// The first message of a thread: return the messages of this thread, without the first one. Empty: return the messages
-	// that belong to no thread.
+	// The first message of a thread: return the messages of this thread, without the first one. Empty: return the
+	// messages that belong to no thread.
 	ThreadId      string `protobuf:"bytes,5,opt,name=thread_id,json=threadId,proto3" json:"thread_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -343,10 +343,11 @@ type Message struct {
 	// The first message of the thread to which this message belongs; empty: it belongs to no thread.
 	ThreadId string `protobuf:"bytes,9,opt,name=thread_id,json=threadId,proto3" json:"thread_id,omitempty"`
 	// The number of messages in the thread of this message that are not deleted, including those that the calling user
-	// cannot read. For users who have left the conversation, the fields reply_count to last_reply_by and pinned are absent.
+	// cannot read. For users who have left the conversation, the fields reply_count to last_reply_by and pinned are
+	// absent.
 	ReplyCount int32 `protobuf:"varint,10,opt,name=reply_count,json=replyCount,proto3" json:"reply_count,omitempty"`
-	// The time at which the newest message of the thread was sent, even if that message is deleted; absent: no message was
-	// ever sent in the thread.
+	// The time at which the newest message of the thread was sent, even if that message is deleted; absent: no message
+	// was ever sent in the thread.
 	LastReplyAt *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=last_reply_at,json=lastReplyAt,proto3" json:"last_reply_at,omitempty"`
 	// The author of that newest message.
 	LastReplyBy string `protobuf:"bytes,12,opt,name=last_reply_by,json=lastReplyBy,proto3" json:"last_reply_by,omitempty"`

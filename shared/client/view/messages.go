@@ -1,0 +1,158 @@
+package view
+
+import (
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
+)
+
+// History is the newest page of chat.history: the messages of a thread, or those that belong to no thread.
+type History struct {
+	UserID         string // the reader
+	ConversationID string
+	ThreadID       string // empty: the messages that belong to no thread
+	Response       chatv1.HistoryResponse
+}
+
+// Query returns the query chat.history.
+func (v *History) Query() (string, proto.Message) {
+	return "chat.history", &chatv1.HistoryRequest{ConversationId: v.ConversationID, ThreadId: v.ThreadID}
+}
+
+// Answer returns the response of the query.
+func (v *History) Answer() proto.Message { return &v.Response }
+
+// Apply applies an event of the conversation. A new message is added to the end of the page, so the page grows. When
+// the reader leaves the conversation, Apply returns ErrReload, because the answer no longer contains pins and numbers
+// of replies.
+func (v *History) Apply(e Event) error {
+	if !e.newer(v.ConversationID, v.Response.Version) {
+		return nil
+	}
+	v.Response.Version = e.Version
+	switch b := e.Body.(type) {
+	case *chatv1.MessageSent:
+		v.sent(e, b)
+	case *chatv1.MessageEdited:
+		if m := v.message(b.MessageId); m != nil {
+			m.Body, m.EditedAt = b.Body, e.at()
+			m.MentionedUserIds, m.MentionsAll = b.MentionedUserIds, b.MentionsAll
+		}
+	case *chatv1.MessageDeleted:
+		if m := v.message(b.MessageId); m != nil {
+			m.Body, m.EditedAt, m.MentionedUserIds, m.MentionsAll, m.Deleted = "", nil, nil, false, true
+		}
+		if first := v.message(b.ThreadId); first != nil {
+			first.ReplyCount--
+		}
+	case *chatv1.MessagePinned:
+		if m := v.message(b.MessageId); m != nil {
+			m.Pinned = true
+		}
+	case *chatv1.MessageUnpinned:
+		if m := v.message(b.MessageId); m != nil {
+			m.Pinned = false
+		}
+	case *chatv1.MemberLeft:
+		if b.UserId == v.UserID {
+			return ErrReload
+		}
+	}
+	return nil
+}
+
+func (v *History) sent(e Event, b *chatv1.MessageSent) {
+	if b.ThreadId == v.ThreadID {
+		v.Response.Messages = append(v.Response.Messages, &chatv1.Message{MessageId: b.MessageId, Version: e.Version,
+			Author: e.Actor, Body: b.Body, SentAt: e.at(), ReplyTo: b.ReplyTo, ThreadId: b.ThreadId,
+			MentionedUserIds: b.MentionedUserIds, MentionsAll: b.MentionsAll})
+	}
+	if first := v.message(b.ThreadId); first != nil {
+		first.ReplyCount++
+		first.LastReplyAt, first.LastReplyBy = e.at(), e.Actor
+	}
+}
+
+// message returns a message of the page, or nil.
+func (v *History) message(id string) *chatv1.Message {
+	i := slices.IndexFunc(v.Response.Messages, func(m *chatv1.Message) bool { return m.MessageId == id })
+	if i < 0 {
+		return nil
+	}
+	return v.Response.Messages[i]
+}
+
+// Pins is the first page of chat.pins.
+type Pins struct {
+	ConversationID string
+	Response       chatv1.PinsResponse
+}
+
+// Query returns the query chat.pins.
+func (v *Pins) Query() (string, proto.Message) {
+	return "chat.pins", &chatv1.PinsRequest{ConversationId: v.ConversationID}
+}
+
+// Answer returns the response of the query.
+func (v *Pins) Answer() proto.Message { return &v.Response }
+
+// Apply applies an event of the conversation. The event that a message was pinned does not contain the message, so
+// Apply returns ErrReload.
+func (v *Pins) Apply(e Event) error {
+	if !e.newer(v.ConversationID, v.Response.Version) {
+		return nil
+	}
+	history := History{ConversationID: v.ConversationID, ThreadID: "\x00"} // of no thread, so that no message is added
+	for _, p := range v.Response.Pins {
+		history.Response.Messages = append(history.Response.Messages, p.Message)
+	}
+	if err := history.Apply(e); err != nil {
+		return err
+	}
+	v.Response.Version = e.Version
+	switch b := e.Body.(type) {
+	case *chatv1.MessagePinned:
+		return ErrReload
+	case *chatv1.MessageUnpinned:
+		v.Response.Pins = slices.DeleteFunc(v.Response.Pins, func(p *chatv1.Pin) bool { return p.Message.MessageId == b.MessageId })
+	}
+	return nil
+}
+
+// Edits is the only page of chat.edits for a message.
+type Edits struct {
+	ConversationID, MessageID string
+	Response                  chatv1.EditsResponse
+}
+
+// Query returns the query chat.edits.
+func (v *Edits) Query() (string, proto.Message) {
+	return "chat.edits", &chatv1.EditsRequest{ConversationId: v.ConversationID, MessageId: v.MessageID}
+}
+
+// Answer returns the response of the query.
+func (v *Edits) Answer() proto.Message { return &v.Response }
+
+// Apply applies an event about the message.
+func (v *Edits) Apply(e Event) error {
+	var version int64
+	if n := len(v.Response.Edits); n > 0 {
+		version = v.Response.Edits[n-1].Version
+	}
+	if !e.newer(v.ConversationID, version) {
+		return nil
+	}
+	switch b := e.Body.(type) {
+	case *chatv1.MessageEdited:
+		if b.MessageId == v.MessageID {
+			v.Response.Edits = append(v.Response.Edits, &chatv1.Edit{Version: e.Version, Body: b.Body, At: e.at()})
+		}
+	case *chatv1.MessageDeleted:
+		if b.MessageId == v.MessageID {
+			v.Response.Edits = nil
+		}
+	}
+	return nil
+}
