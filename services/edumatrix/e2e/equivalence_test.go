@@ -157,7 +157,9 @@ func equivalenceOfConversations(q *equivalence) {
 		watch(user, func() view.View { return &view.Conversations{UserID: q.id(user)} })
 		watch(user, func() view.View { return &view.Members{ConversationID: conversation} })
 		watch(user, func() view.View { return &view.History{UserID: q.id(user), ConversationID: conversation} })
-		watch(user, func() view.View { return &view.History{UserID: q.id(user), ConversationID: conversation, ThreadID: question} })
+		watch(user, func() view.View {
+			return &view.History{UserID: q.id(user), ConversationID: conversation, ThreadID: question}
+		})
 		watch(user, func() view.View { return &view.Pins{ConversationID: conversation} })
 		watch(user, func() view.View { return &view.Edits{ConversationID: conversation, MessageID: question} })
 	}

@@ -31,7 +31,9 @@ func (v *Conversations) Answer() proto.Message { return &v.Response }
 // more than 64 members leaves, because the list names the members who joined first.
 func (v *Conversations) Apply(e Event) error {
 	all := v.Response.Conversations
-	i := slices.IndexFunc(all, func(c *chatv1.Conversation) bool { return catalog.Address("conversation", c.ConversationId) == e.Stream })
+	i := slices.IndexFunc(all, func(c *chatv1.Conversation) bool {
+		return catalog.Address("conversation", c.ConversationId) == e.Stream
+	})
 	if i < 0 {
 		return v.unknown(e)
 	}
