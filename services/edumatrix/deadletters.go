@@ -24,7 +24,7 @@ import (
 
 // The states of a dead letter.
 const (
-	stateFailed     = "failed"     // a command with the final outcome failed, or one that cannot be read
+	stateFailed     = "failed"     // a command whose final outcome is "failed", or a command that cannot be read
 	stateParked     = "parked"     // an event that failed; the later events of its stream wait
 	stateUnreadable = "unreadable" // a record of an event whose headers cannot be read
 	stateJob        = "job"        // a job that has failed permanently
@@ -36,13 +36,15 @@ const resolveWithin = 10 * time.Minute
 
 // deadLetter is a message, event or job that a service could not process.
 type deadLetter struct {
-	ID        string            `json:"id"` // SERVICE/PARTITION/OFFSET (of the field at), SERVICE/job/ID, or Message
+	// ID is SERVICE/PARTITION/OFFSET for a dead letter on the topic of dead letters (see the field at), SERVICE/job/ID for
+	// a failed job, and the id of the message for a parked event without a dead letter.
+	ID        string            `json:"id"`
 	Message   string            `json:"message"`
 	Service   string            `json:"service"`
 	State     string            `json:"state"`
-	Topic     string            `json:"topic"` // the message's own topic; Partition and Offset (-1: none) are in it
-	Partition int32             `json:"partition"`
-	Offset    int64             `json:"offset"`
+	Topic     string            `json:"topic"`     // the topic of the message; for a job, the text "jobs of <service>"
+	Partition int32             `json:"partition"` // the partition of Topic; -1 if it is unknown, or for a job
+	Offset    int64             `json:"offset"`    // the offset in the partition; -1 if it is unknown, or for a job
 	Key       string            `json:"key"`
 	Error     string            `json:"error"`
 	Time      time.Time         `json:"time"`
@@ -55,9 +57,9 @@ type deadLetter struct {
 	Attempts  int               `json:"attempts,omitempty"` // the number of attempts of a job
 	Headers   map[string]string `json:"headers,omitempty"`
 	Data      json.RawMessage   `json:"data,omitempty"`
-	Problem   string            `json:"problem,omitempty"` // why Data is missing, or which subcommand shows it
+	Problem   string            `json:"problem,omitempty"` // why Data is missing, or the subcommand that shows the data
 
-	source string             // the owner of an event
+	source string             // the owner of the event; empty if there is no readable event
 	at     *meshv1.DeadLetter // the place on the topic of dead letters; nil if the dead letter is not on the topic
 	job    int64              // the id of a job
 }
@@ -294,8 +296,8 @@ func parkedDeadLetter(service string, p *meshv1.Parked) deadLetter {
 }
 
 // findDeadLetter finds a dead letter by SERVICE/PARTITION/OFFSET, by PARTITION/OFFSET, by SERVICE/job/ID, or by the
-// message's id. If not all dead letters could be listed (the error problem), only a dead letter's own id
-// (deadLetter.ID) is accepted, because any other form could be ambiguous.
+// message's id. The parameter problem is not nil if some dead letters could not be listed. findDeadLetter then accepts
+// only the field ID of a dead letter, because any other form could be ambiguous.
 func findDeadLetter(letters []deadLetter, id string, problem error) (deadLetter, error) {
 	var found []deadLetter
 	for _, l := range letters {
@@ -501,7 +503,7 @@ func (i *installation) resolve(ctx context.Context, t Terminal, l deadLetter, dr
 	err = fmt.Errorf("%d events are still parked; the first one fails: %s", done.Msg.GetLeft(),
 		printable(done.Msg.GetError()))
 	if drop {
-		fmt.Fprintln(t.Out, err) // the event was dropped as requested, so this is not a failure
+		fmt.Fprintln(t.Out, err) // not a failure of drop: the event was dropped, and a later event fails
 		return nil
 	}
 	return err

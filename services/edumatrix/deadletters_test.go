@@ -61,7 +61,7 @@ func TestDeadLetters_AreListedOnceWithTheirStates(t *testing.T) {
 	if strings.Join(got, ", ") != strings.Join(want, ", ") {
 		t.Fatalf("got  %q\nwant %q", got, want)
 	}
-	if l := all[1]; l.Waiting != 2 || l.Error != "newest error" || string(l.Data) != `{"conversation_id":"7","message_id":"m1","body":"parked"}` {
+	if l := all[1]; l.Waiting != 2 || l.Error != "newest error" || string(l.Data) != `{"conversation_id":"7","message_id":"m1","body":"parked","reply_to":"","thread_id":"","mentioned_user_ids":[],"mentions_all":false}` {
 		t.Errorf("%+v", l)
 	}
 	if l := all[3]; l.Problem == "" || !strings.Contains(l.Problem, "fffe") {

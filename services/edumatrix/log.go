@@ -53,9 +53,9 @@ func showLog(ctx context.Context, t Terminal, args []string) error {
 	return fmt.Errorf("no log contains events of %q", rest[1])
 }
 
-// read passes the events that the request ask selects to the function take, in order. If ask.Until is 0, read ends at
-// the log's head at the time of the first page. After each page, it calls the function progress, unless that is nil. It
-// changes the fields After and Until of ask.
+// read requests a part of a log with the request in the parameter ask, page by page, and passes each event to the
+// function take, in order. If ask.Until is 0, read ends at the position that is the log's head when the first page is
+// read. After each page, it calls the function progress, unless that is nil. It changes ask.After and ask.Until.
 func (i *installation) read(ctx context.Context, owner string, ask *meshv1.ReadLogRequest,
 	take func(envelope.Event, *meshv1.Record) error, progress func(position, head catalog.Position)) error {
 	log, err := i.log(owner)

@@ -72,8 +72,8 @@ func TestRebuild_WhileTheMeshIsTalking(t *testing.T) {
 	}
 	close(stop)
 	wait.Wait()
-	// The new tables must contain messages that are sent after the rebuild. The rebuild below compares the earlier
-	// messages too.
+	// The new tables must contain messages that are sent after the rebuild. This loop checks only the newest message of
+	// each conversation, because the rebuild below compares all rows with the log.
 	for _, x := range talkers {
 		x.send("after")
 		var page struct {
@@ -362,7 +362,8 @@ func TestReplay_ReachesOneConsumerAndChangesNothing(t *testing.T) {
 	if left := o.letters(); len(left) > 0 {
 		t.Errorf("%+v", left)
 	}
-	// The gateways read only topics of the catalog. The topic of the replay must not be one of them.
+	// The gateways read the topics of the catalog. The topic of the replay must not be one of them, so that clients do
+	// not get the replayed events.
 	declared, err := catalog.Load()
 	if err != nil {
 		t.Fatal(err)

@@ -15,8 +15,8 @@ const (
 	lineEvery = 2 * time.Second
 )
 
-// progress displays the progress of an operation: as a bar on a terminal, and otherwise as lines, at most one every 2 s
-// for each step.
+// progress displays the progress of an operation. On a terminal it draws a bar. To any other output it writes lines, at
+// most one every 2 s for each step.
 type progress struct {
 	out      io.Writer
 	terminal bool
@@ -31,8 +31,8 @@ func newProgress(t Terminal) *progress {
 	return &progress{out: t.Err, terminal: isTerminal(t.Err) && t.Getenv("TERM") != "dumb", now: time.Now}
 }
 
-// at displays the position that a step has reached, and its end. Between two displays of one step, barEvery or
-// lineEvery must pass; only the end of a bar is always displayed.
+// at displays the position that a step has reached, and the position at which the step ends. It displays one step at
+// most once in barEvery (on a terminal) or lineEvery, except that a bar that has reached its end is always displayed.
 func (p *progress) at(step string, position, end catalog.Position) {
 	now, every := p.now(), lineEvery
 	if p.terminal {

@@ -19,8 +19,8 @@ import (
 // statusDiffers is the exit status of a rebuild that found differing rows.
 const statusDiffers = 3
 
-// rebuild makes a service rebuild its projections and timers, or one of them, and prints how the new rows differ from
-// the old ones.
+// rebuild makes a service rebuild all its projections and its timers, or only the part that the arguments name. It
+// prints how the new rows differ from the old ones.
 func rebuild(ctx context.Context, t Terminal, args []string) error {
 	f := flags("rebuild", t)
 	rest, err := arguments(f, args)

@@ -101,8 +101,8 @@ func (i *installation) consumed(ctx context.Context, consumer string, s selected
 	}
 }
 
-// send reads the owner's log and publishes the selected events to another topic. It returns the number of events that
-// were published, even if it fails.
+// send reads the owner's log and publishes the selected events to the topic in the parameter to. It returns the number
+// of events that were published, even if it fails.
 func (i *installation) send(ctx context.Context, s selected, topics []string, to catalog.Topic, p *progress) (
 	sent int, err error) {
 	if _, err := i.kafka.EnsureTopics(ctx, []catalog.Topic{to}); err != nil {

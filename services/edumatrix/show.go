@@ -15,7 +15,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
-// Colours of a terminal.
+// Colors of a terminal.
 const (
 	plain  = ""
 	faint  = "2"
@@ -35,7 +35,7 @@ func isTerminal(w io.Writer) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
-// ink colours text if it is true.
+// ink reports whether texts are printed in color.
 type ink bool
 
 func (t Terminal) ink() ink {

@@ -57,13 +57,13 @@ func TestShow_OneLineForAnEvent(t *testing.T) {
 		want  string
 	}{
 		"from the log": {messageSent(t, "hi"), nil, false, `2026-03-04T05:06:07.008Z 3 chat.message_sent alice ` +
-			`{"conversation_id":"7","message_id":"m1","body":"hi"}`},
+			`{"conversation_id":"7","message_id":"m1","body":"hi","reply_to":"","thread_id":"","mentioned_user_ids":[],"mentions_all":false}`},
 		"from a topic": {messageSent(t, "hi"), at, false, `2026-03-04T05:06:07.008Z chat-events/2 conversation:7 3 ` +
-			`chat.message_sent alice {"conversation_id":"7","message_id":"m1","body":"hi"}`},
+			`chat.message_sent alice {"conversation_id":"7","message_id":"m1","body":"hi","reply_to":"","thread_id":"","mentioned_user_ids":[],"mentions_all":false}`},
 		"redacted": {redacted, nil, false, `2026-03-04T05:06:07.008Z 3 chat.message_sent alice (redacted) ` +
-			`{"conversation_id":"7","message_id":"m1","body":""}`},
+			`{"conversation_id":"7","message_id":"m1","body":"","reply_to":"","thread_id":"","mentioned_user_ids":[],"mentions_all":false}`},
 		"control characters": {messageSent(t, "\x1b[2J\u009b2J"), nil, false, `2026-03-04T05:06:07.008Z 3 chat.message_sent alice ` +
-			`{"conversation_id":"7","message_id":"m1","body":"\u001b[2J·2J"}`},
+			`{"conversation_id":"7","message_id":"m1","body":"\u001b[2J·2J","reply_to":"","thread_id":"","mentioned_user_ids":[],"mentions_all":false}`},
 		"damaged": {torn, nil, false, "2026-03-04T05:06:07.008Z 3 chat.message_sent alice (event chat.message_sent: "},
 		"position": {envelope.Event{ID: "chat:5", Type: envelope.Position("chat", 5, 4).Type, Source: "chat", Position: 5,
 			Time: messageSent(t, "").Time}, at, false, "2026-03-04T05:06:07.008Z chat-events/2 chat is complete up to position 5 here"},
@@ -101,7 +101,7 @@ func TestShow_JSONHasOneObjectPerLine(t *testing.T) {
 	}
 	want := `{"topic":"chat-events","partition":0,"offset":0,"owner":"chat","position":12,"stream":"conversation:7",` +
 		`"version":3,"id":"e1","type":"chat.message_sent","time":"2026-03-04T05:06:07.008Z","actor":"alice","cause":"c1",` +
-		`"data":{"conversation_id":"7","message_id":"m1","body":"a\nb"}}`
+		`"data":{"conversation_id":"7","message_id":"m1","body":"a\nb","reply_to":"","thread_id":"","mentioned_user_ids":[],"mentions_all":false}}`
 	if lines[0] != want {
 		t.Errorf("got  %s\nwant %s", lines[0], want)
 	}

@@ -85,8 +85,9 @@ func (e *embeddedStores) startPostgres(ctx context.Context, c *config.Config, di
 		select {
 		case <-stopping:
 		case <-postgres.Done():
-			// PostgreSQL may have been stopped on purpose: a supervisor such as systemd sends the signal to this
-			// process and to its children at once. So wait for lostAfter, because this process may get the signal too.
+			// PostgreSQL may have been stopped on purpose: a supervisor such as systemd sends its signal to this process
+			// and, at the same time, to the children of this process. So report an error only if this process is not
+			// stopped within lostAfter.
 			select {
 			case <-ctx.Done():
 				return

@@ -219,9 +219,9 @@ func (c *conversationOnTerminal) catchUp(ctx context.Context, conn *client.Clien
 	}
 }
 
-// catchUpDropped prints, from the history, the messages that were dropped because the terminal accepted no output,
-// before any newer message is printed. It retries for at most 15 s, because the history may be slightly behind the live
-// events.
+// catchUpDropped prints the messages that were dropped because the terminal accepted no output. It reads them from the
+// history. It is called before any newer message is printed. It retries for at most 15 s, because the history may be
+// slightly behind the live events.
 func (c *conversationOnTerminal) catchUpDropped(ctx context.Context, conn *client.Client) error {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
@@ -344,7 +344,7 @@ func (c *conversationOnTerminal) show(at time.Time, who, text string) {
 }
 
 // printable puts a dot in place of each character with which other users could control the terminal or reverse the
-// neighbouring text.
+// direction of the text around it.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		switch {

@@ -104,9 +104,10 @@ func up(ctx context.Context, t Terminal, args []string) (err error) {
 		lost: embeddedOnes.lost, ready: ready}.run(ctx)
 }
 
-// instanceOf returns the static member id of this process in the consumer groups of its services, or "" for none. On an
-// embedded broker this process is the only member, and with a static id it gets its partitions back at once after a
-// restart. On shared brokers, two processes with the same id would endlessly remove each other from the group.
+// instanceOf returns the static member id of this process in the consumer groups of its services, or "" if this process
+// has no static id. On an embedded broker this process is the only member, and with a static id it gets its partitions
+// back at once after a restart. On shared brokers, two processes with the same id would endlessly remove each other
+// from the group.
 func instanceOf(c config.Config) string {
 	if embedsKafka(c) {
 		return "edumatrix-up"
@@ -114,8 +115,9 @@ func instanceOf(c config.Config) string {
 	return ""
 }
 
-// useSecrets sets missing secrets: JWT_SECRET to the generated one, unless JWKS_URL is set, and SERVICE_SECRET to one
-// that is derived from the generated one. It also lets pages of this machine connect.
+// useSecrets sets missing secrets. JWT_SECRET gets the generated secret, unless JWKS_URL is set. SERVICE_SECRET gets a
+// secret that is derived from the generated one. It also sets AnyLocalOrigin, so that web pages from any port of this
+// machine can connect.
 func useSecrets(c *config.Config, made secrets) {
 	if c.JWTSecret == "" && c.JWKSURL == "" {
 		c.JWTSecret = made.JWTSecret

@@ -19,8 +19,8 @@ type stores map[string]int
 // clients is the name for the CPU time of this process, which runs the clients.
 const clients = "clients"
 
-// cpu returns the CPU time used so far, by name: of the clients, of each process of the mesh, of the descendants of
-// these processes, and of each store.
+// cpu returns several CPU times under their names: the times that the clients, each process of the mesh, the
+// descendants of these processes, and each store have used so far.
 func (m *mesh) cpu(s stores) map[string]time.Duration {
 	all := map[string]time.Duration{clients: times(os.Getpid()).own}
 	gateways := 0
@@ -83,8 +83,8 @@ func perMessage(spent map[string]time.Duration, messages int) string {
 // used is the CPU time of a process, and of its children that have ended.
 type used struct{ own, waited time.Duration }
 
-// times returns the user and system time from /proc, which contains it in ticks of a hundredth of a second. The result
-// is zero if the process does not exist.
+// times returns the user and system time of a process. It reads them from /proc, which contains times in ticks of a
+// hundredth of a second. The result is zero if the process does not exist.
 func times(pid int) used {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

@@ -32,7 +32,7 @@ func eventually(t testing.TB, what string, is func() bool) {
 
 // TestKill_EmbeddedLosesNothingAcknowledged kills the process of `edumatrix up` while users send messages. Afterwards
 // the history must contain every acknowledged message once. If a message gets no outcome, its sender sends it again
-// with the same command id. The history must contain this message once too.
+// with the same command id, and the history must nevertheless contain it only once.
 func TestKill_EmbeddedLosesNothingAcknowledged(t *testing.T) {
 	t.Parallel()
 	m := embedded(t)
@@ -43,8 +43,8 @@ func TestKill_EmbeddedLosesNothingAcknowledged(t *testing.T) {
 	})
 }
 
-// TestKill_SeparateServicesLoseNothingAcknowledged kills each of the separate services in turn. It requires the same as
-// TestKill_EmbeddedLosesNothingAcknowledged.
+// TestKill_SeparateServicesLoseNothingAcknowledged is like TestKill_EmbeddedLosesNothingAcknowledged, but kills each of
+// the separate services in turn.
 func TestKill_SeparateServicesLoseNothingAcknowledged(t *testing.T) {
 	t.Parallel()
 	m := separate(t)
@@ -108,7 +108,8 @@ func sentSoFar(t *testing.T, m *mesh, user, conversation string) int64 {
 
 // sendUntil sends messages until the parameter stop is true, and returns the bodies of the acknowledged messages. If a
 // message gets no outcome, sendUntil sends it again with the same command id, on a new connection if necessary, until
-// the outcome is known. The test fails if a message gets no outcome for 90 s, or is refused other than as unavailable.
+// the outcome is known. The test fails if a message gets no outcome for 90 s, or is refused with another code than
+// "unavailable".
 func sendUntil(t *testing.T, m *mesh, user, conversation string, gateway int, stop *atomic.Bool) (acked []string) {
 	var c *client.Client
 	defer func() {

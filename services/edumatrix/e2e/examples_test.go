@@ -26,7 +26,7 @@ import (
 
 const examplesDir = "../../../docs/examples"
 
-// TestExamples runs the examples and checks what docs/examples/README.md describes.
+// TestExamples runs the examples and checks that they behave as docs/examples/README.md describes.
 func TestExamples(t *testing.T) {
 	t.Parallel()
 	programs := t.TempDir() + "/"
@@ -69,7 +69,7 @@ func TestExamples(t *testing.T) {
 		database := "DATABASE_URL=" + meshtest.Postgres(t)
 		want := "position 1: feed.post_created, version 1 of post:0, by alice\n" +
 			"position 2: feed.post_created, version 1 of post:1, by alice\n"
-		for range 2 { // the second run sends the same commands again and gets the outcomes of the first run
+		for range 2 { // the second run sends the same commands again, which must not add events
 			require.EventuallyWithT(t, func(c *assert.CollectT) {
 				e := exec.CommandContext(t.Context(), programs+"log")
 				e.Env = append(os.Environ(), database)

@@ -21,8 +21,8 @@ import (
 
 const millionMessages = 1_000_000
 
-// sqlMillion adds $2 messages to the stream $1 after its newest event, both to the log and to the projection. It marks
-// the messages as relayed, so that the relay does not publish them.
+// sqlMillion contains statements that add $2 messages to the stream $1, after its newest event, both in the log and in
+// the projection. The last statement marks the messages as relayed, so that the relay does not publish them.
 var sqlMillion = []string{
 	`INSERT INTO chat.events (position, stream, version, id, type, topic, actor, cause, command_type, correlation, time,
   class, rooms, subject, answers, traceparent, body, personal)

@@ -19,9 +19,9 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// crowd consists of pairs of users. If the mesh has two gateways, the sender of each pair is connected to one of them
-// and the receiver to the other. The clients share the machine with the mesh. To use little CPU time, they search the
-// bytes of frames instead of decoding JSON.
+// crowd consists of pairs of users. If the mesh has two gateways, the sender and the receiver of a pair are connected
+// to different gateways. The clients share the machine with the mesh. To use little CPU time, they search the bytes of
+// frames instead of decoding JSON.
 type crowd struct {
 	pairs []pair
 	load  atomic.Pointer[load] // the current load
@@ -146,7 +146,7 @@ type load struct {
 	name    []byte // the number of this load with a dot, such as "3."; it follows "load " in the bodies
 	rate    int
 	begin   time.Time
-	arrived []atomic.Int64 // the time of arrival since begin, by message; 0 if the message has not arrived
+	arrived []atomic.Int64 // by message: the time from begin to its arrival, in ns; 0 if it has not arrived
 
 	seen, twice, refused atomic.Int64
 	mu                   sync.Mutex
@@ -181,7 +181,7 @@ func (l *load) refuse(frame string) {
 	l.refused.Add(1)
 }
 
-// due returns the time since begin at which message n must be sent.
+// due returns the time at which message n must be sent, counted from l.begin.
 func (l *load) due(n int) time.Duration {
 	return time.Duration(n) * time.Second / time.Duration(l.rate)
 }

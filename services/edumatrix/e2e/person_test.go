@@ -174,7 +174,7 @@ func (p *person) versions(stream string) (all []int64) {
 	return all
 }
 
-// dense fails the test unless the person received every version v of a stream with from <= v <= to, once and in order.
+// dense fails the test unless the versions of a stream that the person received are from, from+1, …, to, in this order.
 func (p *person) dense(stream string, from, to int64) {
 	p.t.Helper()
 	got := p.versions(stream)

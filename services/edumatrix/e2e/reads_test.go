@@ -24,7 +24,7 @@ func TestHistory_HasMessagesAcknowledgedBeforeTheConnection(t *testing.T) {
 	first := m.connect(t, alice, 0)
 	conversation := conversationOf(first.do("chat.start_direct", map[string]any{"user_id": someone("bob")}))
 	asked := map[string]any{"conversation_id": conversation}
-	// The query returns when the projection has applied all events so far.
+	// Wait until the projection has applied all events so far: only then does this query return.
 	require.NoError(t, first.ask("chat.history", asked, &history{}))
 
 	release := stall(t, database)

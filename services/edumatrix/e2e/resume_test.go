@@ -301,7 +301,7 @@ func testNoPostIsMissed(t *testing.T, m *mesh) {
 		select {
 		case got := <-posts:
 			if got == "seen" && len(want) == 4 {
-				continue // the post may be newer than the resume token and come again; clients skip known versions
+				continue // a post that is newer than the resume token is delivered again; clients ignore known versions
 			}
 			if got != want[0] {
 				t.Fatalf("bob saw %q, not %q", got, want[0])

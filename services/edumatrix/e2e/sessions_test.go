@@ -106,7 +106,7 @@ func testSessions(t *testing.T, m *mesh) {
 	}
 	old, err := client.Dial(ctx, client.Options{URL: m.socket(0), Token: mint(t, bob.id, time.Hour), Protobuf: m.protobuf,
 		SessionID: phone.Connected().SessionID})
-	if err == nil { // Dial may succeed: presence may report only afterwards to the gateway that the session has ended
+	if err == nil { // the gateway may learn only after the reply to connect that the session has ended
 		t.Cleanup(old.Close)
 		sessionEnded(t, old)
 	}
@@ -168,7 +168,7 @@ func testSessionRooms(t *testing.T, m *mesh) {
 	sessionEnded(t, back.Client)
 	ended, err := client.Dial(ctx, client.Options{URL: m.socket(0), Protobuf: m.protobuf, Token: mint(t, bob.id, time.Hour), SessionID: session})
 	if err != nil {
-		return // presence answered before the reply to connect, and the gateway closed the connection
+		return // the gateway closed the connection before it replied to connect, because the session has ended
 	}
 	t.Cleanup(ended.Close)
 	if rooms := ended.Connected().Rooms; len(rooms) > 0 {

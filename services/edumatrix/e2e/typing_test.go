@@ -11,7 +11,7 @@ import (
 )
 
 // types sends the signal chat.typing. It returns the code of the refusal, or "" if the gateway accepts the signal.
-// While the signal is refused as unavailable, types sends it again, for at most the time in patience.
+// While the signal is refused as unavailable, types sends it again, until the time in the constant patience has passed.
 func (p *person) types(conversation string) string {
 	p.t.Helper()
 	for begun := time.Now(); ; time.Sleep(100 * time.Millisecond) {

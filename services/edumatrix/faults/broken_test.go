@@ -27,7 +27,7 @@ const variableBroken = "FAULTS_BROKEN"
 type mistake struct {
 	name    string
 	changes []change
-	faults  []Fault // the faults under which the mistake breaks its promise
+	faults  []Fault // the faults during which the mistake breaks the promise
 	breaks  []string
 }
 
@@ -46,9 +46,10 @@ var mistakes = []mistake{
 	},
 	{
 		// Saving the checkpoint too late would break no promise: a reaction that runs again derives the same ids, so
-		// the log drops the repeated effects. The mistake is therefore to save the checkpoint too early. The pause
-		// makes the time in which a kill does harm as long on a fast machine as on a slow one: after each kill, the
-		// consumer group waits for some seconds until it consumes again, so only the first kills count.
+		// the log drops the repeated effects. The mistake is therefore to save the checkpoint too early. A kill between
+		// the two commits then loses the effects. The pause between the commits makes such a kill likely, even on fast
+		// machines. Nevertheless only a few kills happen between the commits, because the consumer group needs some
+		// seconds after each kill until it consumes again.
 		name: "checkpoint saved before the transaction",
 		changes: []change{{"shared/owner/consume/batch.go", `			_, err := a.o.Commit(a.ctx, commands, w)
 			return err
@@ -131,8 +132,8 @@ func TestBroken_IsCaught(t *testing.T) {
 	}
 }
 
-// caught runs the faults of the mistake until the judge reports one of the promises in m.breaks as broken. It fails the
-// test after three runs.
+// caught runs the faults of the mistake until Check reports that one of the promises in m.breaks is broken. It fails
+// the test after three runs.
 func (m mistake) caught(t *testing.T, s *stand, broken meshrun.Binaries) {
 	const tries = 3
 	size := size{clients: 20, commands: 2200, faults: len(m.faults), rate: 220}

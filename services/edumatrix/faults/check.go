@@ -251,8 +251,8 @@ func (j *judge) order() {
 	}
 	for stream, all := range streams {
 		slices.SortFunc(all, func(a, b span) int { return int(a.version - b.version) })
-		// In this loop, the variable latest is the command that was sent last, of all commands with lower versions than
-		// that of s.
+		// In this loop, the variable latest is the command that was sent last among the commands with lower versions
+		// than s.
 		var latest span
 		for _, s := range all {
 			if s.answered.Before(latest.sent) {
@@ -267,11 +267,11 @@ func (j *judge) order() {
 }
 
 // topics checks that every event of the logs is on its topic, and that a reader of a partition can accept its records
-// in order. A reader accepts a record if the record's field Before is at or below the highest position that the reader
-// has accepted. (Before is the position of the previous event in the partition.) Otherwise an event is missing. If a
-// batch was interrupted, a later record may precede an earlier one, and the relay publishes both again. Therefore
-// topics requires only that the reader finally accepts the highest position of the partition. It does not check topics
-// that have lost confirmed records (Stored.Torn).
+// in order. The field Before of a record is the position of the previous event in the partition. A reader accepts a
+// record if Before is at or below the highest position that the reader has accepted. If Before is higher, an event is
+// missing. If a batch was interrupted, a later record may precede an earlier one, and the relay publishes both again.
+// Therefore topics requires only that the reader finally accepts the highest position of the partition. It does not
+// check topics that have lost confirmed records (Stored.Torn).
 func (j *judge) topics() {
 	type place struct {
 		topic     string
@@ -310,9 +310,10 @@ func (j *judge) topics() {
 	}
 }
 
-// notifications checks that a user was notified exactly once of each event with which another user added them to a
-// conversation, in the order of these events, and of no other event. It also checks that notification has consumed all
-// events of chat.
+// notifications checks the notifications of the events that add users to conversations. Each added user, except the
+// actor of the event, must have exactly one notification of the event. The notifications of a user must be in the order
+// of the events, and there must be no other notifications. The function also checks that the service notification has
+// consumed all events of chat.
 func (j *judge) notifications() {
 	chat, own := j.s.log("chat"), j.s.log("notification")
 	type raised struct {

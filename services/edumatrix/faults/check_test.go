@@ -289,7 +289,8 @@ func kindsOfFaults() (all []string) {
 }
 
 // A session resumes. An event of a room that is not recovered arrives before the reply to connect, which lists the
-// room. The record of the room must come before the event, so that the event is not taken for a gap.
+// room. The history must contain the record of the type NotRecovered before the event. Otherwise Check would report the
+// missing events before the event as a gap.
 func TestHistory_RecordsUnrecoveredRoomsBeforeTheEventsOfTheConnection(t *testing.T) {
 	h, s := &History{}, &Session{}
 	h.Begin(s)
@@ -304,8 +305,8 @@ func TestHistory_RecordsUnrecoveredRoomsBeforeTheEventsOfTheConnection(t *testin
 	require.Equal(t, []string{"12", "not recovered0", "14"}, got)
 }
 
-// The room of a user contains the user's notifications. A room that is not recovered permits a gap in them, and in no
-// other stream.
+// The room of a user contains the user's notifications. If this room is not recovered, a gap is permitted in the stream
+// of these notifications, and in no other stream.
 func TestStreamIn_TheRoomOfAUserContainsNotifications(t *testing.T) {
 	require.Equal(t, "notifications:ann", streamIn("user:ann"))
 	require.Equal(t, "conversation:7", streamIn("conversation:7"))

@@ -101,13 +101,13 @@ func (d *device) dial() *connection {
 func (d *device) resume(last *connection) *connection {
 	ctx, cancel := context.WithTimeout(d.p.ctx, dialTime)
 	defer cancel()
-	before := d.p.h.Received(last.session) // the last connection has ended
+	before := d.p.h.Received(last.session) // does not change any more, because the last connection has ended
 	c, err := last.Redial(ctx, d.url())
 	if err != nil {
 		return nil
 	}
 	stands := c.Connected()
-	if !stands.Resumed { // although the client has sent a resume token
+	if !stands.Resumed { // the gateway has not accepted the client's resume token
 		d.p.h.End(last.session, "not resumed")
 		c.Close()
 		return nil
@@ -165,7 +165,7 @@ func (d *device) see(s *Session, e client.Event) {
 		ConversationID string `json:"conversation_id"`
 		MessageID      string `json:"message_id"`
 	}
-	_ = json.Unmarshal(e.Data, &data) // missing fields stay empty; the judge finds them when it compares with the log
+	_ = json.Unmarshal(e.Data, &data) // missing fields stay empty; Check reports them, because they differ from the log
 	text := data.Body
 	if text == "" {
 		text = data.Title
@@ -212,8 +212,8 @@ func (d *device) passOn(o client.Outcome) {
 	}
 }
 
-// expect returns a channel that receives the outcome of a command if the outcome arrives after the answer "queued". The
-// returned function forget ends this.
+// expect returns a channel that receives the outcome of a command if the outcome arrives after the answer "queued".
+// After a call of the returned function forget, the channel receives nothing.
 func (d *device) expect(id string) (outcome chan Answer, forget func()) {
 	outcome = make(chan Answer, 1)
 	d.mu.Lock()

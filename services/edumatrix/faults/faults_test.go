@@ -24,7 +24,7 @@ const (
 )
 
 // whole is the size of the runs of `make faults`, and short is the size of the runs of quickPlans. If variableEach is
-// set, a run of `make faults` has a third of the commands in whole.
+// set, a run of `make faults` has a third of the commands.
 var (
 	whole = size{clients: 30, commands: 3000, faults: 3, rate: 220}
 	short = size{clients: 10, commands: 500, rate: 100}
@@ -147,7 +147,8 @@ func run(t *testing.T, s *stand, programs meshrun.Binaries, plan Plan, size size
 }
 
 // report prints the verdict. If variableList is set, it also adds the verdict to the list of verdicts. It fails the
-// test if a promise was broken, or if not every fault of the plan began while a command was in flight.
+// test if a promise was broken. It also fails the test if any fault of the plan never began, or began while no command
+// was in flight, because such a fault has tested nothing.
 func (r *result) report(t *testing.T) {
 	t.Helper()
 	inFlight, verdict := 0, "held"

@@ -39,7 +39,8 @@ func (a Answer) Final() bool {
 	return a.Kind == Committed || a.Kind == Unchanged || a.Kind == Refused || a.Kind == Failed
 }
 
-// same reports whether two outcomes are equal. Outcomes that are refused or failed have no version.
+// same reports whether two outcomes are equal. It compares the streams and versions only of commands that are committed
+// or unchanged, because the outcome of a refused or failed command has no version.
 func (a Answer) same(b Answer) bool {
 	if a.Kind != b.Kind || a.Code != b.Code {
 		return false
@@ -139,7 +140,7 @@ func (h *History) Tell(c *Command, a Answer) {
 	c.Answers = append(c.Answers, a)
 }
 
-// Sent returns the number of commands that were sent, and the number of those without an outcome. The channel is closed
+// Sent returns the number of commands that were sent, and how many of them have no outcome yet. The channel is closed
 // when the next new command is sent.
 func (h *History) Sent() (sent, open int, more <-chan struct{}) {
 	h.mu.Lock()
@@ -162,8 +163,9 @@ func (h *History) Received(s *Session) int {
 }
 
 // Resume records that a session has resumed, and which rooms were not recovered. The parameter before is the number of
-// events that the session had received before it resumed: a gateway may send events before the reply to connect, and
-// only the reply contains which rooms were not recovered.
+// events that the session had received before it resumed. Resume inserts the records of the type NotRecovered after
+// these events, and not at the end. The reason is that a gateway may send events before the reply to connect, and only
+// the reply names the rooms.
 func (h *History) Resume(s *Session, before int, notRecovered []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -28,7 +28,7 @@ type Conditions struct {
 	Silent bool          // nothing gets through, and no error is reported
 	Reset  bool          // existing and new connections are reset
 	Delay  time.Duration // the delay of every byte, in each direction
-	Rate   int           // bytes per second and direction; 0: unlimited
+	Rate   int           // bytes per second, in each direction; 0: unlimited
 }
 
 // way is one connection through a link: near is the socket of the caller, far the socket of the target.
@@ -46,7 +46,7 @@ func NewLink(addr, to string) (*Link, error) {
 // Addr returns the address of the link's listener.
 func (l *Link) Addr() string { return l.addr }
 
-// Cut ends all connections, and refuses new ones until Mend.
+// Cut ends all connections, and refuses new ones until Mend is called.
 func (l *Link) Cut() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -51,7 +51,7 @@ func dial(t *testing.T, l *Link) net.Conn {
 	return c
 }
 
-// roundTrip writes a text and reads it back. It returns the time that this took.
+// roundTrip writes a text and reads it back. It returns the duration of this round trip.
 func roundTrip(c net.Conn, text string, within time.Duration) (time.Duration, error) {
 	begun := time.Now()
 	if _, err := io.WriteString(c, text); err != nil {

@@ -211,8 +211,8 @@ func (m *mesh) stop() {
 	}
 }
 
-// remove kills the processes, and deletes the database and the topics of the run. If the test has failed, it first
-// keeps the output of the processes.
+// remove kills the processes, and deletes the database and the topics of the run. If the test has failed, it also calls
+// keepOutput.
 func (m *mesh) remove() {
 	for _, x := range m.services {
 		m.kill(x)

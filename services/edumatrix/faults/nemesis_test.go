@@ -317,8 +317,8 @@ var consumed = []string{catalog.CommandTopic("chat"), catalog.CommandTopic("feed
 	"chat-events"}
 
 // poison publishes three unreadable payloads to each topic except the topics of dead letters. The services that read
-// the topics in consumed must turn each payload into a dead letter. Gateways, which read the topics of events and of
-// outcomes, must skip the payloads. poison returns false if Kafka has not confirmed the first payload.
+// the topics in the variable consumed must turn each payload into a dead letter. Gateways, which read the topics of
+// events and of outcomes, must skip the payloads. poison returns false if Kafka has not confirmed the first payload.
 func (n *nemesis) poison() bool {
 	k := n.m.stand.brokers(n.m.prefix + ".")
 	producer, err := impatient(k)
@@ -347,7 +347,8 @@ func (n *nemesis) poison() bool {
 				n.t.Logf("poison: Kafka is unavailable: %v", err)
 				return false
 			}
-			p.Dead = err == nil && slices.Contains(consumed, topic) // after an error, the record may be published
+			// After an error, it is unknown whether the record was published.
+			p.Dead = err == nil && slices.Contains(consumed, topic)
 			if err == nil {
 				taken++
 			}

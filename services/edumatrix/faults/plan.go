@@ -16,8 +16,8 @@ type Fault struct {
 	// After is the number of commands that must have been sent before the fault may begin. For is the fault's duration.
 	After int
 	For   time.Duration
-	// Times is how often the target is killed or cut (0: once). The duration For is divided equally among these times,
-	// and the pauses between them are added to it. A service that is killed starts again after half of its time.
+	// Times is how often the target is killed or cut (0: once). The duration For is split into equal parts, one for
+	// each time, with pauses between the parts. A service that is killed starts again after half of a part.
 	Times int
 }
 
@@ -57,8 +57,8 @@ var kinds = []kind{
 	{"freeze", services, time.Second, 4 * time.Second, 1, 4},
 	{"freeze", stores, time.Second, 4 * time.Second, 1, 4},
 	{"freeze, then kill", []string{"kafka", "postgres"}, time.Second, 2 * time.Second, 1, 2},
-	// The next two faults last longer than the session timeout of consumer groups, which is 6 s. So if there is another
-	// instance of the service, it takes over while the target is frozen or stopped.
+	// The next two faults last longer than the session timeout of consumer groups, which is 6 s. So another instance of
+	// the service, if there is one, takes over while the target is frozen or stopped.
 	{"freeze long", []string{"chat-1", "chat-2", "notification"}, 8 * time.Second, 10 * time.Second, 1, 2},
 	{"stop long", []string{"chat-1", "notification", "gateway-1", "feed"}, 8 * time.Second, 10 * time.Second, 1, 2},
 	{"stop until forgotten", []string{"notification", "gateway-1"}, 2 * time.Second, 5 * time.Second, 1, 3},

@@ -67,7 +67,7 @@ func newPopulation(t testing.TB, m *mesh, seed uint64, s size) *population {
 		p.devices = append(p.devices, d)
 	}
 	subscriptions := p.random(3)
-	for n, d := range p.devices { // after the loop above, because devices use p.devices
+	for n, d := range p.devices { // start the devices after the loop above, because they read p.devices
 		if n%devicesPerSubscriber == 0 {
 			d.subscriptions = p.some(subscriptions, 5)
 		}

@@ -11,8 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// quiet sends a last message to each conversation (mark). It then waits until all events are published, applied and
-// delivered, for at most 45 s, and returns the contents of the stores and the rows that a rebuild changes.
+// quiet sends a last message to each conversation (see mark). It then waits, for at most 45 s, until all events are
+// published, applied and delivered. It returns the contents of the stores, including the rows that a rebuild changes.
 func (m *mesh) quiet(p *population, poisoned []Poison) (*Stored, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
@@ -25,7 +25,7 @@ func (m *mesh) quiet(p *population, poisoned []Poison) (*Stored, error) {
 	if err := m.mark(ctx, conn, p); err != nil {
 		return stored, err
 	}
-	var late []error // only logged, because the judge reports in more detail what is missing
+	var late []error // only logged, because Check reports the missing events in more detail
 	waits, stop := context.WithTimeout(ctx, 45*time.Second)
 	defer stop()
 	late = append(late, m.applied(waits, conn, "chat"), poll(waits, "checkpoints", func() (string, error) {
@@ -33,7 +33,8 @@ func (m *mesh) quiet(p *population, poisoned []Poison) (*Stored, error) {
 			WHERE position < (SELECT coalesce(max(position), 0) FROM chat.events)`)
 		return strings.Join(behind, " "), err
 	}), p.seenAll(waits, ctx, conn, m), p.seenPosts(waits, ctx, conn, m))
-	// The relays come last, because the checkpoints of notification move together with new events of its log.
+	// Wait for the relays last. While notification consumes the events of chat, it adds events to its own log, which
+	// its relay must publish too.
 	for _, owner := range owners {
 		late = append(late, poll(waits, "relay of "+owner, func() (string, error) {
 			behind, err := column(ctx, conn, strings.ReplaceAll(`SELECT position::text FROM owner.relay

@@ -8,9 +8,9 @@ import (
 )
 
 // sessions compares the events that each session received, over all its connections, with the logs. A session must have
-// received every event that was written to its rooms since its beginning, once and in order (posts in any order),
-// except for the missed events of rooms that were not recovered. A session that ended before the end of the run may
-// lack its last events. A session must not have received events of other rooms.
+// received every event that was written to its rooms after the session began, once and in order (posts in any order).
+// Only missed events of rooms that were not recovered may be lacking, and the last events of a session that ended
+// before the end of the run. A session must not have received events of other rooms.
 func (j *judge) sessions() {
 	logs := map[string]*seenLog{}
 	for i := range j.s.Logs {
@@ -51,8 +51,8 @@ func (j *judge) sessions() {
 	}
 }
 
-// streamIn returns the stream whose events are delivered in a room: the notifications of the user for the room of a
-// user, and otherwise the stream with the room's name.
+// streamIn returns the stream whose events are delivered in a room. The room of a user has the stream of the user's
+// notifications. Any other room has the stream of the same name.
 func streamIn(room string) string {
 	if user, ok := strings.CutPrefix(room, "user:"); ok {
 		return "notifications:" + user
@@ -94,7 +94,7 @@ type viewer struct {
 	session *Session
 	acked   map[string]map[int64]time.Time
 	last    map[string]int64 // the last version that the session received, by stream
-	jumps   map[string]bool  // rooms that were not recovered, until their next event
+	jumps   map[string]bool  // streams whose rooms were not recovered, until the next event of the stream
 }
 
 func (v *viewer) broken(promise, format string, args ...any) {
@@ -141,9 +141,9 @@ func (v *viewer) see(l *seenLog, e Seen) {
 	v.last[e.Stream] = e.Version
 }
 
-// due returns the lowest version that the session must have received, or 0 if there is none below the parameter before.
-// The gateway read the rooms of the user before the session was ready. Therefore the session must receive every version
-// that was written to these rooms afterwards.
+// due returns the lowest version of a stream that the session must have received, or 0 if there is none. It considers
+// only versions below the version in the parameter before. When a session is ready, the gateway has read the rooms of
+// the session's user. Therefore the session must receive every event that is written to these rooms from then on.
 func (v *viewer) due(l *seenLog, stream string, open []interval, before int64) int64 {
 	for _, e := range l.versions[stream] {
 		if e.Version >= before {

@@ -66,7 +66,8 @@ func (s *stand) store(name string) store {
 	return s.postgres
 }
 
-// database returns the URL of a database at the address of the server, or of a link to it.
+// database returns the URL of a database on the server. The parameter addr is the address of the server, or of a link
+// to the server.
 func (s *stand) database(name, addr string) string {
 	u, err := url.Parse(s.postgres.URL())
 	if err != nil {

@@ -63,13 +63,14 @@ type Outcome struct {
 	Version, Position                          int64
 }
 
-// Membership is a row of a log's memberships. Closed is 0 while the user is a member.
+// Membership is a row of a log's memberships. Opened and Closed are versions of the room's stream. Closed is 0 while
+// the user is a member.
 type Membership struct {
 	Room, Member   string
 	Opened, Closed int64
 }
 
-// Record is an event on its topic, or a record that only announces a position.
+// Record is a record on the topic of a log: an event, or a position record (see envelope.Event.IsPosition).
 type Record struct {
 	Owner     string
 	Topic     string
@@ -77,7 +78,7 @@ type Record struct {
 	Offset    int64
 	Position  int64
 	Before    int64
-	Stream    string // empty if the record only announces a position
+	Stream    string // empty in a position record
 	Version   int64
 	Type      string
 }

@@ -17,7 +17,8 @@ import (
 )
 
 // forget deletes all records on the topics of the logs, as Kafka does at the end of their retention. It keeps the
-// records in n.m.kept for the judge. It returns false if the broker is unavailable; some records may then be left.
+// records in n.m.kept, so that Check can still compare them with the log. It returns false if the broker is
+// unavailable; some records may then be left.
 func (n *nemesis) forget() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
@@ -57,7 +58,8 @@ func (m *mesh) forget(ctx context.Context) error {
 }
 
 // lost sets Dead to false for the poisoned messages on each topic for which is(topic) returns true. Such a topic has
-// lost records, perhaps before a consumer has read the messages, so they need not become dead letters.
+// lost records, perhaps also poisoned messages that no consumer has read yet. These messages need not become dead
+// letters.
 func (n *nemesis) lost(is func(topic string) bool) {
 	for i, p := range n.poisoned {
 		n.poisoned[i].Dead = p.Dead && !is(p.Topic)

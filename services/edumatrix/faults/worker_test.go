@@ -160,8 +160,8 @@ func (w *worker) text() string {
 	return fmt.Sprintf("%s %d %s", w.device.name, w.sent, strings.Repeat("x", w.random.IntN(200)))
 }
 
-// do sends a command until its outcome is known. Sometimes the command is also sent at the same time from another of
-// the user's devices, or from the same one, and sometimes it is sent again after its outcome.
+// do sends a command until its outcome is known. Sometimes a random device of the user sends the same command at the
+// same time. Sometimes a random device of the user sends the command again after its outcome.
 func (w *worker) do(owner, name, text string, data map[string]any) Answer {
 	d := w.device
 	id := uuid.Must(uuid.NewRandomFromReader(seeded{w.random})).String()
@@ -227,7 +227,7 @@ func (d *device) deliver(c *Command, data map[string]any) Answer {
 			case <-d.p.ctx.Done():
 			case <-time.After(queuedTime):
 				forget()
-				// Do not send the command again, so that the judge finds out if a queued command was lost.
+				// Do not send the command again. Otherwise the history would not show that a queued command was lost.
 				return Answer{}
 			}
 		}

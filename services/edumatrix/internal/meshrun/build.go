@@ -18,8 +18,8 @@ func Build(programs []string, flags ...string) (Binaries, error) {
 	return BuildIn("", programs, flags...)
 }
 
-// BuildIn builds programs like Build, from the sources in a checkout of the project. If checkout is "", these are the
-// sources of the test itself.
+// BuildIn builds programs like Build, from the sources in a checkout of the project. If checkout is "", BuildIn uses
+// the sources of the test itself.
 func BuildIn(checkout string, programs []string, flags ...string) (Binaries, error) {
 	dir, err := os.MkdirTemp("", "edumatrix-programs-")
 	if err != nil {

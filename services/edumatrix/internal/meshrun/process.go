@@ -59,7 +59,7 @@ func (p *Process) Start(t testing.TB) {
 // PID returns the process id.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
-// Done is closed when the program has ended.
+// Done returns a channel that is closed when the program has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
 // Running reports whether the process was started and has not ended.
