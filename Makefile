@@ -11,13 +11,15 @@ STATICCHECK_VERSION := v0.8.2
 MODULES = $(shell go list -m -f '{{.Dir}}')
 # The number of packages whose tests run at the same time. It is small, because several packages start a whole mesh.
 TEST_PACKAGES ?= 2
-# PKG and RUN select tests: make test PKG=./shared/bus RUN=TestReader runs the tests of one package whose names match.
+# PKG selects a package, and RUN selects tests by a regular expression for their names: make test PKG=./shared/bus
+# RUN=TestReader.
 PKG ?= work
 RUN ?= .
 EDUMATRIX := bin/edumatrix
 TESTSERVERS := bin/testservers
 
-# Build with the same settings as the images, so that a package is compiled only once.
+# Build with the same settings as the Dockerfile. So the test that runs the commands of the Dockerfile finds the
+# compiled packages in the build cache.
 build lint $(EDUMATRIX) $(TESTSERVERS): export CGO_ENABLED := 0
 build lint $(EDUMATRIX) $(TESTSERVERS): export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
 
@@ -90,8 +92,9 @@ lint: build $(BIN)/buf $(BIN)/staticcheck $(BIN)/protoc-gen-go $(BIN)/protoc-gen
 	go test -count=1 -run '^TestGenerated_' ./proto/cmd/reference
 	@$(MAKE) --no-print-directory breaking
 
-# breaking compares proto with main, or on main itself with the previous commit. In CI, it fails if there is no commit to
-# compare with, because a check that compares nothing would go unnoticed. Shallow clones and new repositories are excepted.
+# breaking compares proto with the branch main. On main itself, it compares proto with the previous commit. If there is
+# no commit to compare with, it compares nothing. In CI it then fails, so that the missing comparison is noticed, except
+# in shallow clones and in repositories with a single commit.
 breaking: $(BIN)/buf
 	@set -e; base=$$(git rev-parse -q --verify origin/main || git rev-parse -q --verify main || true); \
 	  if [ -n "$$base" ] && [ "$$base" = "$$(git rev-parse HEAD)" ]; then \

@@ -21,7 +21,7 @@ const root = ".."
 // owners are the four services behind the gateway, with their ports.
 var owners = map[string]int{"presence": 3002, "chat": 3003, "feed": 3004, "notification": 3005}
 
-// secrets are the settings without which an installation does not start.
+// secrets are the settings that have no default. An installation does not start if one of them is missing.
 var secrets = []string{"POSTGRES_PASSWORD=pg-secret", "REDIS_PASSWORD=redis-secret", "JWT_SECRET=jwt-secret-of-at-least-32-bytes-length"}
 
 // load reads docker-compose.yml in the same way as docker compose, with only the given environment variables.
@@ -266,8 +266,9 @@ func TestCompose_ContainsNoSecret(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile(filepath.Join(root, "docker-compose.yml"))
 	require.NoError(t, err)
-	// The project is loaded with placeholders for the passwords and for JWT_SECRET. The value of each of these settings
-	// must be a placeholder. SERVICE_SECRET has no placeholder, so its value must be empty.
+	// The project is loaded with the values in the variable secrets, so each password and JWT_SECRET must have one of
+	// these values. Any other value would be a secret in the file. SERVICE_SECRET is not in the variable, so it must be
+	// empty.
 	project := loaded(t)
 	for name, s := range project.Services {
 		for variableName := range s.Environment {

@@ -144,7 +144,7 @@ func TestDockerfile_BuildsEveryService(t *testing.T) {
 func requireStatic(t *testing.T, binary string) {
 	t.Helper()
 	if runtime.GOOS != "linux" {
-		return // the binary is built for this machine, and is not an ELF file
+		return // the binary is built for the system of this machine, which may use another format than ELF
 	}
 	file, err := elf.Open(binary)
 	require.NoError(t, err)
@@ -155,7 +155,8 @@ func requireStatic(t *testing.T, binary string) {
 }
 
 // requireService checks that a binary is the given service. Without a secret, the service must refuse to start. With
-// the settings of docker-compose.yml, it must try to connect to its first store, which is not running here.
+// the settings of docker-compose.yml, but with addresses of stores at which nothing listens, it must fail to connect to
+// its first store.
 func requireService(t *testing.T, binary, service string) {
 	t.Helper()
 	said := start(t, binary)

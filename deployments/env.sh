@@ -17,8 +17,8 @@ random() {
 	printf '%s' "$value"
 }
 
-# Create the file if it is missing. With noclobber (set -C), the shell fails to overwrite a file that another run has
-# created at the same time. That file is then used.
+# Create the file if it is missing. If another run creates the file at the same time, this run uses that file: because
+# of noclobber (set -C), the shell does not overwrite it.
 if [ ! -e "$file" ] && ! (set -C; : >"$file") 2>/dev/null && [ ! -e "$file" ]; then
 	echo "env: $file cannot be written" >&2
 	exit 1

@@ -38,7 +38,7 @@ func copyTree(t *testing.T) tree {
 	for _, name := range strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00") {
 		text, err := os.ReadFile(filepath.Join(root, name))
 		if os.IsNotExist(err) {
-			continue // the file was deleted, but this is not committed yet
+			continue // the file was deleted, but the deletion is not committed yet
 		}
 		require.NoError(t, err)
 		info, err := os.Stat(filepath.Join(root, name))
@@ -64,7 +64,7 @@ func (d tree) run(t *testing.T, folder, program string, args ...string) string {
 }
 
 // generate generates the same code as `buf generate`. It builds the plugins from the modules that proto/go.mod
-// requires. It does not run buf, because only `make lint` installs buf.
+// requires. It does not run buf, because `make test` does not install buf.
 func (d tree) generate(t *testing.T) {
 	t.Helper()
 	plugins := []string{"protoc-gen-go", "protoc-gen-connect-go"}
@@ -119,8 +119,9 @@ func (d tree) generate(t *testing.T) {
 	}
 }
 
-// After applying the patches of the guide and generating code and documents, the tests that the patches add must pass,
-// and the reference must contain the new commands and queries. A mesh with an unchanged gateway must answer them.
+// The test applies the patches of the guide, and generates code and documents. Then the tests that the patches add must
+// pass, and the reference must contain the new commands and queries. A mesh must answer these commands and queries,
+// although the patches do not change the gateway.
 func TestGuide_PatchesBuildAndPass(t *testing.T) {
 	t.Parallel()
 	d := copyTree(t)

@@ -65,7 +65,7 @@ func newMesh(t *testing.T, program string) *mesh {
 		"PRESENCE_URL=http://127.0.0.1:%d", "NOTIFICATION_URL=http://127.0.0.1:%d"} {
 		free, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)
-		defer free.Close() // hold the port until all ports are chosen, so that they differ
+		defer free.Close() // hold this port until the others are chosen, so that all ports differ
 		port := free.Addr().(*net.TCPAddr).Port
 		if m.env = append(m.env, fmt.Sprintf(variable, port)); m.url == "" {
 			m.url = fmt.Sprintf("http://127.0.0.1:%d", port)
@@ -103,7 +103,7 @@ func (m *mesh) up() (logged string, ok bool) {
 		}
 		select {
 		case <-ended:
-			ended <- nil // the cleanup function above receives this value too
+			ended <- nil // for the cleanup function above, which also receives from this channel
 			return output.String(), false
 		case <-time.After(50 * time.Millisecond):
 		}

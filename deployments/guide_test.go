@@ -161,7 +161,8 @@ func TestGuide_CountsTheLinesOfAFeature(t *testing.T) {
 	}
 }
 
-// kinds must recognize the kind of each of these lines. Otherwise the counts in the guide could be too low.
+// The method patched.kinds must return the right kind for each of these lines. If it returned a wrong kind, the counts
+// in the guide could be too low.
 func TestGuide_SeesTheKindsOfLines(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

@@ -19,8 +19,8 @@ var idNamespace = uuid.MustParse("5f0a7a3e-3a4f-5d8e-9c55-6f1a1e0c7d21")
 // TimerActor is the actor of the commands of timers. It is not a valid id, so no user has this name.
 const TimerActor = "$timer"
 
-// Origin describes the command that is decided. Some placeholders of addresses stand for its actor, or for an id that
-// is derived from its actor and its command id.
+// Origin describes the command that is decided. Some placeholders of addresses stand for the actor, or for an id that
+// is derived from the actor and the command id.
 type Origin struct {
 	Actor     string
 	CommandID string
@@ -46,7 +46,7 @@ func NewFact(actor string, version Version, at time.Time, read *bool) Fact {
 	return Fact{Actor: actor, Version: version, at: at, read: read}
 }
 
-// At returns when the event was recorded, by the log's clock.
+// At returns the time of the log's clock at which the event was recorded.
 func (f Fact) At() time.Time {
 	if f.read != nil {
 		*f.read = true
@@ -54,8 +54,9 @@ func (f Fact) At() time.Time {
 	return f.at
 }
 
-// Expecting is an event for another stream of the same service, together with the version that this stream must have (0
-// if the stream must not exist). If the stream has another version, the command is refused with Otherwise.
+// Expecting is an event for another stream of the same service, together with the version that this other stream must
+// have (0 if the stream must not exist). If the stream has another version, the command is refused with the error in
+// the field Otherwise.
 type Expecting struct {
 	proto.Message
 	Version   Version
@@ -63,7 +64,8 @@ type Expecting struct {
 }
 
 // NewID returns the id of the object that a command creates, such as a message. The id is derived from the actor and
-// the command id, so it is the same however often the command is sent, and differs for every user.
+// the command id. So it is the same however often the command is sent, and commands of different users have different
+// ids, even if their command ids are equal.
 func (o Origin) NewID() string {
 	return uuid.NewSHA1(idNamespace, []byte("new\x00"+o.Actor+"\x00"+o.CommandID)).String()
 }
@@ -196,7 +198,7 @@ func (t template) each(m proto.Message, o Origin) []string {
 	if t.source == "" {
 		return nil
 	}
-	bare := len(t.placeholders) == 1 && t.text[0] == "" && t.text[1] == "" // such as "{user_ids}": not an address
+	bare := len(t.placeholders) == 1 && t.text[0] == "" && t.text[1] == "" // only a placeholder, such as "{user_ids}"
 	all := []string{t.text[0]}
 	for i, h := range t.placeholders {
 		values := h.values(m, o)

@@ -15,7 +15,8 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
 
-	// The packages of all services, whose declarations Load reads, and mesh, which has the calls between services.
+	// Load reads only the declarations in packages that are linked into the program. So these imports link the packages
+	// of all services, and the package mesh, which declares the calls between services.
 	_ "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	_ "github.com/edumatrix/interlinked/proto/gen/edumatrix/feed/v1"
 	_ "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
@@ -30,7 +31,7 @@ type Command struct {
 	Owner        string        // the service that decides the command
 	Topic        string        // <owner>-commands
 	Public       bool          // whether clients may send the command
-	ExpiresAfter time.Duration // how long after its receipt the command expires; 0 if it does not expire
+	ExpiresAfter time.Duration // the time from the receipt of the command until it expires; 0 if it does not expire
 	Type         protoreflect.MessageType
 
 	stream, subject, memberOf template
@@ -70,7 +71,7 @@ type Signal struct {
 	Name  string
 	Owner string // the service whose log contains the members of the room
 	Bytes int    // the maximum size of the data as JSON, in bytes
-	Rate  int    // the maximum number per second, for one connection and for one user
+	Rate  int    // the maximum number of signals per second, for one connection and for one user
 	Type  protoreflect.MessageType
 
 	room template
@@ -80,10 +81,11 @@ type Signal struct {
 type Refusal struct {
 	Code    string
 	Owner   string
-	Meaning string // for developers of clients
+	Meaning string // the reason for the refusal, for developers of clients
 }
 
-// Topic is a Kafka topic. Only its owner produces to it, unless it is a topic of commands, to which gateways produce.
+// Topic is a Kafka topic. Gateways produce to the topics of commands. To every other topic, only the topic's owner
+// produces.
 type Topic struct {
 	Name       string
 	Owner      string
@@ -132,8 +134,8 @@ func Load() (*Catalog, error) {
 	return c, nil
 }
 
-// checkAll checks the declarations that were read. It returns an error that names each one that is invalid or
-// contradicts another one.
+// checkAll checks the declarations that were read. It returns an error that names each declaration that is invalid or
+// contradicts another declaration.
 func (c *Catalog) checkAll() error {
 	var problems []error
 	for _, name := range c.EventNames() {
@@ -403,9 +405,9 @@ func (c *Catalog) Topics(owner string) []Topic {
 // CommandTopic returns the topic of an owner's commands.
 func CommandTopic(owner string) string { return owner + "-commands" }
 
-// ResultTopic returns the topic of the outcomes of an owner's commands. If the owner has a log, the first outcome of a
-// committed command is not on this topic, because the command's last event carries the outcome. If the command is
-// repeated, its outcome is published on this topic.
+// ResultTopic returns the topic of the outcomes of an owner's commands. If the owner has a log and commits a command,
+// the outcome is not published on this topic, because the command's last event carries the outcome. If the client sends
+// the command again, the outcome of the first commit is published on this topic.
 func ResultTopic(owner string) string { return owner + "-results" }
 
 // DeadLetterTopic returns the topic of the messages that an owner could not process.

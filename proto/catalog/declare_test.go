@@ -75,7 +75,8 @@ func TestPlace_ReturnsWhenAnEventExpires(t *testing.T) {
 	require.Zero(t, e.Place(&toyv1.StoryShown{StoryId: "7"}, Origin{}).Expires)
 }
 
-// A second file declares what a first one has declared. Both declarations must be named.
+// The test reads declarations that the catalog contains already, as if they were those of another service. Each error
+// must name the declaration that occurs twice.
 func TestLoad_RefusesDeclarationsThatOccurTwice(t *testing.T) {
 	c := load(t)
 	presence := presencev1.File_edumatrix_presence_v1_presence_proto
@@ -85,7 +86,8 @@ func TestLoad_RefusesDeclarationsThatOccurTwice(t *testing.T) {
 	require.ErrorContains(t, c.readMethod("feed", history), "the name chat.history is used already")
 }
 
-// A declaration contradicts another one or lacks something. Load must fail with an error that names the declaration.
+// A declaration contradicts another one or lacks something. checkAll, which Load calls, must return an error that names
+// the declaration.
 func TestLoad_RefusesContradictoryDeclarations(t *testing.T) {
 	for _, test := range []struct {
 		name     string

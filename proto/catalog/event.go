@@ -164,8 +164,8 @@ func (c *Catalog) check(e *Event) (problems []error) {
 	if e.Redacts && e.subject.source == "" {
 		fail("redacts, but has no subject")
 	}
-	// Events that open and close a room must be in the stream of the room, so that they are in one order with the other
-	// events of the stream.
+	// Events that open and close a room must be in the stream of the room, so that the versions of the stream define
+	// their order among the other events of the room.
 	for _, m := range slices.Concat(e.opens, e.closes) {
 		if m.room.source != e.stream.source {
 			fail("opens or closes %s from the stream %s", m.room.source, e.stream.source)

@@ -21,7 +21,7 @@ const IDForm = "1 to 255 of A-Z a-z 0-9 . _ @ - | : +"
 
 // ValidID reports whether s has the form of an id. An id consists of 1 to 255 characters. The allowed characters are
 // those that common identity providers use for their users (the claim sub of a token), such as "auth0|5f7c",
-// "f:uuid:name" or "a+b@x.y". Event headers rely on this form, because they separate ids by other characters.
+// "f:uuid:name" or "a+b@x.y". Event headers rely on this form, because they use other characters as separators of ids.
 func ValidID(s string) bool {
 	if len(s) == 0 || len(s) > MaxID {
 		return false
@@ -46,8 +46,9 @@ func CheckStorable(field, text string) error {
 	return nil
 }
 
-// Check checks the fields of a command as CheckShape does. The fields that the command's stream, subject and
-// member_of name must also be ids, except that an optional field of the subject may be absent. The error is a refusal.
+// Check checks the fields of a command as CheckShape does. Fields that occur in the templates of the command's stream,
+// subject and member_of must also be ids, except that an optional field of the subject may be absent. The error is a
+// refusal.
 func (c *Command) Check(m proto.Message) error {
 	for _, t := range []template{c.stream, c.subject, c.memberOf} {
 		for _, h := range t.placeholders {
@@ -87,8 +88,9 @@ func shapeOf(f protoreflect.FieldDescriptor) *routingv1.Shape {
 	return proto.GetExtension(f.Options(), routingv1.E_Shape).(*routingv1.Shape)
 }
 
-// checkShapes returns an error for each option, in the shapes of the message's own fields, that does not apply to the
-// type of its field. CheckShape would ignore such an option, and it ignores shapes in nested messages.
+// checkShapes checks the shapes that the fields of a message declare. It returns an error for each option that does not
+// apply to the type of its field, because CheckShape would ignore the option. It does not check the fields of nested
+// messages, because CheckShape ignores their shapes.
 func checkShapes(m protoreflect.MessageDescriptor) (problems []error) {
 	for i := range m.Fields().Len() {
 		f := m.Fields().Get(i)

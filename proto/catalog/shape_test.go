@@ -63,7 +63,7 @@ func TestCheck_OfAnOptionalFieldInASubject(t *testing.T) {
 	}
 }
 
-// A shape has an option that does not apply to the type of its field. The error must name the field and the option.
+// If a shape has an option that does not apply to the type of its field, the error must name the field and the option.
 func TestCheckShapes_ReportsBoundsThatWouldBeIgnored(t *testing.T) {
 	for _, test := range []struct {
 		kind     descriptorpb.FieldDescriptorProto_Type

@@ -3,8 +3,8 @@ package catalog
 import "fmt"
 
 // checkSubjects returns an error for each event with a subject that no command of its kind of stream has. To decide a
-// command, a service loads the events without a subject and those with the command's subject. An event with any other
-// subject would be part of a state that is kept in memory, but missing in a state that is loaded from the log.
+// command, a service loads the events without a subject and the events with the command's subject. An event with any
+// other subject would be part of a state that is kept in memory, but missing in a state that is loaded from the log.
 func (c *Catalog) checkSubjects() (problems []error) {
 	named := map[[2]string]bool{}
 	for _, command := range c.commands {

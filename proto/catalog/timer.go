@@ -15,7 +15,8 @@ type timer struct {
 	command string
 }
 
-// Timer is a command that is sent to a stream at a given time, unless its key is set again or cancelled before.
+// Timer is a command that is sent to a stream at a given time, unless another event of the stream sets the same key or
+// cancels it before that time.
 type Timer struct {
 	Key     string
 	Due     time.Time
@@ -106,7 +107,8 @@ func (e *Event) isPersonal(f protoreflect.FieldDescriptor) bool {
 
 var timestampName = (&timestamppb.Timestamp{}).ProtoReflect().Descriptor().FullName()
 
-// timeField returns the field with the given name if its type is Timestamp and it is not repeated, and nil otherwise.
+// timeField returns the field with the given name. It returns nil if there is no such field, if the type of the field
+// is not Timestamp, or if the field is repeated.
 func timeField(d protoreflect.MessageDescriptor, name string) protoreflect.FieldDescriptor {
 	f := d.Fields().ByName(protoreflect.Name(name))
 	if f == nil || f.IsList() || f.Kind() != protoreflect.MessageKind || f.Message().FullName() != timestampName {
@@ -124,6 +126,6 @@ func timeOf(m proto.Message, f protoreflect.FieldDescriptor) time.Time {
 	if !ok {
 		return time.Time{}
 	}
-	// PostgreSQL stores microseconds.
+	// PostgreSQL stores times in whole microseconds.
 	return at.AsTime().Truncate(time.Microsecond)
 }

@@ -15,8 +15,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// An earlier release stored feed.post_created with a subject. Commands for posts have no subject now, so only events
-// without a subject are loaded for them. After the migration, these events must be loaded too.
+// An earlier release stored feed.post_created with a subject. Commands for posts have no subject now, so a decision
+// loads only events without a subject. After the migration, a decision must also load the events of the earlier
+// release.
 func TestMigration_PostsThatWereLoggedWithASubjectAreLoaded(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()

@@ -1,5 +1,5 @@
 // Package feed is the service that owns posts. It has no projection and no queries: a post reaches the users who are
-// subscribed to its author or to it.
+// subscribed to the post or to its author.
 package feed
 
 import (

@@ -1,8 +1,9 @@
 // Package gateway is the service that clients connect to: they send commands, queries and signals, and get the events
 // of their rooms. It contains no domain rules; commands, events, queries and signals are declared in proto/.
 //
-// A command goes ws → protocol (over HTTP: httpapi) → intake → Kafka; an event comes Kafka → fanout → hub → the
-// connection's queue → ws.
+// A command passes through the packages ws and protocol, or over HTTP through httpapi, and then through intake to
+// Kafka. An event passes from Kafka through fanout and hub into the queues of connections, and then through ws to the
+// clients.
 package gateway
 
 import (
@@ -58,7 +59,7 @@ type settings struct {
 	limits    hub.Limits
 	perUser   int
 	cover     time.Duration                                            // see hub.Options.CoverEvery
-	lease     time.Duration                                            // how long a subscription lasts unless it is renewed
+	lease     time.Duration                                            // how long a subscription lasts without a renewal
 	hold      func(ctx context.Context, topic string, partition int32) // called before each record is handled
 }
 
@@ -77,7 +78,8 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	}
 	defer func() { _ = publisher.Close() }()
 	client := rpc.NewClient(rpc.Credential(config.ServiceSecret), tracer)
-	quiet := rpc.NewClient(rpc.Credential(config.ServiceSecret), noop.Tracer{}) // without traces, for calls every second
+	// The client quiet is for frequent calls, such as health checks and reports of connections. It records no traces.
+	quiet := rpc.NewClient(rpc.Credential(config.ServiceSecret), noop.Tracer{})
 	owners := map[string]meshv1connect.OwnerServiceClient{}
 	for _, owner := range env.Catalog.Owners() {
 		owners[owner] = meshv1connect.NewOwnerServiceClient(client, config.Peers[owner])
@@ -199,7 +201,7 @@ func run(ctx context.Context, env process.Env, set settings) error {
 }
 
 // resumeTokenKey returns the key with which all gateways of an installation authenticate resume tokens. The key does
-// not reveal the secret.
+// not reveal the service secret.
 func resumeTokenKey(serviceSecret string) ([]byte, error) {
 	return hkdf.Key(sha256.New, []byte(serviceSecret), nil, "edumatrix resume tokens", sha256.Size)
 }

@@ -51,8 +51,8 @@ func newWatch(env process.Env, client *http.Client) *watch {
 // first request.
 func (w *watch) follow(fan *fanout.Fanout) { w.fan = fan }
 
-// owners returns an error unless every owner responds and reaches its PostgreSQL database, if it has one. The gateway
-// has no database itself.
+// owners returns an error if an owner does not respond, or does not reach its PostgreSQL database. An owner without a
+// database reports that it reaches one. The gateway itself has no database.
 func (w *watch) owners(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, owner := range w.env.Catalog.Owners() {
@@ -112,7 +112,7 @@ func (w *watch) serveMetrics(ctx context.Context, listener net.Listener) error {
 }
 
 // run checks the health until the context ends. It calls the function ready when the fan-out has a position in every
-// partition, tokens can be checked, and all checks of /health have succeeded at the same time once.
+// partition, tokens can be checked, and all checks of /health have succeeded at the same time (see health.Began).
 func (w *watch) run(ctx context.Context, keys <-chan struct{}, ready func()) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return w.health.Run(ctx) })

@@ -33,7 +33,7 @@ type publisher struct {
 	lease   time.Duration
 	wake    chan struct{}
 
-	heard time.Time // gateways can report since this time: the start of the service, or the last error of Redis
+	heard time.Time // the time since which gateways can report: the start of the service, or the last error of Redis
 }
 
 // run removes the connections of gateways whose lease has expired, and publishes changes, until ctx ends.

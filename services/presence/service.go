@@ -1,6 +1,6 @@
 // Package presence is the service that stores in Redis which users are online and on which devices. Each gateway
 // reports its connections and holds a lease that every report renews. When a gateway has not reported for five seconds,
-// its lease expires and its connections count as closed.
+// the lease expires, and the connections of the gateway count as closed.
 package presence
 
 import (

@@ -1,5 +1,5 @@
 // Package advisory takes advisory locks of PostgreSQL without waiting in a statement. A waiting statement holds a
-// snapshot, and as long as it does, row versions that become obsolete cannot be vacuumed anywhere in the database.
+// snapshot. While the snapshot is held, row versions that become obsolete cannot be vacuumed anywhere in the database.
 package advisory
 
 import (
@@ -20,9 +20,9 @@ func Key(name string) int64 {
 	return int64(h.Sum64())
 }
 
-// Await takes a lock for the database session of a connection; closing the connection releases the lock. The time
-// between two attempts varies randomly, and the parameter every is its average. If ctx ends between two attempts, Await
-// returns the cause of ctx; if ctx ends during an attempt, Await returns the error of pgx.
+// Await takes a lock for the database session of a connection; closing the connection releases the lock. The parameter
+// every is the average time between two attempts; the actual time varies randomly. If ctx ends between two attempts,
+// Await returns the cause of ctx; if ctx ends during an attempt, Await returns the error of pgx.
 func Await(ctx context.Context, conn *pgx.Conn, key int64, every time.Duration) error {
 	for {
 		var got bool

@@ -15,8 +15,9 @@ import (
 
 // Lease is the exclusive right of one instance to do something, such as to relay a log. It is an advisory lock of a
 // database session. An instance that dies loses the lease with its connection. If an instance freezes or is cut off,
-// the server gets no messages from it. After LeaseOptions.Silence, or after 5 s within a transaction, the server ends
-// the database session, and the lease is lost. Later calls of Use and Lend fail, because they use the same connection.
+// the server gets no messages from it. After LeaseOptions.Silence without a message, the server ends the database
+// session, and the lease is lost. Within a transaction, the server waits 5 s instead. Later calls of Use and Lend fail,
+// because the connection of that session is closed.
 type Lease struct {
 	mu   sync.Mutex
 	conn *pgx.Conn

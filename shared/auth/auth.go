@@ -49,8 +49,8 @@ type User struct {
 	Expires time.Time // time from which the token is no longer accepted: its exp plus the leeway for clocks that differ
 }
 
-// ActingFor returns the id of the user for whom u acts: u itself, or the user onBehalfOf if that parameter is set.
-// Another user than u is refused unless u has the role "service", and an invalid id is refused.
+// ActingFor returns the id of the user for whom u acts: u itself, or the user onBehalfOf if that parameter is set. If u
+// does not have the role "service", ActingFor refuses every user other than u. It also refuses an invalid id.
 func (u User) ActingFor(onBehalfOf string) (actor string, err error) {
 	switch {
 	case onBehalfOf == "" || onBehalfOf == u.ID:
@@ -69,13 +69,13 @@ type Options struct {
 	JWKSURL string // URL of the keys, if there is no Secret
 
 	// Audience is a list of values; a token's aud must contain at least one of them. Issuer is the value that a token's
-	// iss must have. If one of these options is empty, its claim is not checked. A JWKSURL requires both options,
-	// because the keys at the URL also sign tokens for other programs.
+	// iss must have. If one of these options is empty, its claim is not checked. A JWKSURL requires both options, because
+	// the keys at the URL may also sign tokens for other programs.
 	Audience []string
 	Issuer   string
 
-	// RoleClaim is the claim with the user's role. If a token has no claim with exactly this name, dots separate the
-	// names of nested objects ("realm_access.roles"). Empty: users have no role.
+	// RoleClaim is the name of the claim with the user's role. If a token has no claim with exactly this name, the dots in
+	// the name separate the names of nested objects ("realm_access.roles"). Empty: users have no role.
 	RoleClaim string
 
 	Log *slog.Logger // default: slog.Default
@@ -149,8 +149,8 @@ func (v *Verifier) Ready() <-chan struct{} {
 }
 
 // Verify returns the user that a token identifies. The error is a refusal that explains why the token is invalid,
-// without quoting the token. The code is refusal.Unavailable if the token may be valid, but the keys cannot be fetched
-// now to check it, and refusal.Unauthorized otherwise.
+// without quoting the token. If the token cannot be checked, because the keys cannot be fetched now, the code is
+// refusal.Unavailable. For an invalid token, the code is refusal.Unauthorized.
 func (v *Verifier) Verify(ctx context.Context, token string) (User, error) {
 	if token = strings.TrimSpace(token); token == "" {
 		return User{}, refusal.New(refusal.Unauthorized,
@@ -185,22 +185,22 @@ func (v *Verifier) Verify(ctx context.Context, token string) (User, error) {
 // claims are the claims of a token. Numbers are json.Number, so that an unused claim may be a number of any size.
 type claims map[string]any
 
-// GetExpirationTime returns exp, or nil.
+// GetExpirationTime returns the claim exp, or nil if there is none.
 func (c claims) GetExpirationTime() (*jwt.NumericDate, error) { return c.date("exp") }
 
-// GetNotBefore returns nbf, or nil.
+// GetNotBefore returns the claim nbf, or nil if there is none.
 func (c claims) GetNotBefore() (*jwt.NumericDate, error) { return c.date("nbf") }
 
-// GetIssuedAt returns iat, or nil.
+// GetIssuedAt returns the claim iat, or nil if there is none.
 func (c claims) GetIssuedAt() (*jwt.NumericDate, error) { return c.date("iat") }
 
-// GetAudience returns aud, which is a text or a list of texts.
+// GetAudience returns the claim aud, which is a text or a list of texts.
 func (c claims) GetAudience() (jwt.ClaimStrings, error) { return jwt.MapClaims(c).GetAudience() }
 
-// GetIssuer returns iss.
+// GetIssuer returns the claim iss.
 func (c claims) GetIssuer() (string, error) { return jwt.MapClaims(c).GetIssuer() }
 
-// GetSubject returns sub.
+// GetSubject returns the claim sub.
 func (c claims) GetSubject() (string, error) { return jwt.MapClaims(c).GetSubject() }
 
 // date reads a claim that is a number of seconds since 1970. The implementation in jwt.MapClaims overflows: an nbf of
@@ -301,8 +301,8 @@ func seconds(claim any) float64 {
 	return f
 }
 
-// clean removes invalid UTF-8 and control characters, which cannot be shown (and U+0000 cannot be stored), and cuts the
-// text off after the number of characters in the parameter limit.
+// clean removes invalid UTF-8 and control characters, and limits the text to the given number of characters. Control
+// characters cannot be displayed, and U+0000 cannot be stored.
 func clean(s string, limit int) string {
 	s = strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {

@@ -47,7 +47,7 @@ type keySet struct {
 	pace   fetchIntervals
 	client *http.Client
 	log    *slog.Logger
-	warned bool // a key with which anyone can sign was logged; used only by the goroutine of run
+	warned bool // a warning about a key that is not public was logged; used only by the goroutine of run
 	ended  <-chan struct{}
 	wake   chan struct{} // signals that a fetch is wanted
 	first  chan struct{} // closed when keys were fetched for the first time
@@ -270,9 +270,9 @@ var (
 	errKeyMethod = errors.New("the key that the token's kid names is not for the method (alg) that the token names")
 )
 
-// key returns the keys that may verify a token's signature. If no stored key suits the token, key first waits for newly
-// fetched keys (see renew), unless the token's kid names a stored key for another method. If the keys cannot be fetched
-// in time, the error is errNoKeys.
+// key returns the keys that may verify a token's signature. If the token's kid names only stored keys for other
+// methods, the error is errKeyMethod. If no stored key has the token's kid, or suits a token without a kid, key first
+// waits for newly fetched keys (see renew). If the keys cannot be fetched in time, the error is errNoKeys.
 func (k *keySet) key(ctx context.Context, token *jwt.Token) (any, error) {
 	id, named := token.Header["kid"].(string)
 	if !named && token.Header["kid"] != nil {
@@ -293,9 +293,9 @@ func (k *keySet) key(ctx context.Context, token *jwt.Token) (any, error) {
 	return found, nil
 }
 
-// find returns the stored keys that can verify signatures by a method. If the token has a kid (then named is true, and
-// id is the kid), only keys with that kid are returned; there may be several (RFC 7517, 4.5). The result other reports
-// whether the kid also names keys for other methods.
+// find returns the stored keys that can verify signatures by a method. The parameter named reports whether the token
+// has a kid, and the parameter id is that kid. For a token with a kid, find returns only keys with that kid; there may
+// be several (RFC 7517, 4.5). The result other reports whether the kid names keys for other methods.
 func (k *keySet) find(method jwt.SigningMethod, id string, named bool) (found jwt.VerificationKeySet, other bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -312,9 +312,9 @@ func (k *keySet) find(method jwt.SigningMethod, id string, named bool) (found jw
 }
 
 // renew waits until a fetch that began after the call of renew has succeeded. If no fetch has ended yet, renew waits
-// for the first fetch instead, which has begun already. renew returns earlier if the function enough returns true; it
-// calls enough at the start and after every fetch. The error is errNoKeys if the awaited fetch fails or does not end
-// within k.pace.patience, and if ctx or the context of NewVerifier ends first.
+// for the first fetch instead, which has begun already. renew returns earlier if the function enough returns true;
+// renew calls enough at the start and after every fetch. The error is errNoKeys if the awaited fetch fails or does not
+// end within k.pace.patience, and if ctx or the context of NewVerifier ends first.
 func (k *keySet) renew(ctx context.Context, enough func() bool) error {
 	awaited := k.want()
 	patience := time.NewTimer(k.pace.patience)
@@ -344,7 +344,7 @@ func (k *keySet) renew(ctx context.Context, enough func() bool) error {
 }
 
 // want requests a fetch, which begins as soon as it is allowed, and returns the number of that fetch, counted as in the
-// field begun. While the first fetch is running, want returns its number and requests no other fetch.
+// field begun. While the first fetch is running, want returns the number of the first fetch and requests no other.
 func (k *keySet) want() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -106,7 +106,7 @@ func verifier(t *testing.T, s *signIn, p fetchIntervals) *Verifier {
 	return v
 }
 
-// eager contains fetch intervals so short that a test does not have to wait before keys are fetched again.
+// eager makes a verifier fetch the keys at once for a token with an unknown key, and 10 ms after a failed fetch.
 var eager = fetchIntervals{usual: time.Hour, retry: 10 * time.Millisecond, slowest: 10 * time.Millisecond, patience: 20 * time.Second}
 
 func refused(t *testing.T, v *Verifier, token, wantText string) {
@@ -179,8 +179,8 @@ func TestVerify_KeysAreReplaced(t *testing.T) {
 	s.serve(t, map[string]crypto.Signer{"young": young, "next": next})
 	taken(t, v, sign(t, jwt.SigningMethodEdDSA, "", next))
 	refused(t, v, sign(t, jwt.SigningMethodEdDSA, "", old), "signature")
-	// The identity provider fails. Tokens with a known key must still be accepted, and tokens with another key must be
-	// refused as unavailable.
+	// The identity provider fails. Tokens with a known key must still be accepted, and all other tokens must be refused as
+	// unavailable.
 	s.set.Store("")
 	unavailable(t, v, sign(t, jwt.SigningMethodEdDSA, "other", old))
 	unavailable(t, v, sign(t, jwt.SigningMethodEdDSA, "", old))
@@ -479,8 +479,8 @@ func (l *lines) await(t *testing.T, text string) {
 	}
 }
 
-// The JWKS URL redirects to another URL. Verify must follow the redirect unless it leads from https to http, because an
-// attacker in the network could insert keys into a response over http.
+// The JWKS URL redirects to another URL. Verify must follow the redirect. It must not follow a redirect from https to
+// http, because an attacker in the network could insert keys into a response over http.
 func TestVerify_FollowsRedirectsButNotFromHTTPSToHTTP(t *testing.T) {
 	t.Parallel()
 	s := newSignIn(t)

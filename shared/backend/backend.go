@@ -32,7 +32,8 @@ func (s *Stores) Close() error {
 	return err
 }
 
-// unreachable returns an error with the store that failed, its address, and the advice that is passed as try.
+// unreachable returns an error with the store that failed and its address. The parameter try is the advice in that
+// error.
 func unreachable(store, where, try string, err error) error {
 	return fmt.Errorf("%s at %s: %w (%s)", store, where, err, try)
 }

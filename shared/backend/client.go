@@ -31,8 +31,8 @@ func (k Kafka) Options() []kgo.Opt {
 		kgo.SeedBrokers(k.Brokers...),
 		kgo.ClientID(k.ClientID),
 		kgo.DialTimeout(connectTimeout),
-		// A request times out after this overhead plus the time that the request itself gives the broker: FetchWait for
-		// a fetch, which therefore times out after requestTimeout. Most requests give the broker no time of their own.
+		// A request times out after this overhead plus the time limit that the request itself contains. The limit of a fetch
+		// is FetchWait, so a fetch times out after requestTimeout. Most other requests contain no limit.
 		kgo.RequestTimeoutOverhead(requestTimeout - FetchWait),
 		kgo.RequestRetries(maxRetries),
 		kgo.RetryBackoffFn(retryPause),
@@ -43,8 +43,9 @@ func (k Kafka) Options() []kgo.Opt {
 		kgo.MetadataMinAge(100 * time.Millisecond),
 		kgo.DisableClientMetrics(),
 
-		// An acknowledged record is on every in-sync replica; the client's own retries neither repeat nor reorder
-		// records. Nothing is compressed: within one machine or network, processor time is scarcer than bandwidth.
+		// An acknowledged record is on every in-sync replica. The producer is idempotent, so the client's own retries neither
+		// repeat nor reorder records. Nothing is compressed: within one machine or network, processor time is scarcer than
+		// bandwidth.
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.ProducerBatchCompression(kgo.NoCompression()),
 		kgo.ProducerBatchMaxBytes(1 << 20), // the brokers' default limit

@@ -104,8 +104,9 @@ func (p Postgres) withoutForeignParameters() (string, error) {
 	return u.String(), nil
 }
 
-// IsForeignParameter reports whether the mesh ignores a parameter of DATABASE_URL. It ignores the parameters of other
-// clients of the same installation, such as Prisma, and the parameters of pgx whose values the mesh chooses itself.
+// IsForeignParameter reports whether the mesh ignores a parameter of DATABASE_URL. The mesh ignores the parameters of
+// other clients of the same installation, such as Prisma, and the parameters of pgx whose values the mesh itself
+// chooses.
 func IsForeignParameter(name string) bool {
 	switch name {
 	case "schema", "connection_limit", "pool_timeout", "socket_timeout", "pgbouncer", "statement_cache_size", "sslaccept",
@@ -117,9 +118,9 @@ func IsForeignParameter(name string) bool {
 	return strings.HasPrefix(name, "pool_") // a parameter of pgx, but the mesh configures the pool
 }
 
-// HasUnescapedAt reports whether a URL seems to have an unescaped @ in its user or password: its authority, the part
-// before the first /, ? or #, contains several @, or HasCutOffAt returns true. Then the host is ambiguous, and a part
-// of the password could be shown as the host.
+// HasUnescapedAt reports whether a URL seems to have an unescaped @ in its user or password. It returns true if the
+// authority, the part between :// and the first /, ? or #, contains several @, or if HasCutOffAt returns true. In
+// either case the host is ambiguous, and a part of the password could be shown as the host.
 func HasUnescapedAt(address string) bool {
 	authority, _ := cutAuthority(address)
 	return strings.Count(authority, "@") > 1 || HasCutOffAt(address)

@@ -19,7 +19,8 @@ import (
 )
 
 // KeptRetention is the topic setting in which the embedded broker stores the configured retention, in milliseconds. The
-// setting retention.ms is -1 for all topics of that broker, because package embedded deletes records by KeptRetention.
+// setting retention.ms is -1 for all topics of that broker, because package embedded itself deletes records that are
+// older than KeptRetention.
 const KeptRetention = "edumatrix.retention.ms"
 
 const inSyncReplicas = "min.insync.replicas"
@@ -31,7 +32,7 @@ const inSyncReplicas = "min.insync.replicas"
 //   - it has fewer replicas than a new topic would get;
 //   - it has three or more replicas, and a lower min.insync.replicas than a new topic would get.
 //
-// The operator decides whether to change such a topic; the mesh works with it as it is.
+// The operator decides whether to change such a topic; the mesh works with the unchanged topic.
 func (k Kafka) EnsureTopics(ctx context.Context, topics []catalog.Topic) (differences []string, err error) {
 	client, admin, err := k.admin()
 	if err != nil {
@@ -64,11 +65,12 @@ type found struct {
 	partitions int
 	retention  time.Duration // negative: unlimited
 	replicas   int           // of the partition that has the fewest replicas
-	inSync     int           // replicas that must have a record before it is confirmed
+	inSync     int           // replicas that must have a record before the record is confirmed
 }
 
-// replicated is the number of replicas of a new topic if there are enough brokers. confirmed is the number of replicas
-// that must have a record before it is confirmed. So the loss of one replica with its disk loses no confirmed record.
+// replicated is the number of replicas of a new topic if there are enough brokers. For a topic with that many
+// replicas, confirmed is the number of replicas that must have a record before the record is confirmed. So the loss of
+// one replica with its disk loses no confirmed record.
 const replicated, confirmed = 3, 2
 
 func (f found) differences(declared catalog.Topic, name string, brokers int) (list []string) {
@@ -90,7 +92,7 @@ func (f found) differences(declared catalog.Topic, name string, brokers int) (li
 	return list
 }
 
-// describe returns those of the given topics that exist, by their names in the catalog, and the number of brokers.
+// describe returns the given topics that exist, by their names in the catalog, and the number of brokers.
 func (k Kafka) describe(ctx context.Context, admin *kadm.Client, topics []catalog.Topic) (
 	all map[string]found, brokers int, err error) {
 	var names []string

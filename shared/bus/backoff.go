@@ -30,8 +30,9 @@ func sleep(d time.Duration, over, orOver <-chan struct{}) bool {
 	return false
 }
 
-// throttledLogger logs errors that occur again and again: the same text with the same error at most every 30 s, unless
-// more than 100 different texts and errors occur. It is not safe for concurrent use.
+// throttledLogger logs errors that occur again and again: the same text with the same error at most every 30 s. It
+// remembers about 100 different lines and then forgets all of them, so it may repeat a line sooner. It is not safe for
+// concurrent use.
 type throttledLogger struct {
 	log        *slog.Logger
 	lastLogged map[string]time.Time

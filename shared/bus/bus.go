@@ -1,10 +1,10 @@
-// Package bus is Watermill on Kafka, for commands, events and their dead letters.
+// Package bus implements Watermill's Publisher and Subscriber on Kafka, for commands, events and their dead letters.
 //
-// A Publisher sends the messages of one call in one batch. A Subscriber consumes each topic as a member of a consumer
-// group, which is the group of its service for this topic. The Subscriber delivers messages in key lanes: many messages
-// of a partition are in flight, but never two of one key, unless the handler has released the first of them (see
-// Release). Messages without a key count as messages of one key. The committed offset of the group is a
-// watermark that never passes a message in flight. So unfinished messages are delivered again after a crash. The
+// A Publisher sends all messages of one call together, without waiting for each of them. A Subscriber consumes each
+// topic as a member of a consumer group; a service has one group for each topic. The Subscriber delivers messages in
+// key lanes: many messages of a partition are in flight, but never two of one key, unless the handler has released the
+// first of them (see Release). Messages without a key count as messages of one key. The committed offset of the group
+// is a watermark that never passes a message in flight. So unfinished messages are delivered again after a crash. The
 // distance between the watermark and the newest message in flight is bounded.
 //
 // A Reader needs no group. It reads every partition in order, one message of a partition at a time. The caller chooses

@@ -44,8 +44,8 @@ type count struct {
 }
 
 // of returns the number of partitions of a topic. It requests the number from the broker unless it has a cached number
-// that is younger than the parameter age. If the request fails and age is not 0, the result is the cached number of any
-// age, if there is one.
+// that is younger than the parameter age. If the request fails, the result is the cached number, however old. It is an
+// error instead if no number is cached or if the parameter age is 0.
 func (c *counts) of(ctx context.Context, topic string, age time.Duration) (int32, error) {
 	c.mu.Lock()
 	known, ok := c.known[topic]
@@ -88,8 +88,8 @@ func partitionsOf(ctx context.Context, client *kgo.Client, name string) (int32, 
 	return int32(len(found.Partitions)), nil
 }
 
-// clientLog logs the warnings and errors of a Kafka client: the same text at most every 30 s, unless more than 100
-// different texts occur.
+// clientLog logs the warnings and errors of a Kafka client, the same text at most every 30 s. It remembers up to 100
+// different texts and then forgets all of them, so it may repeat a text sooner.
 type clientLog struct {
 	log *slog.Logger
 

@@ -13,8 +13,8 @@ const headerCorrelation = "ce_correlationid"
 type correlationKey struct{}
 
 // Correlation copies the correlation id of a message to the handler's context, and to the messages that the handler
-// returns. A Publisher copies the id from that context to each message that it publishes with the context. Messages
-// that have a correlation id of their own keep it.
+// returns. A Publisher then copies the id to each message whose context is the handler's context or derives from it.
+// Messages that have a correlation id of their own keep it.
 func Correlation(h message.HandlerFunc) message.HandlerFunc {
 	return func(m *message.Message) ([]*message.Message, error) {
 		id := m.Metadata.Get(headerCorrelation)

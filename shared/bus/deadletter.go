@@ -17,8 +17,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// Headers of a dead letter in addition to those of the original message. A header without a value is left out. A dead
-// letter also has the original key, and the original payload unless that is too large (see DeadLetterPayload).
+// A dead letter has these headers in addition to the headers of the original message. A header without a value is left
+// out. A dead letter also has the original key and payload; a payload that is too large is left out (see
+// DeadLetterPayload).
 const (
 	DeadLetterTopic     = "dead_letter_topic" // original topic, without the installation's prefix
 	DeadLetterPartition = "dead_letter_partition"
@@ -155,7 +156,7 @@ func (o *RouterOptions) deadLetter(m *message.Message, cause error) *message.Mes
 			letter.Metadata.Set(name, value)
 		}
 	}
-	delete(letter.Metadata, MetadataPartition) // the sender's choice of a partition does not apply to this topic
+	delete(letter.Metadata, MetadataPartition) // the sender's choice of a partition is for another topic
 	return letter
 }
 

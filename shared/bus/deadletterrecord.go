@@ -21,8 +21,8 @@ type DeadLetterRecord struct {
 	ID            string // of the message
 	Service       string // the service whose handler failed
 	Topic         string // the topic from which the message came
-	FromPartition int32
-	FromOffset    int64
+	FromPartition int32  // of the message on Topic; -1: not known
+	FromOffset    int64  // of the message on Topic; -1: not known
 	Key           string
 	Error         string
 	Time          time.Time

@@ -76,10 +76,10 @@ type Claim struct {
 }
 
 // Done returns a channel that is closed when the claim ends: the partition is reassigned, the Subscriber stops, or the
-// topic has lost records. Messages in flight can still be acknowledged within the Subscriber's Drain.
+// topic has lost records. Messages in flight can still be acknowledged within SubscriberOptions.Drain.
 func (c *Claim) Done() <-chan struct{} { return c.done }
 
-// overOf returns the field over of the delivery in a message's context; nil if the context has no delivery.
+// overOf returns delivery.over of the delivery in a message's context; nil if the context has no delivery.
 func overOf(ctx context.Context) <-chan struct{} {
 	if d, ok := deliveryOf(ctx); ok {
 		return d.over

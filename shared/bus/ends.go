@@ -34,7 +34,7 @@ func Ranges(ctx context.Context, k backend.Kafka, topic string) ([]Range, error)
 
 func ranges(ctx context.Context, admin *kadm.Client, name string) ([]Range, error) {
 	// If records are written and deleted between the two requests, a start may be above the end that was read before.
-	// The minimum of both is used below, so that the range is not negative.
+	// Range.Oldest is the lower of the two offsets, so that the range is not negative.
 	ends, err := admin.ListEndOffsets(ctx, name)
 	if err == nil {
 		err = ends.Error()
@@ -80,7 +80,7 @@ func LastRecords(ctx context.Context, k backend.Kafka, topic string) ([]*Record,
 // fetchTimeout is how long brokers may return no records although they have some.
 const fetchTimeout = 15 * time.Second
 
-// readRanges reads ranges of a topic's partitions, and calls the parameter each for every record. The parameter narrow
+// readRanges reads ranges of a topic's partitions, and passes every record to the function each. The function narrow
 // gets the ranges that the partitions have at the time of the call, and returns the ranges to read.
 func readRanges(ctx context.Context, k backend.Kafka, topic string, narrow func([]Range) []Range, each func(Record)) error {
 	wrap := func(err error) error { return fmt.Errorf("read %s: %w", topic, err) }

@@ -7,8 +7,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// errStopping is wrapped by errors of handlers that had no time to finish. Their messages are delivered again, to
-// this process or to the process to which their partition is assigned then.
+// errStopping is wrapped by errors of handlers that had no time to finish. The messages of these handlers are delivered
+// again, to this process or, if their partition is reassigned, to another one.
 var errStopping = errors.New("stopping")
 
 func stopping(err error) error {

@@ -200,8 +200,9 @@ func (f *fetcher) resume(at topicPartition, t *fetchState) {
 }
 
 // expect makes sure that a partition is fetched soon. A fetch that is already running does not include a partition that
-// was just resumed, and may wait for seconds if the other partitions have no records. If no record of the partition
-// arrives within 30 ms, or less if another partition is awaited already, the running fetches are interrupted.
+// was just resumed, and may wait for seconds if the other partitions have no records. So the running fetches are
+// interrupted if no record of the partition arrives within 30 ms. (The time is shorter if another partition was awaited
+// already.)
 func (f *fetcher) expect(at topicPartition) {
 	const moment = 30 * time.Millisecond
 	if len(f.awaited) == 0 {
@@ -210,8 +211,8 @@ func (f *fetcher) expect(at topicPartition) {
 	f.awaited[at] = true
 }
 
-// interruptFetches ends the running fetches, because they do not include the awaited partitions. It sets the offsets of
-// these partitions, which has this effect.
+// interruptFetches ends the running fetches, because they do not include the awaited partitions. To end them, it sets
+// the offsets of the awaited partitions: the client then begins new fetches.
 func (f *fetcher) interruptFetches() {
 	offsets := map[string]map[int32]kgo.EpochOffset{}
 	for at := range f.awaited {
@@ -222,8 +223,8 @@ func (f *fetcher) interruptFetches() {
 		if offsets[at.topic] == nil {
 			offsets[at.topic] = map[int32]kgo.EpochOffset{}
 		}
-		// A client of a group ignores the call if neither the offset nor the leader epoch changes, so -1 and -2
-		// alternate. Both mean that the leader epoch is unknown.
+		// A client of a group ignores the call if neither the offset nor the leader epoch changes, so the epoch is -1 and -2
+		// in turns. Each of these values means that the leader epoch is unknown.
 		t.interruptions++
 		offsets[at.topic][at.partition] = kgo.EpochOffset{Epoch: -1 - t.interruptions%2, Offset: t.next}
 	}

@@ -25,7 +25,7 @@ type lanes struct {
 	giveUp   context.CancelFunc
 	window   int
 	inOrder  bool
-	pause    time.Duration  // before a message that was not acknowledged is delivered again
+	pause    time.Duration  // delay before a message that was not acknowledged is delivered again
 	mark     func(int64)    // records the watermark: the offset from which to read after a restart
 	drained  func()         // called when the backlog has room again
 	stopping chan struct{}  // the claim's Done; closed by stop, after which no lane begins another record
@@ -45,7 +45,7 @@ type lane struct {
 	key     string
 	waiting []*openRecord // to be delivered, by offset
 	busy    bool          // a record is being delivered, and is neither settled (see deliver) nor released
-	open    int           // records that are not acknowledged
+	open    int           // number of open records that are not acknowledged
 }
 
 // openRecord is a record that was admitted for delivery and is not below the watermark.
@@ -81,7 +81,7 @@ func (l *lanes) take(records []*kgo.Record) (full bool) {
 	return l.full
 }
 
-// begin starts the delivery that the field waiting has held back.
+// begin ends the wait (see the field waiting) and starts the delivery.
 func (l *lanes) begin() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

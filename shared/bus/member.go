@@ -27,9 +27,9 @@ const (
 )
 
 // member is a Subscriber's member of one topic's consumer group. A partition that the member keeps through a
-// rebalance is consumed without interruption. Before a partition is reassigned, the member waits until its messages in
-// flight are settled or given up, and commits its watermark. If the member's session has expired, the group does not
-// wait, and the member does not commit the watermarks of the partitions that it has lost.
+// rebalance is consumed without interruption. Before a partition is reassigned, the member waits until the partition's
+// messages in flight are settled or given up, and commits the partition's watermark. If the member's session has
+// expired, the group does not wait, and the member does not commit the watermarks of the partitions that it has lost.
 type member struct {
 	topic, group string // the topic without the installation's prefix
 	name         string // of the topic on the broker

@@ -23,8 +23,8 @@ func threeBrokers(t *testing.T) (*kfake.Cluster, backend.Kafka) {
 	return c, backend.Kafka{Brokers: c.ListenAddrs(), ClientID: "bus-test", TopicPrefix: "t."}
 }
 
-// move moves the partition six times, to each broker in turn. Before the move with the number n, it waits until the
-// function some returns true for n.
+// move moves the partition six times, to each broker in turn. Before the move with the number n, it waits until some(n)
+// is true.
 func move(t *testing.T, c *kfake.Cluster, some func(n int) bool) {
 	t.Helper()
 	for n := range 6 {

@@ -9,7 +9,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// byKey is the partition of a record that does not name one (see partitioner).
+// byKey is the value of kgo.Record.Partition in a record that does not name a partition (see partitioner).
 const byKey = -1
 
 // beyondLast is the context that the partitioner sets on a record that names a partition above those that the client
@@ -17,8 +17,8 @@ const byKey = -1
 var beyondLast = context.WithValue(context.Background(), struct{ beyondLast bool }{}, true)
 
 // partitioner returns a partitioner that chooses the partition that a record names. If the record names none, its key
-// determines the partition. A record with neither goes to a random partition. All partitions count, including those
-// that have no leader at the moment.
+// determines the partition. A record that has no key either goes to a random partition. All partitions of the topic can
+// be chosen, including partitions that have no leader at the moment.
 func partitioner() kgo.Partitioner {
 	return kgo.BasicConsistentPartitioner(func(string) func(*kgo.Record, int) int {
 		return func(r *kgo.Record, n int) int {

@@ -20,7 +20,7 @@ import (
 // Publisher is Watermill's Publisher on Kafka. It is safe for concurrent use. Messages with the same key are stored in
 // the order of the calls and, within a call, in the order of its arguments. If the broker does not confirm a message,
 // all later messages of its partition in the same call fail too, so publishing the failed messages again keeps the
-// order. The exception is a message that is too large for the broker: it fails alone, and whenever it is published.
+// order. The exception is a message that is too large for the broker: it fails alone, on every attempt.
 type Publisher struct {
 	kafka  backend.Kafka
 	client *kgo.Client
@@ -56,26 +56,26 @@ func NewPublisher(k backend.Kafka, log *slog.Logger) (*Publisher, error) {
 	return &Publisher{kafka: k, client: client, counts: counts{kafka: k, client: client}}, nil
 }
 
-// Partitions returns the number of partitions that a topic has on the broker. The number is at most three seconds old.
-// While the broker is unavailable, it is the last known number or, if there is none, an error that wraps
-// retry.ErrUnavailable. If the number is n, a message with a key and without MetadataPartition goes to the partition
-// envelope.Partition(key, n).
+// Partitions returns the number of partitions that a topic has on the broker. The number is at most three seconds old,
+// except that Partitions returns the last known number while the broker is unavailable. If no number is known, it
+// returns an error that wraps retry.ErrUnavailable. If the number is n, a message with a key and without
+// MetadataPartition goes to the partition envelope.Partition(key, n).
 func (p *Publisher) Partitions(ctx context.Context, topic string) (int32, error) {
 	return p.counts.of(ctx, topic, countAge)
 }
 
-// Publish sends messages in one batch and returns when all of them are on every in-sync replica, or have failed. The
-// key of a message is its metadata entry MetadataKey, and determines the partition. The entry MetadataPartition names
-// the partition directly. A message with neither goes to a random partition.
+// Publish sends messages together and returns when each of them is on every in-sync replica, or has failed. The key of
+// a message is its metadata entry MetadataKey, and determines the partition. The entry MetadataPartition names the
+// partition directly. A message that has neither entry goes to a random partition.
 //
 // If the context of a message has a trace span, the message is sent within a trace span of its own, "send <topic>", and
 // carries the traceparent of that span. Otherwise the message keeps the traceparent of its metadata. A message without
 // a correlation id gets the correlation id of its context (see CorrelationOf).
 //
 // If messages failed, the error is a *PublishError. It wraps retry.ErrUnavailable if another attempt may succeed for at
-// least one of them; a message that is published again may be on the topic twice. An error of any other type means that
-// no message was sent. The end of a message's context does not end the call; without a broker, the call ends after
-// about two seconds of retries.
+// least one of the failed messages; a message that is published again may be on the topic twice. An error of any other
+// type means that no message was sent. The end of a message's context does not end the call; without a broker, the call
+// ends after about two seconds of retries.
 func (p *Publisher) Publish(topic string, messages ...*message.Message) error {
 	if len(messages) == 0 {
 		return nil
@@ -188,7 +188,7 @@ func (p *Publisher) Close() error {
 // PublishError contains the messages of a call that were not confirmed. The other messages are published.
 type PublishError struct {
 	Topic    string
-	Messages int // of the call
+	Messages int // number of messages of the call
 	Failed   []FailedMessage
 }
 

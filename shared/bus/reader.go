@@ -17,12 +17,13 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// ReaderOptions of a Reader. A zero value stands for the default.
+// ReaderOptions configure a Reader. A zero value stands for the default.
 type ReaderOptions struct {
 	// From returns the offset at which to begin. The parameter oldest is the offset of the oldest record, and the
-	// parameter end is the offset that the next record will get. A result below oldest counts as oldest, and a result
-	// above end as end. The default is end-1, the last record. From is called for each partition that exists when Read
-	// or Subscribe first finds the topic. Partitions that are added later are read from their beginning.
+	// parameter end is the offset that the next record will get. If the result is outside this range, the Reader begins
+	// at the nearer of the two offsets. The default is end-1, the offset of the last record. From is called for each
+	// partition that exists when Read or Subscribe first finds the topic. Partitions that are added later are read from
+	// their beginning.
 	From func(topic string, partition int32, oldest, end int64) int64
 	// Hold is called before each message is delivered. The message is delivered when Hold returns. Tests use this to
 	// delay a partition. Hold must return when ctx ends.
@@ -101,7 +102,7 @@ func (r *Reader) Read(ctx context.Context, topics []string, handle func(ctx cont
 }
 
 // Subscribe reads a topic until ctx ends or the Reader is closed, one message of a partition at a time. The contexts
-// of messages have the values of ctx but outlast it, because Close waits for messages in flight.
+// of messages have the values of ctx, but do not end with ctx, so that the handlers of messages in flight can finish.
 func (r *Reader) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
 	out := make(chan *message.Message)
 	err := r.begin(ctx, func(ctx context.Context) {
@@ -151,9 +152,9 @@ func (r *Reader) read(ctx context.Context, topics []string, handle func(context.
 	}
 }
 
-// followNew starts to read the partitions of a topic that are not read yet. It begins with a partition's oldest record
-// if the parameter later is true, and at the offset of ReaderOptions.From otherwise. The result found has a follower
-// for each of these partitions, which the caller runs.
+// followNew starts to read the partitions of a topic that are not read yet. If the parameter later is true, it begins
+// with a partition's oldest record; otherwise it begins at the offset of ReaderOptions.From. The result found contains
+// a follower for each partition that followNew has started to read; the caller runs these followers.
 func (r *Reader) followNew(ctx context.Context, admin *kadm.Client, f *fetcher, topic string, later bool,
 	followed map[topicPartition]*follower, handle func(context.Context, *Record) bool) (found []*follower, err error) {
 	name := r.kafka.Topic(topic)
@@ -217,7 +218,7 @@ func (r *Reader) enter() (*fetcher, error) {
 	defer r.mu.Unlock()
 	if r.users == 0 {
 		client, err := newClient(r.kafka, r.options.Log, kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{}),
-			// The Reader itself looks for new partitions.
+			// The Reader itself looks for new partitions, so the client may refresh its metadata less often.
 			kgo.MetadataMaxAge(time.Minute))
 		if err != nil {
 			return nil, err

@@ -14,7 +14,7 @@ import (
 type Header = kgo.RecordHeader
 
 // Record is a Kafka record. Its bytes belong to the buffer of a whole fetch: clone the bytes that you keep, because
-// each reference keeps up to a megabyte alive.
+// each reference keeps the whole buffer alive, up to about 16 MiB.
 type Record struct {
 	Topic     string // without the installation's prefix
 	Partition int32
@@ -43,8 +43,8 @@ func (r *Record) ID() string {
 	return fmt.Sprintf("%s/%d/%d", r.Topic, r.Partition, r.Offset)
 }
 
-// Message returns the record as a Watermill message. The metadata are the record's headers without its id and, as the
-// entry MetadataKey, its key. The payload is the record's own slice; everything else is copied.
+// Message returns the record as a Watermill message. The metadata are the record's headers, except the header of the
+// id, and the record's key as the entry MetadataKey. The payload is the record's own slice; everything else is copied.
 func (r *Record) Message(ctx context.Context) *message.Message {
 	m := message.NewMessage(r.ID(), r.Value)
 	for i := range r.Headers {
@@ -97,7 +97,7 @@ func produced(topic string, m *message.Message) (*kgo.Record, error) {
 	return r, nil
 }
 
-// setHeader replaces a header, or adds it.
+// setHeader replaces a header of a record, or adds the header if the record lacks it.
 func setHeader(r *kgo.Record, name, value string) {
 	for i := range r.Headers {
 		if r.Headers[i].Key == name {

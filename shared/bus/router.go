@@ -13,7 +13,7 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 )
 
-// RouterOptions of NewRouter. A zero value stands for the default.
+// RouterOptions configure NewRouter. A zero value stands for the default.
 type RouterOptions struct {
 	Service   string            // named in the dead letters
 	Publisher message.Publisher // publishes the dead letters; the router does not close it
@@ -70,7 +70,7 @@ func NewRouter(o RouterOptions) (*message.Router, error) {
 	if o.DeadLetterTopic != "" && o.Publisher == nil {
 		return nil, fmt.Errorf("router of %s: dead letters have no publisher", o.Service)
 	}
-	// Watermill's messages at Info are useful only for debugging.
+	// The lines that Watermill logs at the level Info are useful only for debugging.
 	log := watermill.NewSlogLoggerWithLevelMapping(o.Log, map[slog.Level]slog.Level{slog.LevelInfo: slog.LevelDebug})
 	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: o.CloseTimeout}, routerLog{log})
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend"
 )
 
-// SubscriberOptions of a Subscriber. A zero value stands for the default.
+// SubscriberOptions configure a Subscriber. A zero value stands for the default.
 type SubscriberOptions struct {
 	// Group is the base name of the consumer groups, usually the service's name. The group of a topic is
 	// "<prefix><Group>.<topic>".
@@ -27,8 +27,8 @@ type SubscriberOptions struct {
 	InOrder bool
 	// Gather is how long records accumulate at the broker before more of them are fetched; default 0. The Subscriber
 	// does not wait when it has fallen behind. With 0 there is a fetch for every few records, which costs the broker
-	// and this process CPU time. Gather delays a record by up to twice this duration; use 0 if users wait for the
-	// consumer.
+	// and this process CPU time. A record is delayed by up to twice Gather, because it waits at the broker and then in
+	// the client. Use 0 if users wait for the consumer.
 	Gather time.Duration
 	// InstanceID makes this process a static member of its groups: when it is restarted with the same InstanceID, it
 	// gets its partitions at once instead of after SessionTimeout. Two processes must not have the same InstanceID,
@@ -38,8 +38,8 @@ type SubscriberOptions struct {
 	// the minimum that brokers allow by default.
 	SessionTimeout time.Duration
 	// Drain is how long the Subscriber waits for messages in flight when their Claim ends; default 10 s. Then the
-	// contexts of these messages end. Drain must be well below 25 s, after which the group continues without this
-	// member.
+	// contexts of these messages end. Drain must be well below 25 s, the rebalance timeout, after which the group
+	// continues without this member.
 	Drain time.Duration
 	// Backoff is the first delay before a message that was not acknowledged is delivered again; default 100 ms. Later
 	// delays double, up to 50 times the first one.
@@ -64,9 +64,8 @@ func (o *SubscriberOptions) setDefaults() {
 }
 
 // Subscriber is Watermill's Subscriber on a Kafka consumer group. It delivers messages in key lanes (see the package
-// comment). A new group begins with the oldest record of each partition. If a partition does not have the record at the
-// group's offset any more, the group also continues with the partition's oldest record, and the Subscriber logs a
-// warning.
+// comment). A new group begins with the oldest record of each partition. If a partition no longer has the record at the
+// group's offset, the Subscriber logs a warning and continues with the partition's oldest record.
 //
 // A message's payload is part of the buffer of a whole fetch: clone the payload to keep it after the message is
 // acknowledged. The message's metadata are copies.
@@ -100,13 +99,13 @@ func NewSubscriber(k backend.Kafka, o SubscriberOptions) (*Subscriber, error) {
 var instanceIDs = regexp.MustCompile(`^[a-zA-Z0-9._-]{0,249}$`)
 
 // Subscribe consumes a topic until ctx ends or the Subscriber is closed. It continues after any failure of the
-// brokers. The contexts of messages have the values of ctx but outlast it, because Close waits for messages in
-// flight.
+// brokers. The contexts of messages have the values of ctx, but do not end with ctx, so that the handlers of messages
+// in flight can finish.
 func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
 	out := make(chan *message.Message)
 	made := make(chan error, 1)
-	// The member is created in the goroutine that runs it, because a member that was created has joined the group: it
-	// gets partitions, which nobody would consume if it did not run.
+	// The goroutine that runs the member also creates it. A member joins its group when it is created. If begin then
+	// refused to run the member, the partitions of this member would not be consumed.
 	err := s.begin(ctx, func(ctx context.Context) {
 		defer close(out)
 		m, err := newMember(s.kafka, topic, s.options, ctx, out)

@@ -93,7 +93,7 @@ func TestRelease_DeliversTheNextMessageOfTheKey(t *testing.T) {
 	second := receive(t, messages)
 	require.Equal(t, "1", string(second.Payload))
 	bus.Release(first) // a second release of a message does not deliver the third message
-	first.Ack()        // nor does the acknowledgement of a released message deliver the third message
+	first.Ack()        // the acknowledgment of a released message does not deliver the third message either
 	nothing(t, messages)
 	meshtest.Eventually(t, "the first message is committed", func() bool { return committed(t, k, "topic", 0) == 1 })
 	second.Ack()

@@ -13,7 +13,9 @@ type subscriptions struct {
 	closing context.Context
 	close   context.CancelFunc
 
-	mu      *sync.Mutex // begin holds mu, so that it does not add to running while Close waits for running
+	// begin adds to running under mu, and Close ends the context closing under mu. So nothing is added to running while
+	// Close waits for it.
+	mu      *sync.Mutex
 	running *sync.WaitGroup
 }
 

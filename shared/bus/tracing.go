@@ -75,8 +75,9 @@ func describe(operation, topic, id string) []attribute.KeyValue {
 }
 
 // startSend starts the trace span of an outgoing message and puts the span's traceparent into the record's headers. The
-// new span is a child of the span in the message's context. It has the same provider as its parent, because that
-// provider reports spans under the name of the service. Without a span in the context, startSend returns nil.
+// new span is a child of the span in the message's context. The tracer provider of the parent starts the new span,
+// because that provider reports spans under the name of the service. Without a span in the context, startSend returns
+// nil.
 func startSend(topic string, m *message.Message, r *kgo.Record) trace.Span {
 	parent := trace.SpanFromContext(m.Context())
 	if !parent.SpanContext().IsValid() {
@@ -96,7 +97,8 @@ func startSend(topic string, m *message.Message, r *kgo.Record) trace.Span {
 	return span
 }
 
-// endSends ends the trace spans of a batch, with the partition and offset of each message, or its error.
+// endSends ends the trace spans of the messages of one call of Publish. Each span gets the partition and the offset of
+// its message, or the message's error.
 func endSends(spans []trace.Span, records []*kgo.Record, messages []*message.Message, err error) {
 	failed := map[*message.Message]error{}
 	var some *PublishError

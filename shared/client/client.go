@@ -42,8 +42,8 @@ type Options struct {
 	// OnEvent. OnResumeToken is also called with an empty token when the user has ended the session: the program must
 	// delete its stored token.
 	OnResumeToken func(string)
-	// OnEvent is called with each event, in order, on the goroutine that reads. It must not call a method of this
-	// client that waits for a reply or for the end of the connection, because it would wait for its own goroutine.
+	// OnEvent is called with each event, in order, on the goroutine that reads. It must not call a method of this client
+	// that waits for a reply or for the end of the connection, because such a method waits for this goroutine.
 	OnEvent func(Event)
 	// OnSignal is called with each signal, on the same goroutine as OnEvent.
 	OnSignal func(Signal)
@@ -171,7 +171,8 @@ func Dial(ctx context.Context, o Options) (*Client, error) {
 }
 
 // dial is like Dial, but ignores events that earlier connections got. The parameter before contains the newest version
-// of each stream that they got. If dial fails after it has connected, it returns the ended connection with the error.
+// of each stream that the earlier connections got. If dial fails after it has connected, it returns the ended
+// connection with the error.
 func dial(ctx context.Context, o Options, before map[string]int64) (*Client, error) {
 	header := o.Header.Clone()
 	if header == nil {
@@ -398,7 +399,7 @@ func (c *Client) read() {
 	c.conn.SetPongHandler(func(string) error { extendDeadline(); return nil })
 	var ping *time.Timer
 	ended := false
-	var pinging sync.Mutex // guards ping and ended; the first ping waits until the variable ping is set
+	var pinging sync.Mutex // guards the variables ping and ended; the first ping waits until ping is set
 	pinging.Lock()
 	ping = time.AfterFunc(silence*2/5, func() {
 		_ = c.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(time.Second))

@@ -15,14 +15,14 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// mesh starts a server that replies to the connect frame of a client and then calls the function then. It returns the
-// server's URL.
+// mesh starts a server and returns its URL. The server replies to the connect frame of a client, and after that calls
+// the function in the parameter then.
 func mesh(t *testing.T, then func(socket *websocket.Conn)) string {
 	t.Helper()
 	return meshOf(t, make(chan string, 100), then)
 }
 
-// meshOf is like mesh. In addition, it sends the data of each connect frame to the channel connects.
+// meshOf is like mesh. In addition, the channel in the parameter connects receives the data of each connect frame.
 func meshOf(t *testing.T, connects chan<- string, then func(socket *websocket.Conn)) string {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -34,10 +34,10 @@ type Connected struct {
 // sessionEnded is the close code of a connection whose session the user has ended.
 const sessionEnded = 4501
 
-// Reconnects reports whether a client should connect again after an error of Client.Err, as docs/protocol.md
-// describes. It returns false after the close codes 4500 to 4999, 1009 (a message was too large) and 1000 (normal
-// closure), and true after any other error. After Client.Close, Err contains the code 1000 only if the gateway's close
-// frame was read before the socket was closed, so Reconnects usually returns true.
+// Reconnects reports whether a client should connect again after an error of Client.Err, as docs/protocol.md describes.
+// It returns false after the close codes 4500 to 4999, 1009 (a message was too large) and 1000 (normal closure), and
+// true after any other error. After Client.Close, Reconnects usually returns true, because Err contains the code 1000
+// only if the gateway's close frame was read before the socket was closed.
 func Reconnects(err error) bool {
 	var closed *websocket.CloseError
 	if !errors.As(err, &closed) {

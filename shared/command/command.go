@@ -72,7 +72,8 @@ func (t Topics) Refused(c envelope.Command, r *refusal.Error) envelope.Outcome {
 	return outcome
 }
 
-// Publish publishes an outcome on the topic of outcomes. An outcome in the headers of an event need not be published.
+// Publish publishes an outcome on the topic of outcomes. An outcome that the headers of an event contain (see
+// envelope.Event.Answers) is published with the event and does not need Publish.
 func (t Topics) Publish(ctx context.Context, outcome envelope.Outcome) error {
 	m := outcome.Message()
 	m.SetContext(ctx)

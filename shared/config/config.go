@@ -64,7 +64,7 @@ type Config struct {
 
 	Peers map[string]string // owner -> base URL of its inner listener
 
-	ResumeEvents     int // maximum number of events of one room for a resuming client
+	ResumeEvents     int // maximum number of missed events of one room that a resuming client is sent
 	MaxConversations int // maximum number of conversations of a user
 
 	DataDir        string
@@ -182,8 +182,8 @@ func (r *reader) secrets(c *Config) {
 	}
 	role := "role"
 	if c.JWTSecret == "" && c.JWKSURL != "" {
-		// Many identity providers let users edit attributes that become claims of their tokens. So no claim grants a
-		// role unless JWT_ROLE_CLAIM names it.
+		// Many identity providers let users edit attributes that become claims of their tokens. So only a claim that
+		// JWT_ROLE_CLAIM names grants a role.
 		role = ""
 		if c.Service == "gateway" || c.Service == AllInOne {
 			r.requireWithJWKS("JWT_AUDIENCE", "the aud that the sign-in gives to tokens for this mesh")

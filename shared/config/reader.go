@@ -35,7 +35,7 @@ func (r *reader) notice(format string, args ...any) {
 
 const byteOrderMark = "\ufeff"
 
-// text reads a variable. If the variable is unset, the result is the parameter otherwise. An empty value counts as
+// text reads a variable. The parameter otherwise is the result for a variable that is unset. An empty value counts as
 // unset, because compose files cannot leave a variable out.
 func (r *reader) text(name, otherwise string) string {
 	value := strings.TrimSpace(strings.TrimPrefix(r.getenv(name), byteOrderMark))
@@ -324,7 +324,7 @@ func (r *reader) redisURL(name string) string {
 	}
 	options, err := redis.ParseURL(value)
 	if err != nil {
-		// Errors of the library except this one may contain the password.
+		// The library's errors may contain the password, except the error about an unexpected option.
 		if _, option, ok := strings.Cut(err.Error(), "unexpected option: "); ok {
 			r.problem(name, "has the parameter %q, which is not one of go-redis: remove it", option)
 			return ""

@@ -83,13 +83,13 @@ type Event struct {
 	Body        []byte
 
 	// Incarnation identifies the history of the owner's log. Another history begins when the log's database has lost
-	// commits, because of a restored backup or a failover. Positions of the new history are above all positions that
-	// were published before. Empty in records of releases without incarnations.
+	// commits, because of a restored backup or a failover. Positions of the new history are above all positions that were
+	// published before. Incarnation is empty in records of releases without incarnations.
 	Incarnation string
-	// Epoch counts the changes of the partition count of the record's topic, from 1. Partitions is the partition count
-	// in this epoch, which determines the partition of the event's stream. Both are 0 in records of releases without
-	// epochs. A record whose epoch is lower than that of the last fence in its partition comes from a relay that had
-	// lost its lease; readers ignore it.
+	// Epoch counts the changes of the partition count of the record's topic, from 1. Partitions is the partition count in
+	// this epoch, which determines the partition of the event's stream. Both are 0 in records of releases without epochs.
+	// A record whose epoch is lower than that of the last fence in its partition comes from a relay that had lost its
+	// lease; readers ignore such a record.
 	Epoch      int32
 	Partitions int32
 	// Fence reports whether this is a fence: the position record (see IsPosition) that begins an epoch. The relay

@@ -29,9 +29,9 @@ type Outcome struct {
 	Source    string // the service that decided
 	Stream    string
 	Kind      Kind
-	// Version is the version of the stream after the command. Position is the position of the command's last event or,
-	// if it has no events, the log's head; a query that names Position sees the command's effect. Both may be 0 in an
-	// outcome without events.
+	// Version is the version of the stream after the command. Position is the position of the command's last event, or the
+	// log's head if the command has no events; a query that names Position sees the command's effect. Version and Position
+	// may be 0 in an outcome without events.
 	Version  catalog.Version
 	Position catalog.Position
 	Code     string

@@ -47,7 +47,7 @@ type header struct {
 }
 
 // ReadRawEvent is ReadEvent for a Kafka record. The result does not reference the record's own bytes: all strings share
-// one copy, and the body is another.
+// one copy, and the body is a copy of its own.
 func ReadRawEvent[H Header](headers []H, body []byte) (Event, error) {
 	r := rawReader{}
 	var found [texts][]byte

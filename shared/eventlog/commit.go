@@ -22,8 +22,8 @@ import (
 //   - an error that wraps retry.ErrUnavailable (the database is unavailable or too slow, or Run has ended), or the
 //     cause of ctx (ctx ended first). The write may or may not have been committed, so commit it again. If it was
 //     committed, Commit recognises its command ids, Advance or Resolution, and returns a RepeatedError, an
-//     inbox.StaleCheckpointError or an inbox.ParkedChangedError. A Write with none of these three would be appended
-//     twice.
+//     inbox.StaleCheckpointError or an inbox.ParkedChangedError. A Write without command ids, Advance and
+//     Resolution may be appended twice.
 //
 // With every error but the last in this list, this call has committed nothing.
 func (l *Log) Commit(ctx context.Context, w Write) (Committed, error) {
@@ -69,7 +69,7 @@ func (l *Log) wait(ctx context.Context, pw *pendingWrite) (Committed, error) {
 // pendingWrite is a Write that waits for its transaction.
 type pendingWrite struct {
 	ctx        context.Context
-	prepared   *prepared // of a write with a function decide: nil until that function has returned
+	prepared   *prepared // for a write with a function decide: nil until this function has returned
 	selections []Selection
 	decide     func(context.Context, []Loaded) (Write, error)
 	alone      bool // gets a transaction of its own

@@ -98,7 +98,7 @@ type transaction struct {
 	log       *Log
 	conn      *pgx.Conn
 	writes    []*pendingWrite
-	later     []*pendingWrite // in quarantine, as their decisions have shown; to be committed alone
+	later     []*pendingWrite // writes found to be in quarantine after they were decided; each is committed alone later
 	loaded    []loading
 	at        time.Time // the log's clock when the streams were loaded
 	admission admission
@@ -110,7 +110,7 @@ type transaction struct {
 var errLost = errors.New("the database has lost commits")
 
 // transact commits writes in one transaction. If transact returns nil, each write is finished, or is queued for a
-// transaction of its own. Otherwise no write is finished.
+// transaction of its own. If transact returns an error, no write is finished.
 func (l *Log) transact(ctx context.Context, writes []*pendingWrite) (err error) {
 	// Complete a commit that has begun even if ctx ends. The server bounds its duration.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.times.lock+2*l.times.hold+time.Second)
@@ -379,7 +379,8 @@ func (t *transaction) queueLoads(b *pgx.Batch) bool {
 
 // decide calls the decide functions of the writes that have one. It moves these writes to the front, so that no other
 // write of the transaction changes their streams first. It removes the writes whose function fails, and stores their
-// errors in the parameter outcomes. If the transaction has several writes, it moves those in quarantine to t.later.
+// errors in the parameter outcomes. If the transaction has several writes and a decision contains an id in quarantine,
+// decide moves that write to t.later.
 func (t *transaction) decide(outcomes map[*pendingWrite]writeOutcome) {
 	var first, others []*pendingWrite
 	for _, o := range t.loaded {

@@ -52,14 +52,14 @@ func (a *admission) try(p *prepared) error {
 	return nil
 }
 
-// trial holds the changes that the entries of one Write would make to the admission, while the Write is checked. Except
-// in the field rooms, a value in a trial takes precedence over that of the admission.
+// trial holds the changes that the entries of one Write would make to the admission, while the Write is checked. A
+// value in a trial takes precedence over that of the admission, except that the field rooms contains differences.
 type trial struct {
 	admission *admission
 	versions  map[string]catalog.Version
 	members   map[membershipKey]bool
 	timers    map[timerKey]*timerRow // nil: the timer is gone
-	rooms     map[roomsKey]int       // change of the number of rooms, to be added to that of the admission
+	rooms     map[roomsKey]int       // changes of the numbers of rooms that the admission contains
 	refusals  map[int]*refusal.Error // by index of the command
 	notDue    map[int]bool           // indexes of the commands whose timer is gone or not due
 }
@@ -174,7 +174,7 @@ func (l *Log) Clock() time.Time { return l.clock.now() }
 type estimate struct {
 	mu   sync.Mutex
 	at   time.Time // log's clock, as it was read last
-	read time.Time // when the log's clock was read, with the monotonic reading of this process
+	read time.Time // when the log's clock was read, by the monotonic clock of this process
 	last time.Time // newest estimate that was returned
 }
 

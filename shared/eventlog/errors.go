@@ -35,8 +35,8 @@ func (e *RepeatedError) Error() string {
 
 // RefusedError contains the refusals of those commands of a Write that the log refuses, by the command's index. A
 // command is refused if its actor is not a member of the room in Decided.MemberOf, if a user would be in more rooms
-// than BoundRooms allows, or if the stream of an Also that has an Otherwise is not at the expected version. Decide the
-// other commands again, without the events of the refused ones.
+// than BoundRooms allows, or if the stream of an Also with the field Otherwise is not at the expected version. Decide
+// the other commands again, without the events of the refused ones.
 type RefusedError struct {
 	Refusals map[int]*refusal.Error
 }
@@ -70,6 +70,6 @@ func tooSlow(err error) bool {
 	return errors.As(err, &pg) && pg.Code == "25P04" // transaction_timeout
 }
 
-// Unavailable wraps err in retry.ErrUnavailable unless the data itself is at fault. It is exported for code that
-// queries the log's schema directly.
+// Unavailable wraps err so that it matches retry.ErrUnavailable. It does not wrap errors for which the data itself is
+// at fault. It is exported for code that queries the log's schema directly.
 func Unavailable(err error) error { return pgerror.Unavailable(err) }

@@ -14,7 +14,8 @@ type Fill struct {
 	// Prefix is the first part of the names of streams and rooms; "": "conversation:". The names are Prefix + "0",
 	// Prefix + "1" and so on.
 	Prefix string
-	// Type and Topic are those of the events. If Type is "", the two are "chat.message_sent" and "chat-events".
+	// Type and Topic are the type and the topic of the events. If Type is "", the events have the type "chat.message_sent"
+	// and the topic "chat-events".
 	Type, Topic string
 	// Days is the number of days before now over which the times of the events are spread; 0: all events have the
 	// current time.

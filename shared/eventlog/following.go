@@ -15,7 +15,8 @@ import (
 // This file contains the functions that other packages need to follow a log by position in transactions of their own,
 // as relay, projection and rebuild do, or to use tables in the log's schema.
 
-// Options returns the options of the log, with the defaults filled in, except that of LockWait.
+// Options returns the options of the log, with the defaults filled in. Only LockWait is returned as it was passed to
+// Open.
 func (l *Log) Options() Options { return l.o }
 
 // SQL returns a statement with the log's schema in place of "owner.".
@@ -23,8 +24,8 @@ func (l *Log) SQL(statement string) string {
 	return strings.ReplaceAll(statement, "owner.", pgx.Identifier{l.o.Owner}.Sanitize()+".")
 }
 
-// TakeLease takes the lease of this log for a purpose, such as "relay". It sets the fields Key, Purpose and Schema of
-// o.
+// TakeLease takes the lease of this log for a purpose, such as "relay" (see advisory.TakeLease). It sets the fields
+// Key, Purpose and Schema of o.
 func (l *Log) TakeLease(ctx context.Context, purpose string, o advisory.LeaseOptions) (*advisory.Lease, context.Context, error) {
 	o.Key, o.Purpose, o.Schema = l.LockKey(purpose), "the "+purpose, l.o.Owner
 	return advisory.TakeLease(ctx, l.o.Pool.Config().ConnConfig, o)

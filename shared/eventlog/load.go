@@ -17,8 +17,9 @@ type Selection struct {
 	Stream   string
 	After    catalog.Version
 	Subjects []string
-	// Newest, if set, selects only the newest event of the stream, if its version is above After, and the events about
-	// the Subjects. It is for streams in which each event contains the whole value.
+	// If Newest is set, the selection contains the newest event of the stream instead of all events about the stream
+	// itself. The newest event is left out if its version is not above After. Newest is for streams in which each event
+	// contains the whole value.
 	Newest bool
 }
 
@@ -26,7 +27,7 @@ type Selection struct {
 // fields.
 type Loaded struct {
 	Events  []envelope.Event
-	Version catalog.Version // of the stream; 0: the stream does not exist
+	Version catalog.Version // version of the stream; 0: the stream does not exist
 	// At is the log's clock. It is set only for a stream that is loaded under the log's lock.
 	At time.Time
 }

@@ -73,9 +73,10 @@ func (l *Log) HoldLock(ctx context.Context, conn *pgx.Conn, f func(context.Conte
 		}
 		held = time.Since(begun)
 	}()
-	// If this process freezes, or a statement takes too long, the server ends the database session and releases the
-	// lock. The lock timeout for tables is short: in a deadlock with another connection, this connection gives up
-	// before the server chooses one of the two and ends its statement.
+	// If this process freezes, or a statement takes too long, the server ends the database session and releases the lock.
+	// The lock timeout for tables is short, so that this connection gives up in a deadlock with another connection. It
+	// gives up before the server checks for deadlocks, which happens after 1 s by default and could end the statement of
+	// the other connection.
 	if _, err := conn.Exec(ctx, `SELECT set_config('idle_session_timeout', $1, false),
   set_config('transaction_timeout', $1, false), set_config('lock_timeout', '500ms', false)`, hold); err != nil {
 		return 0, err

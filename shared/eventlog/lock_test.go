@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The caller of HoldLock continues to use the connection. Its settings must be as before, whether HoldLock could take
-// the lock or not.
+// The caller of HoldLock continues to use the connection. After HoldLock, the settings of the connection must be as
+// before, whether HoldLock could take the lock or not.
 func TestHoldLock_RestoresTheSettingsOfTheConnection(t *testing.T) {
 	t.Parallel()
 	url := database(t)

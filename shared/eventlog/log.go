@@ -1,8 +1,8 @@
 // Package eventlog is one owner's append-only log in Postgres. It stores events in streams, with dense versions within
 // a stream and ascending positions over the whole log; the outcomes of commands, for 30 days; the memberships of rooms;
-// and timers. Each owner has a schema of its own name. In the same schema, package inbox stores how far the owner has
-// consumed other owners' logs. This progress is committed together with the events that follow from the consumed
-// events.
+// and timers. Each owner's log has a schema of its own, with the owner's name. In the same schema, package inbox stores
+// how far the owner has consumed other owners' logs. This progress is committed together with the events that follow
+// from the consumed events.
 //
 // Writes are committed in groups: one goroutine per Log commits the pending writes in one transaction, under the log's
 // advisory lock. The lock is held until the commit has ended. So positions ascend in the order of the commits, for any
@@ -76,13 +76,14 @@ type Log struct {
 }
 
 // MaxHold is how long a holder may keep the log's lock. Nothing can be appended meanwhile. The server ends the database
-// session of a holder that exceeds this time, but under HoldLock perhaps only after twice this time.
+// session of a holder that exceeds this time. Under HoldLock, this may happen only after about twice this time, because
+// the server bounds each transaction and each pause between transactions separately.
 const MaxHold = 2 * time.Second
 
 // timeouts bound how long an instance waits for the log's lock, and how long it holds the lock.
 type timeouts struct {
 	lock time.Duration // maximum wait for the lock
-	hold time.Duration // maximum time of holding the lock, and of being idle meanwhile
+	hold time.Duration // maximum time that the lock is held, and that the connection is idle within the transaction
 }
 
 var schemaName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,40}$`)

@@ -20,7 +20,7 @@ func explain(t *testing.T, l *Log, statement string, args ...any) queryplan.Plan
 	return queryplan.Explain(t, l.o.Pool, statement, args...)
 }
 
-// outcomes writes n outcomes that are as many days old as the parameter day.
+// outcomes writes n outcomes. The parameter day is their age in days; a negative number means a time in the future.
 func outcomes(t *testing.T, l *Log, day, n int) {
 	t.Helper()
 	_, err := l.o.Pool.Exec(t.Context(), `INSERT INTO chat.outcomes (actor, command_id, type, stream, kind, version, position, code, text, at)
@@ -30,7 +30,7 @@ SELECT 'user' || n % 97, 'c' || $1::int || '-' || n, 'chat.send_message', 'conve
 }
 
 // After months of pruning, a page of the table contains new outcomes among old ones. If there is nothing to remove,
-// pruning must still read at most 20 pages. If there is, pruning must remove all outcomes that are old enough.
+// pruning must still read at most 20 pages. If some outcomes are old enough, pruning must remove all of them.
 func TestPlans_PruningReadsOnlyRemovedRows(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -121,7 +121,7 @@ func TestPlans_LoadReadsNoMessageBodies(t *testing.T) {
 	assert.Zero(t, plans[0].Serialization.Hit, "pages of personal fields that were read")
 }
 
-// large commits a conversation between alice and the users in the parameter others, in which each message has 32 KiB.
+// large commits a conversation of alice and the given other users. Each message has 32 KiB.
 func large(t *testing.T, l *Log, id string, messages int, others ...string) {
 	t.Helper()
 	all := []proto.Message{started(id, append(others, "alice")...)}

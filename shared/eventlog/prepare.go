@@ -44,12 +44,12 @@ type entry struct {
 	digest      string
 	correlation string
 	traceParent string
-	command     bool // has an outcome
+	command     bool // whether the entry has an outcome; false for an Also and an Append
 	kind        envelope.Kind
-	code, text  string // of a refusal
-	field       string // to which the refusal refers
+	code, text  string // code and text of the refusal; empty: the command is not refused
+	field       string // field of the command to which the refusal refers; empty: none
 	drafts      []draft
-	index       int            // of the command to which the entry belongs; -1: the entry belongs to an Append
+	index       int            // index of the command to which the entry belongs; -1: the entry belongs to an Append
 	memberOf    string         // the room of which the actor must be a member
 	otherwise   *refusal.Error // refusal of the command if the stream is not at the expected version; nil: a conflict
 	fired       *TimerKey      // timer that sent the command; nil: none

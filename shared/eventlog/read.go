@@ -20,7 +20,7 @@ const planned = pgx.QueryExecModeCacheDescribe
 type Query struct {
 	After  catalog.Position // only events above this position
 	Until  catalog.Position // only events up to this position; 0: up to the head
-	Limit  int              // maximum number of events in a page; 0: 500, at most 1,000
+	Limit  int              // maximum number of events in a page; 0: 500; values above 1,000 count as 1,000
 	Topic  string           // only events of this topic
 	Stream string           // only events of this stream
 
@@ -35,8 +35,8 @@ type Query struct {
 // stream. No index helps with such a filter, so reading a page of a sparse topic has to be bounded.
 const maxSpan = 20_000
 
-// Page is a part of the log, ascending by position. Bodies lack the personal fields of events that are redacted or
-// expired.
+// Page is a part of the log, ascending by position. The bodies of redacted or expired events lack their personal
+// fields.
 type Page struct {
 	Events   []envelope.Event
 	Complete catalog.Position // this page and the previous ones contain all selected events up to this position

@@ -14,8 +14,9 @@ import (
 // Events of an Append are not limited. If the parameter rooms is 0 or negative, BoundRooms sets no limit. Call
 // BoundRooms before Run.
 //
-// The cost of connecting, listing rooms and leaving grows with a user's rooms. Without a limit, other users could raise
-// this cost by adding the user to rooms. For commands, the limit is exact, because it is checked under the log's lock.
+// The cost of connecting, listing rooms and leaving grows with the number of a user's rooms. Without a limit, other
+// users could raise this cost by adding the user to rooms. For commands, the limit is exact, because it is checked
+// under the log's lock.
 func (l *Log) BoundRooms(kind string, rooms int) {
 	if rooms <= 0 {
 		return
@@ -47,8 +48,8 @@ func eachBoundedRoom(bounds map[string]int, p catalog.Place, f func(k roomsKey, 
 	})
 }
 
-// counted returns the pairs of a user and a kind of rooms for which the writes of a transaction change the number of
-// rooms. Each pair is returned once.
+// counted returns pairs of a user and a kind of rooms: those for which the writes of a transaction change the number of
+// the user's rooms. Each pair is returned once.
 func (t *transaction) counted() (members, kinds []string) {
 	seen := map[roomsKey]bool{}
 	for _, pw := range t.writes {

@@ -24,7 +24,7 @@ type session struct {
 // maxReconnectDelay bounds the delay of commits after the database has become available again.
 const maxReconnectDelay = time.Second
 
-// get returns the connection, after connecting if there is none or the connection was lost.
+// get returns the connection. It connects first if there is no connection, or if the connection was lost.
 func (s *session) get(ctx context.Context) (*pgx.Conn, error) {
 	if s.conn != nil && !s.conn.IsClosed() && time.Since(s.used) > time.Second {
 		// The server may have closed an idle connection. The ping detects this before a commit fails.

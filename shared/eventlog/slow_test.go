@@ -9,8 +9,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// slowed returns a log whose lock may be held for 400 ms. If the stream of an event matches the pattern in the
-// parameter streams, the insert of the event takes as long as the parameter each.
+// slowed returns a log whose lock may be held for 400 ms. Inserting an event takes as long as the duration in the
+// parameter each if the event's stream matches the pattern in the parameter streams.
 func slowed(t *testing.T, each time.Duration, streams string) *Log {
 	t.Helper()
 	l := instance(t, database(t))

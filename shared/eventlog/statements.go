@@ -12,8 +12,8 @@ const (
 	// events. It also reads the current incarnation.
 	sqlHead = `SELECT greatest(i.floor, (SELECT max(position) FROM owner.events)), i.number, i.id, i.floor
 FROM owner.incarnations i ORDER BY i.number DESC LIMIT 1`
-	// sqlReincarnate begins the incarnation after number $1, unless another instance has begun one already. Its floor
-	// is $3 above the old floor, the head or position $2, whichever is highest.
+	// sqlReincarnate begins the incarnation after number $1, unless another instance has begun one already. The floor of
+	// the new incarnation is $3 above the highest of the old floor, the head and the position $2.
 	sqlReincarnate = `INSERT INTO owner.incarnations (number, id, head, floor, since)
 SELECT i.number + 1, left(replace(gen_random_uuid()::text, '-', ''), 12), h.head, greatest(i.floor, h.head, $2) + $3, now()
 FROM (SELECT * FROM owner.incarnations ORDER BY number DESC LIMIT 1) i,
@@ -126,8 +126,8 @@ ORDER BY version, wanted`
 
 	sqlRead = `SELECT ` + columns + ` FROM owner.events
 WHERE position > $1 AND position <= $2 AND ($4::text = '' OR topic = $4) ORDER BY position LIMIT $3`
-	// sqlReadStream orders by version, and so can use the index on stream and version. Within a stream, this is also
-	// the order of positions.
+	// sqlReadStream orders by version, and so can use the index on stream and version. Within a stream, the order of
+	// versions is also the order of positions.
 	sqlReadStream = `SELECT ` + columns + ` FROM owner.events
 WHERE stream = $5 AND version > $6 AND position > $1 AND position <= $2 AND ($4::text = '' OR topic = $4)
 ORDER BY version LIMIT $3`
@@ -136,7 +136,7 @@ ORDER BY version LIMIT $3`
 // statements holds those of the statements above that read or write tables, for one schema. Owners share connections,
 // so each statement names its schema.
 type statements struct {
-	in func(string) string // returns another statement with the schema filled in
+	in func(string) string // fills the schema into a statement that is not among the fields below
 
 	head, reincarnate, same, check, insertEvents, insertRooms, insertOutcomes, openRooms, closeRooms, redact string
 	outcome, pruneOutcomes, load, read, readStream                                                           string

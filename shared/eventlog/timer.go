@@ -55,9 +55,9 @@ type timerRowOf struct {
 	timerRow
 }
 
-// eachTimer calls f for each timer that an event sets, and with nil for each timer that it cancels. If a timer is set
-// for a time before the event's time, the timer becomes due at the event's time. Timers fire in the order of their due
-// times. So a stream that keeps setting timers for the past cannot get ahead of the timers of other streams.
+// eachTimer calls f for each timer that an event sets, and with nil for each timer that the event cancels. If a timer
+// is set for a time before the event's time, the timer becomes due at the event's time. Timers fire in the order of
+// their due times. So a stream that keeps setting timers for the past cannot get ahead of the timers of other streams.
 func eachTimer(stream string, version catalog.Version, at time.Time, d draft, f func(timerKey, *timerRow)) {
 	for _, key := range d.cancel {
 		f(timerKey{stream, key}, nil)
@@ -144,9 +144,9 @@ const (
 WHERE position > $1 AND position <= $2 AND type = ANY ($3::text[]) ORDER BY position LIMIT $4`
 )
 
-// ReadTimerChanges reads up to limit events of the given types, whose positions are above the parameter after and not
-// above the parameter until. It returns the final changes that these events make to the timers, the number of events,
-// and the position of the last event.
+// ReadTimerChanges reads up to limit events of the given types, with positions in the range after < position <= until.
+// It returns the last change of each timer that these events set or cancel, the number of events, and the position of
+// the last event.
 func (l *Log) ReadTimerChanges(ctx context.Context, tx pgx.Tx, types []string, after, until catalog.Position, limit int) (
 	c *TimerChanges, events int, last catalog.Position, err error) {
 	found, err := tx.Query(ctx, l.SQL(sqlTimerEvents), planned, after, until, types, limit)
@@ -161,7 +161,7 @@ func (l *Log) ReadTimerChanges(ctx context.Context, tx pgx.Tx, types []string, a
 	return c, len(all), all[len(all)-1].Position, err
 }
 
-// finalTimers returns the final changes that events make to the timers.
+// finalTimers returns the last change of each timer that the events set or cancel.
 func (l *Log) finalTimers(all []Logged) (*TimerChanges, error) {
 	last := map[timerKey]*timerRow{}
 	for _, e := range all {

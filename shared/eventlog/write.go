@@ -21,8 +21,8 @@ type Write struct {
 	// version when the Commands were decided, or AnyVersion.
 	Stream   string
 	Expected catalog.Version
-	// Commands are in the order in which they were decided. A pair of Actor and CommandID must not occur twice, unless
-	// CommandID is empty.
+	// Commands are in the order in which they were decided. Each pair of Actor and CommandID may occur once; an empty
+	// CommandID may occur several times.
 	Commands []Decided
 	// DecidedAt is the time at which the commands were decided. The events of the Write are recorded with the time of
 	// the log's clock at the commit, but never with a time before DecidedAt. Zero: the time is not known.
@@ -44,7 +44,7 @@ type Decided struct {
 	// digest is refused (id_reused). Empty: every digest matches.
 	Digest      string
 	Correlation string
-	TraceParent string // of the command; empty: the trace span in the context
+	TraceParent string // traceparent of the command; empty: the trace span in the context
 	// Stream is the stream that the command changes. Expected is the version of that stream when the command was
 	// decided, counting the events of earlier commands of the Write, or AnyVersion. If Stream is empty, the command
 	// changes the Write's stream, and only the Write's Expected is checked.
@@ -71,7 +71,7 @@ type Decided struct {
 // Also is an event that a command leads to in another stream.
 type Also struct {
 	Stream   string
-	Expected catalog.Version // or AnyVersion
+	Expected catalog.Version // version of the stream, or AnyVersion
 	// Otherwise is the refusal of the command (*RefusedError) if the stream is not at the expected version. Nil: the
 	// Write fails with a *ConflictError.
 	Otherwise *refusal.Error

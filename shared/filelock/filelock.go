@@ -1,9 +1,9 @@
 // Package filelock lets one process at a time use a folder. It locks a file; the operating system releases the lock
 // when the process ends, however it ends.
 //
-// The package does not use the library github.com/gofrs/flock, which makes the same system calls. ErrHeld, and a Held
-// that does not create the file, would still need a wrapper of about this package's size, and every module would have
-// one more dependency.
+// The library github.com/gofrs/flock makes the same system calls, but would save no code: ErrHeld, and a Held that does
+// not create the file, would still need a wrapper of about this package's size. Every module would also have one more
+// dependency.
 package filelock
 
 import (
@@ -67,8 +67,8 @@ func Held(path string) bool {
 	return lock(f, shared) != nil
 }
 
-// Release releases the lock. It does not rely on closing the file for this: a process that another goroutine is just
-// starting has a copy of the file until it runs its own program.
+// Release releases the lock. Closing the file would not be enough: a child process that another goroutine starts has a
+// copy of the file descriptor between fork and exec, and that copy would keep the lock.
 func (l *Lock) Release() {
 	_ = unlock(l.file)
 	_ = l.file.Close() // the file was not written to; closing it releases the lock if unlock has failed

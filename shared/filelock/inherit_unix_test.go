@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A child process has a copy of the locked file. Any process that is just being started has such a copy for a moment;
-// the child in this test keeps its copy. Release must release the lock all the same.
+// A child process has a copy of the locked file's descriptor. Every child process has such a copy between fork and
+// exec; the child in this test keeps its copy. Release must release the lock nevertheless.
 func TestRelease_ReleasesALockThatAChildHasInherited(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "lock")

@@ -29,8 +29,8 @@ const (
 // keys are the keys of "services" in /health, in the order that existing installations expect.
 var keys = []string{"redis", "kafka", "postgres", "socketio"}
 
-// Check is the check of a dependency. Its Name is one of the keys of /health: redis, kafka, postgres or socketio. The
-// function Check returns an error if the dependency does not work.
+// Check is the check of a dependency. The field Name is one of the keys of /health: redis, kafka, postgres or socketio.
+// The function in the field Check returns an error if the dependency does not work.
 type Check struct {
 	Name  string
 	Check func(context.Context) error
@@ -44,7 +44,7 @@ type Health struct {
 	up       *prometheus.GaugeVec
 
 	mu      sync.Mutex
-	results []checkResult // by check
+	results []checkResult // newest result of each check, in the order of the field checks
 	waiting map[string]error
 	ready   bool
 	began   chan struct{} // see Began
@@ -57,8 +57,9 @@ type checkResult struct {
 	logged bool      // the failure was logged
 }
 
-// New returns the health of a process. A dependency without a check is reported as false while work waits for it (see
-// Waiting). Otherwise it is reported as true, because the process does not use it.
+// New returns the health of a process. /health reports a dependency as false while its check fails or has no recent
+// result (see maxResultAge), and while work waits for the dependency (see Waiting). At all other times, /health reports
+// the dependency as true. A dependency that the process does not use has no check.
 func New(checks []Check, log *slog.Logger) *Health {
 	h := &Health{checks: checks, log: log, registry: prometheus.NewRegistry(), results: make([]checkResult, len(checks)),
 		waiting: map[string]error{}, began: make(chan struct{}), up: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "edumatrix_up",

@@ -46,7 +46,7 @@ func TestHealth_ReportsABrokerThatCannotWrite(t *testing.T) {
 	const healthy = `{"status":"healthy","services":{"redis":true,"kafka":true,"postgres":true,"socketio":true}}`
 	requireHealth(http.StatusOK, healthy)
 	obstacle := filepath.Join(dir, "probe")
-	full := t.TempDir() // gets a file, so that the broker cannot remove the folder when it writes its probe
+	full := t.TempDir() // gets a file, because os.Remove in the broker's check would delete an empty folder
 	require.NoError(t, os.WriteFile(filepath.Join(full, "file"), nil, 0o600))
 	require.Eventually(t, func() bool { return os.Rename(full, obstacle) == nil }, 5*time.Second, time.Millisecond)
 	requireHealth(http.StatusServiceUnavailable,

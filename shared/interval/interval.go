@@ -21,9 +21,9 @@ type Gap struct {
 	After, Until catalog.Position
 }
 
-// Missed returns the gaps of a user who has all events up to the position in the parameter after, and resumes at the
-// position in the parameter head. There is one gap for the user's own room, one for each room that the user is
-// subscribed to, and one for each interval. Empty gaps are left out.
+// Missed returns the gaps of a user who resumes. The parameter after is the position up to which the user has all
+// events, and the parameter head is the position of the log's head. There is one gap for the user's own room, one for
+// each room that the user is subscribed to, and one for each interval. Empty gaps are left out.
 func Missed(user string, subscribed []string, intervals []Interval, after, head catalog.Position) []Gap {
 	gaps := make([]Gap, 0, 1+len(subscribed)+len(intervals))
 	add := func(g Gap) {
@@ -45,8 +45,8 @@ func Missed(user string, subscribed []string, intervals []Interval, after, head 
 	return gaps
 }
 
-// Boundaries returns the positions of the events that added and removed the user, as far as they are above the position
-// in the parameter after. The user gets these events even if they are not events of the room.
+// Boundaries returns the positions above the parameter after at which the user was added or removed. The user gets the
+// events at these positions even if they are not events of the room.
 func (i Interval) Boundaries(after catalog.Position) (positions []catalog.Position) {
 	for _, position := range [...]catalog.Position{i.From, i.Until} {
 		if position > after {

@@ -21,12 +21,12 @@ type Failed struct {
 	Kind     string
 	Key      string
 	Attempts int
-	Error    string // of the last attempt
-	At       time.Time
+	Error    string    // of the last attempt
+	At       time.Time // when the job failed permanently
 }
 
-// ListFailed returns the permanently failed jobs with ids above the parameter after, ordered by id, and at most as many
-// as the parameter limit. Failed jobs are kept for 90 days.
+// ListFailed returns up to limit permanently failed jobs whose ids are greater than the parameter after, ordered by id.
+// Failed jobs are kept for 90 days.
 func (q *Queue) ListFailed(ctx context.Context, after int64, limit int) (all []Failed, err error) {
 	page, err := q.client.JobList(ctx, river.NewJobListParams().
 		States(rivertype.JobStateDiscarded, rivertype.JobStateCancelled).

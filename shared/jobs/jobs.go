@@ -1,13 +1,14 @@
 // Package jobs runs effects outside the log: pushes, mail, thumbnails, the deletion of files. A job is inserted in the
-// transaction that commits its event, so it is stored if and only if the event is, unless it has the key of an earlier
-// job (see Job.Key). Any instance then runs it, at least once: a worker must accept that a job runs again. If an
-// attempt fails, the job is tried again after a growing delay, up to a maximum number of attempts (see Work). A job
-// that has failed permanently is kept for an operator.
+// transaction that commits its event, so the job is stored if and only if the event is, except that a job with the key
+// of an earlier job may be left out (see Job.Key). Any instance then runs the job, at least once: a worker must accept
+// that a job runs again. If an attempt fails, the job is tried again after a growing delay, up to a maximum number of
+// attempts (see Work). A job that has failed permanently is kept for an operator.
 //
 // A rebuild does not restore jobs. For a command that has to be decided at a later time, use a timer of the log instead
-// of a job. A timer fires once and can be cancelled exactly.
+// of a job. A timer fires once, and never after it was canceled.
 //
-// The implementation is River, in the owner's schema. A process without workers opens no Queue and has no cost.
+// The jobs are stored and run by River, with its tables in the owner's schema. A service without workers opens no
+// Queue: it has no such tables and does not poll for jobs.
 package jobs
 
 import (
@@ -125,8 +126,8 @@ func Open(ctx context.Context, o Options) (*Queue, error) {
 		FetchOnlyKnownKinds:         true,
 		CompletedJobRetentionPeriod: 24 * time.Hour, DiscardedJobRetentionPeriod: failedKept,
 		CancelledJobRetentionPeriod: failedKept,
-		// River logs failed attempts at the level info, which the handler problems drops. worker.Work logs them without
-		// secrets.
+		// River logs failed attempts at the level info. The handler of type problems drops these lines, and worker.Work logs
+		// failed attempts itself, without secrets.
 		Logger: slog.New(problems{o.Log.Handler()}),
 	})
 	if err != nil {
@@ -135,7 +136,7 @@ func Open(ctx context.Context, o Options) (*Queue, error) {
 	return q, nil
 }
 
-// problems logs warnings and errors only.
+// problems is a handler that handles only warnings and errors.
 type problems struct{ slog.Handler }
 
 func (p problems) Enabled(ctx context.Context, level slog.Level) bool {

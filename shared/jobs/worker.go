@@ -48,7 +48,8 @@ type kind struct {
 // Empty reports whether there are no workers.
 func (w *Workers) Empty() bool { return w == nil || len(w.kinds) == 0 }
 
-// Add registers the implementation of a kind. It panics if the kind already has an implementation, or work.Do is nil.
+// Add registers the implementation of a kind. It panics if the kind already has an implementation, or if work.Do is
+// nil.
 func Add[T Args](w *Workers, work Work[T]) {
 	var args T
 	name := args.Kind()
@@ -142,10 +143,10 @@ var (
 	credentials = regexp.MustCompile(`(?i)\b(bearer|basic|vapid)\s+[^\s"']+`)
 )
 
-// clean removes secrets that the errors of HTTP clients often contain. Of addresses it keeps only scheme and host,
+// clean removes secrets that the errors of HTTP clients often contain. It shortens each URL to its scheme and host,
 // because the path of a push endpoint or a signed link is a secret. It removes the credentials of an Authorization
-// header. It also removes the zero character and invalid UTF-8, which Postgres cannot store, and cuts the text off
-// after maxText bytes.
+// header. It also removes NUL characters and invalid UTF-8, which Postgres cannot store, and cuts the text off after
+// maxText bytes.
 func clean(text string) string {
 	text = addresses.ReplaceAllStringFunc(text, func(address string) string {
 		u, err := url.Parse(address)

@@ -2,10 +2,10 @@
 // embedded servers that `make run` uses. Tests that need real servers have the build tag integration.
 //
 // Kafka and PostgreSQL are shared: `make test` starts one of each for the whole run. A test process that was started
-// without `make test` starts its own servers at the first call of the function Kafka or Postgres. Every call of Kafka,
-// Postgres or Redis returns a topic prefix, a database or a Redis for one test only, so that tests can run in parallel.
-// Shared servers must not be stopped: a test that stops a store starts its own with NewKafkaServer, NewRedisServer or
-// NewPostgresServer.
+// without `make test` starts its own servers at the first call of the function Kafka or Postgres. Every call of Kafka
+// returns a new topic prefix, every call of Postgres a new database, and every call of Redis a new server, so that
+// tests can run in parallel. Shared servers must not be stopped: a test that stops a store starts its own with
+// NewKafkaServer, NewRedisServer or NewPostgresServer.
 //
 // If KAFKA_BROKERS, REDIS_URL or DATABASE_URL is set, the function for that store uses the server that the variable
 // names instead. If a server cannot be started, the test fails.
@@ -161,8 +161,8 @@ func Postgres(t testing.TB) string {
 	return freshDatabase(t, sharedServer(t, "postgres", server.PostgresVariable))
 }
 
-// freshDatabase creates a database for the duration of the test, on the server at the URL in the parameter admin, and
-// returns the URL of the database.
+// freshDatabase creates a database on a server for the duration of the test, and returns the URL of the database. The
+// parameter admin is the URL of another database on that server.
 func freshDatabase(t testing.TB, admin string) string {
 	t.Helper()
 	database := unique()

@@ -16,9 +16,9 @@ type State interface {
 	// Decide returns the events to which a command leads, no events if nothing has to change, or an error. It does not
 	// change the state.
 	//
-	// An event that is declared for another stream of the same service is appended there in the same transaction. If
-	// such an event is wrapped in a catalog.Expecting and its stream is not at the expected version, the command is
-	// refused. If there are events, at least one of them must belong to the aggregate's own stream.
+	// An event that is declared for another stream of the same service is appended to that stream in the same
+	// transaction. If such an event is wrapped in a catalog.Expecting and its stream is not at the expected version, the
+	// command is refused. If there are events, at least one of them must belong to the aggregate's own stream.
 	//
 	// A *refusal.Error is a final outcome. A *refusal.NotYetError is not an outcome: the command is decided again for
 	// up to two seconds, and then refused as unavailable. Later commands of the stream do not wait for this command.

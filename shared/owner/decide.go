@@ -222,8 +222,9 @@ func (d *decider) insideCommit(stream string, batch []*pendingCommand) ([]*pendi
 }
 
 // end ends an attempt. The parameter err is the error with which deciding or committing the batch failed, or nil. If
-// there is no error, or settled can handle it, end delivers outcomes, puts off the commands that cannot be decided yet,
-// and returns the commands that must be decided again. Otherwise it returns the error and all commands.
+// the method settled cannot handle this error, end returns the error together with all commands. In every other case,
+// end delivers outcomes, puts off the commands that cannot be decided yet, and returns the commands that must be
+// decided again.
 func (d *decider) end(r decidedBatch, committed eventlog.Committed, err error) (rest []*pendingCommand, _ error) {
 	if err == nil {
 		d.committed(r, committed.Outcomes)
@@ -287,7 +288,7 @@ func (d *decider) committed(r decidedBatch, outcomes []envelope.Outcome) {
 }
 
 // recordFailure stores the final outcome "failed" of a command that could not be decided. If the command has an outcome
-// already, recordFailure returns that one.
+// already, recordFailure returns that outcome.
 func (d *decider) recordFailure(ctx context.Context, c envelope.Command, timer *eventlog.TimerKey) (envelope.Outcome, error) {
 	committed, err := d.log.Commit(ctx, eventlog.Write{Stream: c.Stream, Expected: eventlog.AnyVersion,
 		Commands: []eventlog.Decided{{Actor: c.Actor, CommandID: c.ID, Type: c.Type, Correlation: c.Correlation,

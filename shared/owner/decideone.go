@@ -80,8 +80,8 @@ func refuse(decided *eventlog.Decided, r *refusal.Error) {
 	decided.Kind, decided.Code, decided.Text, decided.Field = envelope.Refused, r.Code, r.Text, r.Field
 }
 
-// decideWithState lets the aggregate decide, stores the result in the parameter decided, and applies the new events of
-// the aggregate's own stream to the aggregate.
+// decideWithState lets the aggregate decide, stores the result in *decided, and applies the new events of the
+// aggregate's own stream to the aggregate.
 func (d *decider) decideWithState(h *loadedState, origin catalog.Origin, pc *pendingCommand, decided *eventlog.Decided) error {
 	events, err := h.state.Decide(origin, pc.message)
 	if refused, is := refusal.Of(err); is {

@@ -3,8 +3,9 @@ package owner
 import "sync"
 
 // mailboxes passes the items of each key to a worker in batches. A batch contains the items that wait when it begins,
-// in order of arrival, but at most maxItems. Two batches of one key never run at the same time. So a busy stream costs
-// one load and one commit for each batch instead of each command, and the commands of a quiet stream do not wait.
+// in order of arrival, but at most maxItems. Two batches of one key never run at the same time. The decider's keys are
+// streams, and its items are commands. So a busy stream costs one load and one commit for each batch instead of each
+// command, and a command of a quiet stream is decided without delay.
 type mailboxes[T any] struct {
 	work     func(key string, run []T)
 	maxItems int // maximum number of items in a batch

@@ -85,7 +85,8 @@ func (o *operator) Rebuild(ctx context.Context, r *connect.Request[meshv1.Rebuil
 // the largest int64 would run out of positions.
 const maxSeen = 1 << 53
 
-// BeginIncarnation begins a new incarnation of the log. Its positions are above the position that the request names.
+// BeginIncarnation begins a new incarnation of the log. The positions of events in the new incarnation are above the
+// position that the request names.
 func (o *operator) BeginIncarnation(ctx context.Context, r *connect.Request[meshv1.BeginIncarnationRequest]) (
 	*connect.Response[meshv1.BeginIncarnationResponse], error) {
 	before, err := o.log.Newest(ctx)

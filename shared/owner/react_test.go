@@ -70,7 +70,7 @@ func (k *talk) say(conversation string, bodies ...string) {
 	k.publish(k.write(conversation, bodies...)...)
 }
 
-// write appends events of messages to the log as say does, but does not publish the events.
+// write is like say, but does not publish the events that it appends to the log.
 func (k *talk) write(conversation string, bodies ...string) (said []envelope.Event) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -563,9 +563,9 @@ func TestReaction_RacesWithOtherCommands(t *testing.T) {
 }
 
 // The partitions of a topic are read in a random order, some events are missing on the topic and are read from the
-// owner's log, some are repeated, and the consumer restarts at random. The result must always be the same: a marker
-// contains the highest number of the commands MarkRead, and the notes of a conversation are in the order of its
-// messages.
+// owner's log, some are repeated, and the consumer restarts at random. The result must always be the same: of the
+// numbers in the commands MarkRead, the marker contains the highest, and the notes of a conversation are in the order
+// of its messages.
 func TestReaction_LiveAndFilledRecordsInterleave(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(6) {

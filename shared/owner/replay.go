@@ -11,16 +11,16 @@ import (
 )
 
 // ReplayTopic returns the topic on which events of other owners are published again for one service. The topic is not
-// in the catalog, so no gateway and no other service reads it. A service that reacts to other owners creates the topic
-// at the start if it is missing.
+// in the catalog, so no gateway and no other service reads it. When a service that reacts to other owners starts, it
+// creates the topic if the topic is missing.
 func ReplayTopic(service string) catalog.Topic {
 	return catalog.Topic{Name: service + "-replay", Owner: service, Partitions: 3, Retention: 24 * time.Hour}
 }
 
 // replays handles events that are published again. Such an event proves that its owner's log reaches the event's
-// position. So the partitions of the event's topic that this instance consumes read their events up to this position
-// from the log, unless their checkpoints have reached it. An event of a topic that the service does not consume is
-// dropped, and so is a message that is not a valid event.
+// position. So for each partition of the event's topic that this instance consumes, it reads the events up to this
+// position from the log, unless the partition's checkpoint has reached this position. An event of a topic that the
+// service does not consume is dropped, and so is a message that is not a valid event.
 type replays struct {
 	catalog   *catalog.Catalog
 	consumers []*consume.Consumer

@@ -32,8 +32,8 @@ import (
 )
 
 // gatherDelay is how long a consumer lets events of other owners accumulate before it fetches them. The delay saves CPU
-// time, and no client waits for the effects of these events. Projections let commits accumulate for the same time,
-// unless a query waits.
+// time, and no client waits for the effects of these events. Projections let commits accumulate equally long, unless a
+// query waits.
 const gatherDelay = 30 * time.Millisecond
 
 // Service is one owner of a log. The methods that configure it must be called before Run.
@@ -120,9 +120,9 @@ func (s *Service) QueryOptions(projections consistency.Projections) connect.Hand
 }
 
 // Run returns an error at once if the parts of the service do not match the catalog or the tables of its schema.
-// Otherwise it serves until ctx ends or a part fails. Then it stops everything that begins new work (consuming, timers,
-// jobs), waits up to 10 s until running work is finished, and stops the other parts last, such as the log's relay and
-// the listener.
+// Otherwise it serves until ctx ends or a part fails. When ctx has ended, Run stops everything that begins new work
+// (consuming, timers, jobs), waits up to 10 s until running work is finished, and stops the other parts last, such as
+// the log's relay and the listener. When a part has failed, the contexts of all parts end at once.
 func (s *Service) Run(ctx context.Context) error {
 	if err := errors.Join(s.validate(), projection.CheckTables(ctx, s.Log, jobs.IsTable, s.projections...)); err != nil {
 		return errors.Join(fmt.Errorf("%s cannot start: %w", s.name, err), s.common.Close())

@@ -83,8 +83,8 @@ func (d *decider) keep(stream string, h *loadedState, decided, recorded time.Tim
 	d.states.put(stream, h)
 }
 
-// load returns the state of a stream, including the events about the subjects of the commands. A cached state of the
-// log's current incarnation needs no read unless a command names a subject.
+// load returns the state of a stream, including the events about the subjects of the commands. If a state of the log's
+// current incarnation is cached and no command names a subject, load does not read the log.
 func (d *decider) load(stream string, batch []*pendingCommand) (*loadedState, error) {
 	h, selection, complete, err := d.known(stream, batch)
 	if err != nil || complete {

@@ -106,7 +106,7 @@ func (t *timers) sendOne(ctx context.Context, due timer.Timer) error {
 		outcome := <-pc.outcome
 		switch err = outcome.err; {
 		case errors.Is(err, errTimer), errors.Is(err, retry.ErrUnavailable):
-			// errTimer means that the timer was replaced or cancelled meanwhile, or is not due. If the database is
+			// errTimer means that the timer was replaced or canceled meanwhile, or is not due. If the database is
 			// unavailable, the next turn sends the command again.
 			if errors.Is(err, retry.ErrUnavailable) {
 				return err

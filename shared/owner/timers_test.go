@@ -67,7 +67,7 @@ func TestTimer_FiresOnceWhenItIsDueAndNotWhenItIsCancelled(t *testing.T) {
 	require.Equal(t, 1, one.count(`SELECT count(*) FROM toy.timers`), "a timer that is not due yet is kept")
 }
 
-// Timers are cancelled at about the time at which they are due. For each timer, either the cancellation or the firing
+// Timers are canceled at about the time at which they are due. For each timer, either the cancellation or the firing
 // must be committed, but not both.
 func TestTimer_CancelAgainstFire(t *testing.T) {
 	t.Parallel()
@@ -173,8 +173,8 @@ DELETE FROM toy.timers WHERE stream = 'bell:later2'`)
 	require.Equal(t, 2, y.count(`SELECT count(*) FROM pg_indexes WHERE schemaname = 'toy' AND indexname IN ('timers_pkey', 'timers_by_due')`))
 }
 
-// Timers are set and cancelled while the timers are rebuilt. The rebuilt table must contain exactly the timers that
-// were set and not cancelled.
+// Timers are set and canceled while the timers are rebuilt. The rebuilt table must contain exactly the timers that
+// were set and not canceled.
 func TestTimer_ARebuildUnderTrafficLosesNone(t *testing.T) {
 	t.Parallel()
 	y := newToy(t, meshtest.Postgres(t), nil)

@@ -41,10 +41,11 @@ func (l Limits) Read(limit *int32, after string, place ...any) (int, error) {
 	return rows, ReadCursor("after", after, place...)
 }
 
-// Cut returns a page of rows, with at most as many rows as the parameter limit. The caller has to read limit+1 rows, so
-// that an additional row shows that there is a next page. If there is one, the result next is the place of the page's
-// last row, for the cursor of the next page; otherwise next is zero. A place consists of the values by which the rows
-// are ordered. The function place returns the place of the row with the given index.
+// Cut returns a page, which consists of the first rows in the parameter rows, up to limit rows. The caller has to read
+// limit+1 rows, so that an additional row shows that there is a next page. If there is a next page, the result next is
+// the place of the page's last row, for the cursor of the next page. On the last page, the result next is zero. A place
+// consists of the values by which the rows are ordered. The function place returns the place of the row with the given
+// index.
 func Cut[T, P any](rows []T, limit int, place func(row int) P) (page []T, next P) {
 	if len(rows) > limit {
 		return rows[:limit], place(limit - 1)
@@ -52,9 +53,9 @@ func Cut[T, P any](rows []T, limit int, place func(row int) P) (page []T, next P
 	return rows, next
 }
 
-// Cursor encodes the place of the last row of a page: texts without newlines, and numbers (int64, int32) that are not
-// negative. If all values are zero, it returns "". In a request, "" stands for the place before the first row, and in a
-// response for the end of the list.
+// Cursor encodes the place of the last row of a page. The values of a place are texts without newlines, and numbers
+// (int64, int32) that are not negative. If all values are zero, Cursor returns "". In a request, "" stands for the
+// place before the first row, and in a response for the end of the list.
 func Cursor(place ...any) string {
 	texts, zero := make([]string, len(place)), true
 	for i, v := range place {
@@ -66,10 +67,10 @@ func Cursor(place ...any) string {
 	return base64.RawURLEncoding.EncodeToString([]byte(strings.Join(texts, "\n")))
 }
 
-// ReadCursor decodes a cursor into the values that the parameters place point to. The types and the order of the values
-// must be those with which Cursor was called. The empty cursor does not change the values. A cursor that does not
-// contain such values is refused (refusal.InvalidField). The parameter field is the name of the request's field, for
-// the refusal.
+// ReadCursor decodes a cursor into variables; the elements of the parameter place are pointers to them. The types and
+// the order of the variables must be those of the values with which Cursor was called. The empty cursor does not change
+// the variables. A cursor that does not contain such values is refused (refusal.InvalidField). The parameter field is
+// the name of the request's field, for the refusal.
 func ReadCursor(field, cursor string, place ...any) error {
 	if cursor == "" {
 		return nil
@@ -86,7 +87,8 @@ func ReadCursor(field, cursor string, place ...any) error {
 	return nil
 }
 
-// read decodes a text into the value that the parameter into points to, and reports whether the text is such a value.
+// read decodes a text into a variable, to which the parameter into is a pointer. It reports whether the text is a valid
+// value for this variable.
 func read(text string, into any) bool {
 	value := reflect.ValueOf(into).Elem()
 	switch value.Kind() {

@@ -19,10 +19,10 @@ type MemoryShare struct {
 var (
 	// OneService is the share of a process that runs one service.
 	OneService = MemoryShare{Machine: 0.25, Group: 0.8}
-	// WholeMesh is the share of a process that runs all services and starts a PostgreSQL.
+	// WholeMesh is the share of a process that runs all services and starts a PostgreSQL server.
 	WholeMesh = MemoryShare{Machine: 0.5, Group: 0.6}
-	// DatabaseCache is the share for the page cache of the PostgreSQL in WholeMesh. It is small, because the server's
-	// connections need memory too and the system also caches files.
+	// DatabaseCache is the share for the page cache of the PostgreSQL server that a process with all services starts. The
+	// share is small, because the server's connections need memory too and the system also caches files.
 	DatabaseCache = MemoryShare{Machine: 0.125, Group: 0.15}
 )
 
@@ -34,8 +34,8 @@ func Memory(share MemoryShare) int64 { return memoryLimit(os.DirFS("/"), share) 
 const garbagePercent = 400
 
 // TuneMemory makes the process collect garbage less often while it stays below its share of memory. GOMEMLIMIT and GOGC
-// take precedence if they are set. Without GOMEMLIMIT, nothing changes if no limit is known, as on systems other than
-// Linux.
+// take precedence if they are set. If GOMEMLIMIT is not set and the size of the share is unknown, as on systems other
+// than Linux, TuneMemory changes nothing.
 func TuneMemory(share MemoryShare, log *slog.Logger) {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		limit := Memory(share)
@@ -65,7 +65,7 @@ func memoryLimit(root fs.FS, share MemoryShare) int64 {
 			}
 			n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
 			if err != nil || n <= 0 || (total > 0 && n >= total) {
-				continue // not a limit: "max", or at least the machine's memory
+				continue // "max" and values of at least the machine's memory are not limits
 			}
 			if group == 0 || n < group {
 				group = n

@@ -20,7 +20,7 @@ import (
 )
 
 // role is the environment variable that makes this test binary run a service instead of the tests. Its value is the
-// behaviour of the service: "works", "hangs" or "fails".
+// behavior of the service: "works", "hangs" or "fails".
 const role = "PROCESS_TEST_ROLE"
 
 func TestMain(m *testing.M) {

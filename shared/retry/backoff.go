@@ -31,7 +31,8 @@ func (b *Backoff) Wait(ctx context.Context) bool { return Sleep(ctx, b.Next()) }
 // Reset makes the next delay the first one again. Call it after an attempt that succeeded.
 func (b *Backoff) Reset() { b.Failures = 0 }
 
-// Delay returns the delay after the nth failure in a row, counted from 1, as Backoff computes it.
+// Delay returns the delay after the nth failure in a row, counted from 1, as Backoff computes it. The parameters first
+// and longest stand for the fields First and Max, without their defaults.
 func Delay(n int, first, longest time.Duration) time.Duration {
 	d := min(first<<max(0, min(n-1, 20)), longest)
 	return d*3/4 + rand.N(d/2+1)

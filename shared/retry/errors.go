@@ -10,8 +10,8 @@ import (
 var ErrUnavailable = errors.New("dependency unavailable")
 
 // Unavailable wraps err, which came from a dependency, so that it matches ErrUnavailable. The parameter dependency is
-// the dependency's name: for a store the name of its health check, such as "postgres", for a service its name, and for
-// others a name of their own, such as "event log".
+// the dependency's name. For a store, this is the name of its health check, such as "postgres". For a service, this is
+// the name of the service. Other dependencies have names that describe them, such as "event log".
 func Unavailable(dependency string, err error) error { return &unavailableError{dependency, err} }
 
 type unavailableError struct {

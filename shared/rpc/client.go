@@ -16,7 +16,7 @@ import (
 )
 
 // ErrUnreachable means that no response arrived, for example because the service does not run or has not responded in
-// time. A call that its caller has cancelled has another error.
+// time. A call that its caller has canceled has another error.
 var ErrUnreachable = errors.New("service does not answer")
 
 const clientIdle = 90 * time.Second
@@ -64,7 +64,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		return response, nil
 	case errors.Is(err, context.Canceled):
-		return nil, err // the caller has cancelled the call
+		return nil, err // the caller has canceled the call
 	default:
 		span.SetStatus(codes.Error, err.Error())
 		return nil, fmt.Errorf("%w: %s: %w", ErrUnreachable, r.URL.Host, err)

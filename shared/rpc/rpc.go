@@ -40,7 +40,7 @@ func Actor(ctx context.Context) string {
 }
 
 // Now stands for the position of the log at the time at which a query arrives: with WithPosition(ctx, Now), the answer
-// must contain everything that is committed then.
+// must contain everything that is committed by then.
 const Now catalog.Position = math.MaxInt64
 
 // now is the value of headerPosition for Now.

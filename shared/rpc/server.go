@@ -70,7 +70,8 @@ func NewServer(o ServerOptions) (*Server, error) {
 // Handle registers the handler of a path, such as that of a Connect service, for callers with the credential.
 func (s *Server) Handle(path string, h http.Handler) { s.mux.Handle(path, h) }
 
-// handler serves the paths of Health without a credential. All other paths, including unknown ones, require it.
+// handler serves the paths of Health without a credential. All other paths, including unknown ones, require the
+// credential.
 func (s *Server) handler() http.Handler {
 	inner := s.o.Credential.require(s.recoverPanics(http.MaxBytesHandler(s.mux, maxBody)))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -150,7 +151,7 @@ func (c Credential) require(next http.Handler) http.Handler {
 	})
 }
 
-// answer writes a refusal in the form of Connect.
+// answer writes a refusal as an error response of the Connect protocol.
 func answer(w http.ResponseWriter, status int, code connect.Code, r *refusal.Error) {
 	body, _ := json.Marshal(map[string]string{"code": code.String(), "message": r.Text}) // cannot fail for texts
 	w.Header().Set("Content-Type", "application/json")
@@ -161,8 +162,8 @@ func answer(w http.ResponseWriter, status int, code connect.Code, r *refusal.Err
 
 // Interceptors returns the common options and interceptors of all Connect handlers of the mesh. They bound the size of
 // a request, accept and send nothing compressed, continue the caller's trace, read the actor and the position, set a
-// deadline if the caller has set none, refuse texts that cannot be stored and fields outside of their declared shapes,
-// recover from panics, log internal errors, and convert errors with Error.
+// deadline if the caller has set none, refuse texts that cannot be stored and fields that do not have their declared
+// shapes (see catalog.CheckShape), recover from panics, log internal errors, and convert errors with Error.
 func Interceptors(log *slog.Logger, tracer trace.Tracer) connect.HandlerOption {
 	return connect.WithHandlerOptions(connect.WithReadMaxBytes(maxBody),
 		// Services are close to each other: compressing a response would cost more than sending it.

@@ -23,7 +23,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// stopWithin is how long Parts.Work lasts after the service was stopped, for work in flight.
+// stopWithin is the maximum time that Parts.Work lasts after the service was stopped, so that work in flight can end.
 const stopWithin = 10 * time.Second
 
 // Service has the listener, the health and the publisher of one service.
@@ -36,8 +36,8 @@ type Service struct {
 	server *rpc.Server
 }
 
-// Open opens the publisher and the listener. Run closes both; it does not close the listener if the parts cannot be
-// prepared.
+// Open opens the publisher and the listener. Run closes both, except that the listener stays open until the process
+// ends if the parts cannot be prepared.
 func Open(env process.Env) (*Service, error) {
 	s := &Service{Name: env.Config.Service, env: env, Health: health.New(health.OfStores(env.Stores), env.Log)}
 	var err error
@@ -64,8 +64,8 @@ func (s *Service) Interceptors() connect.HandlerOption {
 	return rpc.Interceptors(s.env.Log, s.env.Telemetry.Tracer())
 }
 
-// DeadLetter is called before a command becomes a dead letter, so that its sender gets an outcome. It may be called
-// more than once for a command.
+// DeadLetter is a function that is called before a command becomes a dead letter, so that the command's sender gets an
+// outcome. It may be called more than once for a command.
 type DeadLetter func(ctx context.Context, m *message.Message, cause error) error
 
 // Parts are the parts that a service runs in addition to its listener and its health.

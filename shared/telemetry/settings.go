@@ -156,7 +156,7 @@ func (r *settingsReader) exporter(s *Settings) {
 		s.endpoint = &url.URL{Scheme: "http", Host: "localhost:4317"}
 	}
 	if s.endpoint != nil && s.protocol == protocolHTTP && name != "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" {
-		s.endpoint = s.endpoint.JoinPath("v1", "traces") // an address that is set for traces is used unchanged
+		s.endpoint = s.endpoint.JoinPath("v1", "traces") // the address is the base for all kinds of telemetry
 	}
 	if exporter == "none" {
 		s.endpoint = nil
@@ -181,8 +181,8 @@ func (r *settingsReader) endpoint(name, value string) *url.URL {
 	return u
 }
 
-// sampler reads OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG. A misspelt name of a sampler is an error; the library
-// would use the default sampler instead.
+// sampler reads OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG. A misspelled name of a sampler is an error; the
+// library would use the default sampler instead.
 func (r *settingsReader) sampler() sdktrace.Sampler {
 	name := strings.ToLower(r.get("OTEL_TRACES_SAMPLER"))
 	ratio := 1.0

@@ -38,8 +38,8 @@ func Integer(name string, into *int64) Into { return Into{name: name, whole: int
 func Raw(name string, into *[]byte) Into { return Into{name: name, raw: into} }
 
 // Object decodes one JSON object into up to 16 fields that do not belong to a message. It is as strict as Unmarshal: it
-// accepts no unknown or repeated field, and no field of another type. Null means that a field is not set. Unlike
-// Unmarshal, Object accepts a text with U+0000.
+// accepts no unknown field, no field that occurs twice, and no value of another type. Null means that a field is not
+// set. Unlike Unmarshal, Object accepts a text with U+0000.
 //
 // The errors are refusals, like those of Unmarshal. If the code is "invalid_field", all valid fields were decoded
 // nevertheless, so that the caller can answer with the id of the request. The exception is a field name that contains

@@ -18,10 +18,10 @@ import (
 // maxNesting is the maximum nesting of decoded values; the method skip accepts twice as many levels.
 const maxNesting = 32
 
-// Unmarshal decodes one JSON object into an empty message, and accepts only what the message declares: no unknown or
-// repeated field, no number for a text or text for a number, no word that an enum does not have. Null means that a
-// field is not set. A whole number may be written 5.0, but not 5.5 or "5". A text with U+0000 is refused, because it
-// cannot be stored.
+// Unmarshal decodes one JSON object into an empty message, and accepts only what the message declares: no unknown
+// field, no field that occurs twice, no number for a text or text for a number, no word that an enum does not have.
+// Null means that a field is not set. A whole number may be written 5.0, but not 5.5 or "5". A text with U+0000 is
+// refused, because it cannot be stored.
 //
 // Its errors are refusals: "malformed" for data that is not a JSON object, and "invalid_field" with the path of the
 // field otherwise. After an error the message must not be used.

@@ -26,8 +26,9 @@ func main() {
 	defer cancel()
 
 	events := make(chan client.Event, 100)
+	// OnEvent is called for one event at a time. It must not call a method of c that waits for a reply.
 	c, err := client.Dial(ctx, client.Options{URL: url, Token: os.Getenv("TOKEN"), Device: "example",
-		OnEvent: func(e client.Event) { events <- e }}) // called for one event at a time; must not wait for a call of c
+		OnEvent: func(e client.Event) { events <- e }})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -48,7 +49,7 @@ func main() {
 				c.Close()
 				return
 			}
-		case <-c.Done(): // the connection is lost; after reconnecting, missed events are delivered first
+		case <-c.Done(): // the connection is lost; after the reconnect, missed events arrive before newer ones
 			if c, err = c.Redial(ctx, url); err != nil {
 				log.Fatal(err)
 			}

@@ -38,7 +38,7 @@ func run(ctx context.Context) error {
 	}
 	committing, stop := context.WithCancel(ctx)
 	ended := make(chan error)
-	go func() { ended <- log.Run(committing) }() // the group commit, until the context ends
+	go func() { ended <- log.Run(committing) }() // runs the group commit until the context ends
 	defer func() { stop(); <-ended }()
 
 	for id, text := range []string{"Term begins on Monday.", "Lunch is at noon."} {

@@ -1,4 +1,4 @@
-// Command service is a service that consumes chat's topic, and prints the author and the length of each message. Several
+// Command service is a service that consumes chat's topic. It prints the author and the length of each message. Several
 // instances share the partitions of the topic.
 package main
 
@@ -40,8 +40,8 @@ func main() {
 }
 
 // count prints the author and the length of a message. It is called for the events of one conversation in order, and at
-// least once for each event. A service that must not count an event twice has to store, for each stream, the version up to
-// which it has counted.
+// least once for each event. So a service that must not handle an event twice has to store, for each stream, the
+// version of the last event that it has handled.
 func count(m *message.Message) error {
 	e, err := envelope.ReadEvent(m)
 	if err != nil {

@@ -118,8 +118,7 @@ func (a *asyncDocument) answer(name string, data protoreflect.MessageDescriptor)
 	return "reply." + name
 }
 
-// reply adds a type of reply. The last parameter lists those of the fields data, outcome and error that the type
-// contains.
+// reply adds a type of reply. The last parameter lists which of the fields data, outcome and error the reply contains.
 func (a *asyncDocument) reply(name string, properties object, has ...string) {
 	a.gatewayFrame("reply."+name, "reply", (&gatewayv1.Reply{}).ProtoReflect().Descriptor(), properties, has...)
 	a.messages["reply."+name].(object)["correlationId"] = object{"location": "$message.payload#/reply_to"}
@@ -159,9 +158,9 @@ func (a *asyncDocument) gatewayFrames() {
 	}
 }
 
-// gatewayFrame adds a type of frame that gateways send. The given properties replace those properties of the declared
-// message that have the same names. Of the fields data, outcome and error, a reply has only those in the last
-// parameter.
+// gatewayFrame adds a type of frame that gateways send. The given properties replace the properties of the same names
+// in the declared message. If the frame is a reply, it contains the fields data, outcome and error only if the last
+// parameter lists them.
 func (a *asyncDocument) gatewayFrame(name, kind string, m protoreflect.MessageDescriptor, properties object, has ...string) {
 	schema := a.message(m, received)
 	all := schema["properties"].(object)

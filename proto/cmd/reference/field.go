@@ -34,13 +34,14 @@ type field struct {
 	id       bool
 	maxChars int // 0 if there is no limit
 	maxItems int // 0 if there is no limit
-	// The smallest and the largest value of a number; nil if only its type limits it.
+	// The smallest and the largest value of a number; nil if only the type of the field limits the value.
 	min, max *int64
 }
 
-// required are the fields of frames that a client must send, and those that are always present in frames of a gateway
-// although their types allow absence. Unlike for commands and queries, no option declares this, because package catalog
-// does not check frames. The tests of the gateway check its frames against this list.
+// required contains, for each direction, the fields of frames that must be present although their types allow absence:
+// the fields that a client must send, and the fields that a gateway always sends. Required fields of commands and
+// queries are declared by an option. Frames have no such option, because package catalog does not check frames. The
+// tests of the gateway check the gateway's frames against this list.
 var required = map[direction][]protoreflect.FullName{
 	sent: {
 		"edumatrix.gateway.v1.Authenticate.token", "edumatrix.gateway.v1.ClientFrame.type",

@@ -176,12 +176,13 @@ func (w *writer) queries() {
 	}
 }
 
-// method returns the method that declares a query. It may be in another file than the query's request.
+// method returns the method that declares a query. The method and the request of the query may be declared in different
+// files.
 func (d *declarations) method(q *catalog.Query) protoreflect.MethodDescriptor {
 	name := strings.ReplaceAll(strings.TrimPrefix(q.Procedure, "/"), "/", ".")
 	found, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(name))
 	if err != nil {
-		panic(err) // package catalog has read the query from this method
+		panic(err) // cannot happen, because package catalog has read the query from this method
 	}
 	return found.(protoreflect.MethodDescriptor)
 }
@@ -224,7 +225,7 @@ func rooms(templates []string) string {
 	return strings.Join(names, " and ")
 }
 
-// users describes the users that a membership names: one user, or those of a repeated field.
+// users describes the users that a membership names: one user, or the users in a repeated field.
 func users(m protoreflect.MessageDescriptor, template string) string {
 	name := strings.Trim(template, "{}")
 	if f := m.Fields().ByName(protoreflect.Name(name)); f != nil && f.IsList() {

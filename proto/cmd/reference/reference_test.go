@@ -39,8 +39,8 @@ func TestGenerated_FilesAreUpToDate(t *testing.T) {
 }
 
 // Every declaration that developers of clients use must have a comment, because the generated reference is made of
-// these comments. The last check compares one comment with its text in the .proto file, to show that the generator
-// assigns comments to the right declarations.
+// these comments. The last check compares one comment with the expected text, to show that the generator assigns
+// comments to the right declarations.
 func TestReference_EverythingHasAComment(t *testing.T) {
 	t.Parallel()
 	d := load(t)

@@ -108,7 +108,8 @@ func (s *schemas) field(f field, dir direction) object {
 			schema["maximum"] = *f.max
 		}
 	}
-	if _, isRef := schema["$ref"]; !isRef && f.comment != "" { // draft 7 ignores a description beside a reference
+	// Draft 7 of JSON Schema ignores a description beside a reference.
+	if _, isRef := schema["$ref"]; !isRef && f.comment != "" {
 		schema["description"] = f.comment
 	}
 	return schema
@@ -141,7 +142,7 @@ func (s *schemas) single(f field, dir direction) object {
 		}
 		suffix := ""
 		if dir == sent {
-			suffix = "Sent" // when a message is sent, other fields are required than when it is received
+			suffix = "Sent" // a sent message has other required fields than a received one
 		}
 		return s.ref(f.desc.Message(), dir, suffix)
 	case protoreflect.Int32Kind, protoreflect.Sint32Kind, protoreflect.Sfixed32Kind:

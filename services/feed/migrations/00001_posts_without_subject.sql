@@ -1,7 +1,7 @@
 -- +goose Up
 
--- An earlier release stored feed.post_created with the post's id as its subject. Loading a stream for a decision skips
--- events with a subject, so the post seemed not to exist.
+-- An earlier release stored feed.post_created with the post's id as its subject. Commands for posts have no subject, so
+-- their decisions do not load events with a subject, and such a post would seem not to exist.
 -- +goose StatementBegin
 DO $$
 BEGIN

@@ -26,9 +26,9 @@ type Verifier interface {
 // Access decides which origins and which users may connect.
 type Access struct {
 	Verifier Verifier
-	// Origins are the origins that may connect beside the gateway's own host, such as "https://school.example".
+	// Origins are the origins that may connect in addition to the gateway's own host, such as "https://school.example".
 	Origins []string
-	// AnyLocal allows pages of this machine, on any port, for development.
+	// AnyLocal allows pages from localhost, on any port, for development (see the function local).
 	AnyLocal bool
 	Log      *slog.Logger
 
@@ -62,15 +62,15 @@ func (a *Access) Origin(r *http.Request) bool {
 	return false
 }
 
-// refusedOrigins contains the origins that were logged in the current minute. This minute began at the time in the
-// field since.
+// refusedOrigins contains the origins that were logged in the current minute. The field since contains the time at
+// which this minute began.
 type refusedOrigins struct {
 	mu     sync.Mutex
 	since  time.Time
 	logged map[string]bool
 }
 
-// log reports whether to log an origin. In each minute (see the field since), it returns true at most once for each
+// log reports whether to log an origin. In each minute (see refusedOrigins), it returns true at most once for each
 // origin, and for at most 16 origins.
 func (o *refusedOrigins) log(origin string, now time.Time) bool {
 	o.mu.Lock()

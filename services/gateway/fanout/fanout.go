@@ -1,7 +1,7 @@
-// Package fanout reads every partition of every event topic and delivers the events to the hub, in the order of their
-// partition. It drops events of a log that it read before, so that the hub gets each of them once. If events are
-// missing in a partition (a gap), it reads them from the log of the topic's owner. Records that cannot be read are
-// logged and skipped. The package passes outcomes, from events and from their own topics, to the intake.
+// Package fanout reads every partition of every event topic and delivers the events to the hub, in the order of each
+// partition. It drops repeated events of a log, so that the hub gets each event once. If events are missing in a
+// partition (a gap), it reads them from the log of the topic's owner. Records that cannot be read are logged and
+// skipped. The package also passes outcomes to the intake: outcomes in events, and outcomes on topics of their own.
 package fanout
 
 import (
@@ -36,7 +36,7 @@ type Options struct {
 	// Owners contains, for each owner, the Connect client with which the gateway calls it. Events that are missing in a
 	// partition are read from the owners' logs.
 	Owners map[string]meshv1connect.OwnerServiceClient
-	// Partitions asks the broker for the number of partitions of a topic, which is 0 if the topic does not exist.
+	// Partitions asks the broker for the number of partitions of a topic. It returns 0 if the topic does not exist.
 	Partitions func(ctx context.Context, topic string) (int32, error)
 	// Resolve is called with each outcome of a command.
 	Resolve func(envelope.Outcome)
@@ -56,7 +56,7 @@ type Fanout struct {
 	options Options
 	topics  map[string]*topic
 	logs    map[string]*logProgress // by owner
-	unknown sync.Map                // types of events that are not in the catalog and that this gateway has logged
+	unknown sync.Map                // types of events that are not in the catalog; each was logged once
 }
 
 // logProgress is the progress in the topics of one owner.
@@ -122,7 +122,8 @@ func (f *Fanout) Run(ctx context.Context, reader *bus.Reader) error {
 	return reader.Read(ctx, f.Topics(), f.take)
 }
 
-// count asks the broker for the numbers of partitions, repeatedly until it answers, and then calls begin.
+// count asks the broker for the numbers of partitions of all topics, and then calls begin. It repeats each question
+// until the broker answers that the topic exists.
 func (f *Fanout) count(ctx context.Context) error {
 	counts := map[string]int32{}
 	for _, name := range f.Topics() {
@@ -147,7 +148,8 @@ func (f *Fanout) count(ctx context.Context) error {
 	return nil
 }
 
-// begin creates the partitions of each topic of a log, and counts the partitions of each topic of outcomes.
+// begin creates a partition struct for each partition of a log's topics. It adds the number of partitions of each topic
+// of outcomes to logProgress.unknown.
 func (f *Fanout) begin(counts map[string]int32) {
 	for _, log := range f.logs {
 		log.mu.Lock()
@@ -170,7 +172,8 @@ func (f *Fanout) begin(counts map[string]int32) {
 
 // From returns the offset at which to start reading a partition, see bus.ReaderOptions. A topic of events is read from
 // its last record, which contains the partition's position if the topic belongs to a log. A topic of outcomes is read
-// from its end, because no client of this gateway has sent a command yet. From counts a partition of outcomes as read.
+// from its end, because no client of this gateway has sent a command yet. For a topic of outcomes, From also records
+// that the partition is read.
 func (f *Fanout) From(topic string, _ int32, _, end int64) int64 {
 	t := f.topics[topic]
 	if t == nil || !t.results {

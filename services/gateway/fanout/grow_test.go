@@ -114,7 +114,7 @@ func TestGrow_NoPositionIsCompleteBeforeTheNewPartitionIsRead(t *testing.T) {
 }
 
 // A relay that has lost its lease publishes an event with the old number of partitions, after the fence. The gateway
-// must drop this record as a repeat, because the next epoch contains the same event in another partition.
+// must drop this record as a repeat, because the new epoch contains the same event in another partition.
 func TestGrow_RecordsOfAnEpochThatIsOverAreRepeats(t *testing.T) {
 	t.Parallel()
 	w := begin(t)

@@ -49,7 +49,7 @@ func newPartition(f *Fanout, t *topic, number int32) *partition {
 // heard returns when the last record was read.
 func (p *partition) heard() time.Time { return time.Unix(0, p.last.Load()) }
 
-// takeRetrying takes a record, and tries again until the gap before the record is filled or the context ends.
+// takeRetrying calls take for a record, repeatedly until take returns no error or the context ends.
 func (p *partition) takeRetrying(ctx context.Context, f *Fanout, e *envelope.Event) {
 	owner := p.topic.log.owner
 	var backoff retry.Backoff
@@ -79,8 +79,8 @@ func (p *partition) take(ctx context.Context, f *Fanout, e *envelope.Event) erro
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if e.Epoch > 0 && e.Epoch < p.epoch.Load() {
-		// The record was read before, or comes from a relay that had lost its lease without noticing. In the latter
-		// case, the relay that has the lease publishes the same event in its own epoch, possibly in another partition.
+		// The record was read before, or comes from a relay that had lost its lease without noticing. Events of such a
+		// relay are published again by the relay that has the lease, in its own epoch and possibly in another partition.
 		p.repeat(f)
 		return nil
 	}
@@ -144,14 +144,15 @@ func (p *partition) begin(ctx context.Context, f *Fanout, e *envelope.Event) err
 			p.moveTo(e.Position)
 		}
 	case before > 0:
-		// The broker has deleted the fence. So it is unknown to which partition each of the missing events belongs, and
-		// this partition cannot deliver its part of them. Clients get the missing events when they resume.
+		// The broker has deleted the fence between the two epochs. So it is unknown to which epoch, and therefore to
+		// which partition, each of the missing events belongs, and this partition cannot deliver its part of them.
+		// Clients get the missing events when they resume.
 		f.options.Log.Error("fan-out: a partition has lost the fence of its epoch; all connections are closed and resume",
 			"topic", p.topic.name, "partition", p.number, "epoch", e.Epoch, "position", p.position, "before", e.Before)
 		p.topic.grow(f, e.Partitions, -1)
 		p.topic.log.shard.Skip(e.Before)
 		p.moveTo(max(p.position, e.Before))
-	default: // this gateway has just started, or earlier relays had no epochs
+	default: // this gateway has just started, or the relay of the earlier records was of a release without epochs
 		p.topic.grow(f, e.Partitions, -1)
 	}
 	p.topic.beginEpoch(p, e.Epoch, e.Partitions)
@@ -169,8 +170,8 @@ func (p *partition) moveTo(position catalog.Position) {
 	p.positions.Set(float64(position))
 }
 
-// fill reads events of this partition from the owner's log and delivers them: those above the partition's position and
-// up to the parameter until.
+// fill delivers the missing events of this partition: the events above the partition's position, up to the position in
+// the parameter until. It reads them from the owner's log.
 func (p *partition) fill(ctx context.Context, f *Fanout, until catalog.Position) error {
 	log := p.topic.log
 	owner, ok := f.options.Owners[log.owner]

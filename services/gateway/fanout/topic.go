@@ -19,7 +19,7 @@ type topic struct {
 	partitions atomic.Pointer[[]*partition]
 
 	mu     sync.Mutex
-	counts map[int32]int32 // by epoch: the number of partitions when its events were published; 0 if unknown
+	counts map[int32]int32 // the known numbers of partitions by epoch; for epoch 0, the number when this gateway started
 	begun  chan struct{}   // closed and replaced when a partition begins an epoch
 }
 
@@ -30,7 +30,7 @@ func (t *topic) all() []*partition {
 	return nil
 }
 
-// partition returns a partition by its number. If there is none yet, partition first adds all partitions up to this
+// partition returns the partition with the given number. If there is none yet, it first adds all partitions up to this
 // number.
 func (t *topic) partition(f *Fanout, number int32) *partition {
 	list := t.all()
@@ -41,7 +41,7 @@ func (t *topic) partition(f *Fanout, number int32) *partition {
 	return list[number]
 }
 
-// grow adds partitions until the topic has as many as the parameter count. Partitions added by a fence begin at the
+// grow adds partitions until their number is the parameter count. Partitions that are added by a fence begin at the
 // position of the fence, because earlier events were in the other partitions. Without a fence, the parameter position
 // is -1, and a new partition begins at the position before its first record.
 func (t *topic) grow(f *Fanout, count int32, position catalog.Position) {
@@ -65,8 +65,8 @@ func (t *topic) grow(f *Fanout, count int32, position catalog.Position) {
 	t.partitions.Store(&list)
 }
 
-// beginEpoch records that a partition has delivered all events of the earlier epochs, and how many partitions the new
-// epoch has.
+// beginEpoch records that a partition begins a new epoch, and how many partitions this epoch has. The caller has
+// handled all events of the earlier epochs in the partition.
 func (t *topic) beginEpoch(p *partition, epoch, count int32) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -94,9 +94,9 @@ func (t *topic) countOf(epoch int32) int32 {
 	return int32(len(t.all()))
 }
 
-// await waits until every partition of the previous epoch has begun the given epoch, and so has delivered all events of
-// the epochs before. Otherwise an event could be delivered before an earlier event of its stream, which may be in
-// another partition.
+// await waits until every partition of the previous epoch has begun the given epoch. Each of them has then handled all
+// its events of the earlier epochs. Without waiting, an event could be delivered before an earlier event of its stream,
+// because that event may be in another partition.
 func (t *topic) await(ctx context.Context, epoch int32) error {
 	n := t.countOf(epoch - 1)
 	for {

@@ -62,8 +62,8 @@ func (d Data) read(m proto.Message, fromJSON func([]byte, proto.Message) error, 
 }
 
 // check refuses in Protobuf what the JSON decoder refuses too: texts with the character U+0000, which cannot be stored,
-// and, if declaredOnly is true, fields that the message does not declare. Maps are not checked, because no request has
-// one.
+// and, if declaredOnly is true, fields that the message does not declare. Maps are not checked, because no request
+// contains a map.
 func check(m protoreflect.Message, declaredOnly bool) (err error) {
 	if unknown := m.GetUnknown(); declaredOnly && len(unknown) > 0 {
 		number, _, _ := protowire.ConsumeTag(unknown)
@@ -150,8 +150,8 @@ func (r *Request) setExpiry(ms int64) error {
 	return nil
 }
 
-// checked returns the frame if err is nil and the frame is valid. Otherwise it returns a refusal, and a Request of
-// which only the ID may be used; the ID is empty if it is not valid or the frame cannot be read.
+// checked returns the frame if err is nil and the frame is valid. If not, it returns a refusal, and a Request of which
+// only the ID may be used. The ID is empty if it is not valid, or if the frame cannot be read.
 func (r Request) checked(err error, example string) (Request, error) {
 	if utf8.RuneCountInString(r.ID) > MaxID {
 		return Request{}, refusal.NewField("id", "has more than %d characters", MaxID)

@@ -31,11 +31,11 @@ import (
 
 // Headers of a request.
 const (
-	// HeaderCommandID is the id of a command. A client can repeat a request with the same id: the command has one
-	// effect.
+	// HeaderCommandID is the header for the id of a command. A client can repeat a request with the same id, and the
+	// command has its effect only once.
 	HeaderCommandID = "Command-Id"
-	// HeaderOnBehalfOf is the id of the user on whose behalf a program acts. The program's token must have the role
-	// "service".
+	// HeaderOnBehalfOf is the header for the id of the user on whose behalf a program acts. The program's token must
+	// have the role "service".
 	HeaderOnBehalfOf = "On-Behalf-Of"
 )
 
@@ -214,8 +214,8 @@ func (s *Server) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	return nil, refusal.New(refusal.Malformed, "the body ended early")
 }
 
-// response limits how long a client may take to read an answer: it must accept each 16 KiB of the answer (the constant
-// part) within the time in the field wait.
+// response limits how long a client may take to read an answer: the client must accept each 16 KiB of the answer within
+// the time in the field wait. The size is defined by the constant part.
 type response struct {
 	http.ResponseWriter
 	wait  time.Duration

@@ -206,7 +206,7 @@ func TestServer_ReturnsWhenToTryAgain(t *testing.T) {
 		require.NotEmpty(t, got.header.Get("Retry-After"), name)
 	}
 	var got answer
-	for range 20 { // more than the limit of one frame per second
+	for range 20 { // at most one frame per second is allowed, so one of these requests is refused
 		if got = a.post(history, "eve", asked+strings.Repeat(" ", 16<<10)); got.status == http.StatusTooManyRequests {
 			break
 		}

@@ -30,8 +30,8 @@ func (h *Hub) shut(user string) {
 }
 
 // Reserve counts the bytes of an answer against Limits.UserBytes of its user, until the function release is called. It
-// is for answers that are not sent over a connection of the hub, such as responses to HTTP requests. If more than
-// Limits.UserBytes would then wait for the user, Reserve counts nothing and returns false.
+// is for answers that are not sent over a connection of the hub, such as responses to HTTP requests. If the answer
+// would raise the bytes that wait for the user above Limits.UserBytes, Reserve counts nothing and returns false.
 func (h *Hub) Reserve(user string, bytes int) (release func(), ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -81,7 +81,8 @@ func (c *Conn) settle() {
 	}
 }
 
-// queueItem adds an item to the queue (see queue.push) if the user may hold it.
+// queueItem adds an item to the queue with queue.push. If push fails but has dropped other items, queueItem calls it a
+// second time, because the user holds fewer bytes after the drop.
 func (c *Conn) queueItem(it item) (dropped int, ok bool) {
 	size := len(it.text())
 	dropped, ok = c.queue.push(it, &c.hub.options.Limits, c.mayHold(size))
@@ -119,8 +120,8 @@ func (c *Conn) reserve(more int) bool {
 }
 
 // expect counts the bytes of missed events before they are queued. If Limits.UserBytes for this user, or Options.Missed
-// for all connections of the hub, does not allow these bytes, expect counts nothing and returns false. Otherwise the
-// caller calls expectNoMore with the same number once the events were queued or dropped.
+// for all connections of the hub, does not allow these bytes, expect counts nothing and returns false. If expect
+// returns true, the caller calls expectNoMore with the same number once the events were queued or dropped.
 func (c *Conn) expect(bytes int) bool {
 	c.mu.Lock()
 	defer c.unlock()

@@ -36,8 +36,8 @@ func (w *world) long(n, bytes int) *hub.Event {
 }
 
 // A user has 60 connections that nobody reads. The bytes that wait for all of them together must stay within twice the
-// limit of one user, because beyond the limit each connection still has a share of it. Only connections of this user
-// may be closed.
+// limit of one user: once the limit is reached, each connection may still hold an equal share of the limit. Only
+// connections of this user may be closed.
 func TestAccount_UnreadConnectionsShareOneBound(t *testing.T) {
 	t.Parallel()
 	const bound = 200_000

@@ -14,8 +14,8 @@ type eventBuffer struct {
 type kept struct {
 	event *Event
 	// highest is the highest position of this entry and all entries before it. Partitions are read concurrently, so the
-	// positions of the entries may descend, but the values of this field do not. So a search from the newest entry can
-	// stop early.
+	// positions of the entries may descend, but the values of this field do not. So a search for the entries above a
+	// position begins with the newest entry, and ends at the first value of this field that is not above the position.
 	highest catalog.Position
 }
 

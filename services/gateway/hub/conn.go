@@ -25,7 +25,7 @@ type Conn struct {
 	flush    func()
 	flushing bool     // whether a flush (see Bind) runs; set by ring and Next
 	kicked   bool     // whether the transport has frames of its own to write, such as pings
-	left     []func() // queued.taken of frames that have left the queue; unlock calls them
+	left     []func() // functions queued.taken of frames that have left the queue; called by unlock
 	reason   *Reason
 	ended    func(Reason)
 	held     held
@@ -36,7 +36,7 @@ type Conn struct {
 func (c *Conn) queueEvent(e *Event, log int) {
 	v := c.variant(e)
 	if _, err := e.Frame(v); err != nil {
-		return // JSON needs the decoded body. Fanout.deliver logs the error once for each delivered event.
+		return // the event cannot be encoded; Fanout.deliver logs the error once for each delivered event
 	}
 	c.mu.Lock()
 	defer c.unlock()
@@ -73,8 +73,8 @@ func (c *Conn) ring() {
 }
 
 // Next moves frames from the queue to the end of the parameter frames, until it has moved at least maxBytes bytes or no
-// frame waits. The result ending is the reason if the connection is to end. If more is false, the flush that calls Next
-// (see Bind) must end at once: the next frame starts another. After Next has returned a reason, no other flush starts.
+// frame waits. The result ending is the reason if the connection is to end. If the result more is false, the flush that
+// calls Next (see Bind) must end: the next frame starts a new one. No flush starts after Next has returned a reason.
 func (c *Conn) Next(frames [][]byte, maxBytes int) (_ [][]byte, ending *Reason, more bool) {
 	c.mu.Lock()
 	defer c.unlock()
@@ -113,7 +113,7 @@ func (c *Conn) take(frames [][]byte) [][]byte {
 	return frames
 }
 
-// unlock updates the user's account, releases the lock, and calls queued.taken of the frames that have left the queue.
+// unlock updates the user's account, releases the lock, and calls queued.taken for the frames that have left the queue.
 func (c *Conn) unlock() {
 	c.settle()
 	left := c.left

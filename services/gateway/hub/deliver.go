@@ -3,8 +3,8 @@ package hub
 import "github.com/edumatrix/interlinked/proto/catalog"
 
 // Deliver adds an event to the event buffer, and moves users into and out of the rooms that the event opens and closes
-// for them. It queues the event once for each attached connection to which the event is new and that is in one of the
-// event's rooms or belongs to one of these users. It returns the number of these connections.
+// for them. It queues the event, once, for each attached connection that is in one of the event's rooms or belongs to a
+// moved user, if the event is new to the connection. It returns the number of connections that it queued the event for.
 func (sh *Shard) Deliver(e *Event) (n int) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -48,7 +48,7 @@ func (sh *Shard) Deliver(e *Event) (n int) {
 }
 
 // open puts a connection into a room that an event opens for the connection's user, and queues the event. It does
-// neither if moves returns false. It returns 1 if it queued the event, else 0.
+// neither if the method moves returns false. It returns 1 if it queued the event, else 0.
 func (sh *Shard) open(e *Event, s *subscriber, room string) int {
 	if !s.moves(e) {
 		return 0
@@ -57,7 +57,7 @@ func (sh *Shard) open(e *Event, s *subscriber, room string) int {
 	return sh.queueEvent(e, s)
 }
 
-// close removes a connection from a room that an event closes for the connection's user. Otherwise it is like open.
+// close is like open, but removes a connection from a room that an event closes for the connection's user.
 func (sh *Shard) close(e *Event, s *subscriber, room string) int {
 	if !s.moves(e) {
 		return 0
@@ -69,7 +69,7 @@ func (sh *Shard) close(e *Event, s *subscriber, room string) int {
 }
 
 // queueEvent queues an event for a connection and returns 1, or returns 0 if the same delivery has queued it already.
-// Callers call the method takes for every room, even if the event is queued: takes notes the versions of state events.
+// Callers call the method takes for every room, even if the event is queued, because takes records versions of state.
 func (sh *Shard) queueEvent(e *Event, s *subscriber) int {
 	if s.last == sh.number {
 		return 0

@@ -37,8 +37,8 @@ func (e *Event) state() bool { return e.Class == routingv1.Class_CLASS_EPHEMERAL
 // mergeable reports whether a newer event of the same stream may replace this event in a queue.
 func (e *Event) mergeable() bool { return e.state() || e.Class == routingv1.Class_CLASS_COUNTER }
 
-// variant is a form of an event's frame. There are two for each encoding: one with the id of the command, for the
-// connections of the user that sent the command, and one without it.
+// variant is a form of an event's frame. Each encoding has two variants: one with the id of the command, for the
+// connections of the user that sent the command, and one without that id.
 type variant int8
 
 const variants = 2 * frame.Encodings

@@ -88,8 +88,8 @@ func (c *Conn) beatLast(shared *sharedProgress) {
 }
 
 // cover queues a heartbeat with the newest resume token. All events up to the positions in the token were queued before
-// it. Most connections get a token of the progress in the parameter shared. A connection with a higher position in some
-// log gets a token of its own progress.
+// the heartbeat. Most connections get a token of the progress in the parameter shared. A connection with a higher
+// position in some log gets a token of its own progress.
 func (c *Conn) cover(shared *sharedProgress) {
 	if c.reason != nil {
 		return

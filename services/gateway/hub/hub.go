@@ -37,9 +37,9 @@ type Options struct {
 	Limits Limits
 	// PerUser is the maximum number of connections of one user on this gateway. The default is 64.
 	PerUser int
-	// CoverEvery is how often a connection gets a heartbeat while its last resume token does not cover all events that
-	// were queued for it, if a newer token is available. The default is 5 s. Other connections get a heartbeat at
-	// intervals of HeartbeatEvery, five times CoverEvery.
+	// CoverEvery is the interval of the heartbeats to a connection whose last resume token does not cover all events
+	// that were queued for the connection. Such a heartbeat is sent only if a newer token is available. The default is
+	// 5 s. In addition, every connection gets a heartbeat at intervals of HeartbeatEvery, five times CoverEvery.
 	CoverEvery time.Duration
 	// TokenKey authenticates resume tokens. All gateways of an installation have the same key.
 	TokenKey []byte
@@ -55,7 +55,7 @@ type Hub struct {
 	shards  map[string]*Shard
 	all     []*Shard
 
-	missed atomic.Int64 // bytes of missed events that wait for all connections together
+	missed atomic.Int64 // bytes of missed events that are queued or about to be queued, summed over all connections
 
 	mu       sync.RWMutex
 	users    map[string][]*Conn

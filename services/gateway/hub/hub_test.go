@@ -201,7 +201,7 @@ func TestAttach_SendsDeletedMessagesRedacted(t *testing.T) {
 
 func TestAttach_AsksAgainIfTheBufferDoesNotReachBack(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, hub.Options{Buffer: 5 * 3000}) // for each owner, fewer bytes than the ten events below take
+	w := newWorld(t, hub.Options{Buffer: 5 * 3000}) // each owner's share is too small for the ten events below
 	w.deliver(w.began(`["alice","bob"]`))
 	c, err := w.hub.Add("bob", frame.JSON)
 	require.NoError(t, err)
@@ -214,7 +214,7 @@ func TestAttach_AsksAgainIfTheBufferDoesNotReachBack(t *testing.T) {
 	require.Equal(t, []string{"9"}, seen(t, c))
 }
 
-// greeting returns a reply to connect with the hub's fields.
+// greeting returns a reply to connect that contains only the fields of the hub's Greeting.
 func greeting(g hub.Greeting) frame.Frame {
 	return frame.Answer("connect", &gatewayv1.Connected{ResumeToken: g.ResumeToken, NotRecovered: g.NotRecovered})
 }

@@ -15,8 +15,9 @@ type Limits struct {
 	// UserBytes is the maximum number of bytes that wait for one user, over all connections and HTTP requests: frames,
 	// answers and missed events. The default is 32 MiB. Beyond that, each connection may still hold an equal share of
 	// UserBytes. A frame that exceeds the share is treated as if the connection's queue were full (see queue.push). An
-	// answer that exceeds the share is refused. If the missed events of a log exceed the share, no room of the log is
-	// recovered.
+	// answer to a query on the connection that exceeds the share is refused. If the missed events of a log exceed the
+	// share, no room of the log is recovered. The answer to an HTTP request has no such share: beyond UserBytes, it is
+	// refused.
 	UserBytes int
 	// Stall is how long a client may read nothing before the limit Frames applies. The default is 5 s. To a client that
 	// has not read anything yet, Frames applies at once.

@@ -32,7 +32,7 @@ func TestResume_VeryManyRoomsDoNotHoldUpDelivery(t *testing.T) {
 		rooms[n] = fmt.Sprint("conversation:", n)
 	}
 	const rounds = 3
-	delivered := 0 // while eve's connection is attached and removed
+	delivered := 0 // the number of events that were delivered while eve's connection was attached and removed
 	for range rounds {
 		eve, err := w.hub.Add("eve", frame.JSON)
 		require.NoError(t, err)
@@ -302,9 +302,9 @@ func TestBind_FlushesOnDemand(t *testing.T) {
 	require.Contains(t, <-taken, `"type":"closing"`)
 }
 
-// A flush ends when the result more of Next is false, or when Next returns no frames and the reason why the connection
-// ends. No other flush may start before the end of a flush, or after a flush that got the reason. Two concurrent
-// flushes would mix up their frames, and both would write the closing frame.
+// A flush ends when Next returns false as its result more, or when Next returns no frames and the reason why the
+// connection ends. No other flush may start before the end of a flush, or after a flush that got the reason. Two
+// concurrent flushes would mix up their frames, and both would write the closing frame.
 func TestBind_RunsOneFlushAtATime(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})

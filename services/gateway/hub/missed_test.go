@@ -180,9 +180,9 @@ func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 	}
 }
 
-// asOf returns the membership intervals that the owner returns, as of the given position, to a client that has the
-// events up to the parameter after. An interval that ends later than the given position is still open. Intervals that
-// begin later, and intervals that end at or below the parameter after, are left out.
+// asOf returns the membership intervals in an answer of the owner that is as of the given position. The client has the
+// events up to the position in the parameter after. Intervals that end at or below that position are left out, and so
+// are intervals that begin above the given position. An interval that ends above the given position is still open.
 func asOf(intervals []interval.Interval, after, position catalog.Position) (known []interval.Interval) {
 	for _, s := range intervals {
 		if s.Until > position {

@@ -8,9 +8,9 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
-// progress records, for each log, the positions up to which events were queued for a connection and are covered by its
-// resume tokens. It also records what the reply to connect, called the greeting, still waits for. It is guarded by the
-// connection's lock.
+// progress records two positions for each log: the position up to which events were queued for a connection, and the
+// position in the connection's last resume token. It also records how many answers the reply to connect, called the
+// greeting, still waits for. It is guarded by the connection's lock.
 type progress struct {
 	awaited      int // logs whose rooms are not known yet, plus the calls of Release that are still to come
 	greet        func(Greeting) frame.Frame
@@ -18,9 +18,10 @@ type progress struct {
 	notRecovered []string      // rooms whose missed events are not sent
 	logs         []logProgress // by number of the log
 
-	// uncovered is the number of bytes of missed events that were sent since the last resume token between missed
-	// events, and uncoveredAt is the time when that token was sent. Before the first such token, uncovered counts from
-	// the first missed event, and uncoveredAt is the time when that event was sent.
+	// Resume tokens are also sent between missed events (see tookMissed). uncovered is the number of bytes of missed
+	// events that were sent since the last of these tokens, and uncoveredAt is the time when that token was sent. Before
+	// the first token, uncovered counts from the first missed event, and uncoveredAt is the time when that event was
+	// sent.
 	uncovered   int
 	uncoveredAt time.Time
 }
@@ -59,8 +60,8 @@ type Greeting struct {
 
 // Greet sets the function that returns the reply to connect. The reply is queued once the rooms of all logs are known
 // and all delays (see DelayGreeting) have ended. It follows the missed events, and precedes every event that is queued
-// later. Greet must be called before the connection is attached. The function is called while locks are held: it must
-// not wait, nor call the hub.
+// later. Greet must be called before the connection is attached. The function greet is called while locks are held: it
+// must not wait, nor call the hub.
 func (c *Conn) Greet(greet func(Greeting) frame.Frame) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

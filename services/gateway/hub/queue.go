@@ -15,7 +15,7 @@ type item struct {
 	missed int8
 }
 
-// queued is a frame that is not an event. The connections of one encoding that get the same signal share one.
+// queued is a frame that is not an event. The connections of one encoding that get the same signal share the frame.
 type queued struct {
 	text  []byte
 	key   string // a newer frame with the same key replaces this frame
@@ -61,8 +61,8 @@ type queue struct {
 
 	bytes        int // of all items that wait
 	missed       int // bytes of missed events
-	limited      int // items that count, see item.counts
-	limitedBytes int
+	limited      int // number of waiting items that count against the limits; see item.counts
+	limitedBytes int // bytes of these items
 }
 
 // smallQueue is the largest capacity that an empty queue keeps.
@@ -70,9 +70,9 @@ const smallQueue = 16
 
 func (q *queue) len() int { return len(q.items) - q.head }
 
-// push adds an item, or replaces an item with the same key, unless the latter is newer. If the queue is full (see
-// full), push drops all items that can be spared. If it is still full, push drops the new item if that can be spared,
-// and otherwise returns false. The result dropped counts the dropped items. The parameter afforded is that of full.
+// push adds an item. The item replaces a waiting item with the same key, unless the waiting item is newer. If the queue
+// is full (see full), push drops all items that can be spared. If the queue is still full, push drops the new item if
+// that can be spared, else returns false. It returns the number of dropped items. The parameter afforded is for full.
 func (q *queue) push(it item, l *Limits, afforded bool) (dropped int, ok bool) {
 	key, size := it.key(), len(it.text())
 	if key != "" {

@@ -27,7 +27,7 @@ var (
 	// Lost is WebSocket's own code for a connection that has broken. It is never sent, because nothing reaches the
 	// client any more.
 	Lost = reason(gatewayv1.CloseCode_CLOSE_CODE_ABNORMAL)
-	// TooLarge is WebSocket's own code for a message that is larger than frame.MaxMessage.
+	// TooLarge is WebSocket's own code for a message that is too large: larger than frame.MaxMessage.
 	TooLarge = reason(gatewayv1.CloseCode_CLOSE_CODE_TOO_LARGE)
 
 	Shutdown           = reason(gatewayv1.CloseCode_CLOSE_CODE_STOPPING)
@@ -61,7 +61,7 @@ func reason(code gatewayv1.CloseCode) Reason {
 const reconnectAfter = 500 * time.Millisecond
 
 // retryFullAfter is used instead of reconnectAfter if the gateway has too many connections. It is longer, because the
-// gateway has room only when other clients leave.
+// gateway can accept further connections only after other clients have left.
 const retryFullAfter = 5 * time.Second
 
 // Frame returns the frame that is sent before the close frame. It returns false for Lost, because nothing reaches the

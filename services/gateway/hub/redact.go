@@ -57,8 +57,8 @@ func (e *Event) withoutPersonal() (public *Event, personal bool) {
 	return NewEvent(copied, e.declared), removed != nil
 }
 
-// redact replaces each event of a list that is redacted by a later event of the list with a copy without the personal
-// fields. It changes the list itself, and returns it.
+// redact goes through a list of events. If a later event of the list redacts an event, redact replaces the redacted
+// event with a copy without the personal fields. It changes the list itself, and returns it.
 func redact(list []*Event) []*Event {
 	if !slices.ContainsFunc(list, func(e *Event) bool { return e.declared != nil && e.declared.Redacts }) {
 		return list

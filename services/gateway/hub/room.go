@@ -24,7 +24,7 @@ type membership struct {
 	newest     map[string]catalog.Version // the newest version of state that was queued, by stream
 }
 
-// subscriber is one connection's part of a shard: the rooms that it is in, as a member or by a subscription.
+// subscriber is one connection's part of a shard: the rooms that the connection is in, by membership or subscription.
 type subscriber struct {
 	conn          *Conn
 	attached      bool

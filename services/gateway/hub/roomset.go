@@ -1,7 +1,7 @@
 package hub
 
-// roomSet holds the memberships of a connection in one shard: in a slice, or in a map once more than maxFew memberships
-// have been in the set or were announced (see expect).
+// roomSet holds the memberships of a connection in one shard. They are in a slice until the set gets more than maxFew
+// memberships, or expect announces more than maxFew. From then on they are in a map.
 type roomSet struct {
 	few  []*membership
 	many map[*room]*membership

@@ -12,8 +12,8 @@ import (
 //
 // One lock makes attaching and subscribing atomic with respect to delivery. Each event in the rooms of a connection is
 // either included in the owner's answer with which the connection starts, or is queued for the connection afterwards,
-// exactly once. Operations on many rooms of a connection release the lock from time to time, so that events are
-// delivered in between. A connection gets no events of a log before Attach has put it into its rooms.
+// exactly once. Operations on many rooms of a connection release the lock from time to time, so that other
+// connections get events in between. The connection itself gets no events of the log until it is in all of its rooms.
 type Shard struct {
 	hub   *Hub
 	index int // of the shard in Hub.all, and of the shard's subscriber in Conn.subscribers
@@ -46,15 +46,15 @@ func (sh *Shard) SetComplete(position catalog.Position) {
 	}
 }
 
-// Complete returns the position up to which each event of the log was delivered, was committed before this gateway
-// started, or was skipped, because it could not be read or delivered, or because of Skip.
+// Complete returns a position of the log. Each event up to this position was delivered, was committed before this
+// gateway started, or was skipped. Events are skipped by Skip, or because they cannot be read or delivered.
 func (sh *Shard) Complete() catalog.Position { return catalog.Position(sh.complete.Load()) }
 
-// SetIncarnation records the incarnation of the log. It ignores an empty incarnation, and one that the log had before,
-// which a partition that lags may still contain. A change means that the log may have lost events that clients got.
-// SetIncarnation then clears the buffer (see eventBuffer.clear for the parameter position) and closes all connections
-// of the hub. Clients resume with tokens of the previous incarnation, which show that the clients may have events that
-// the log has lost.
+// SetIncarnation records the incarnation of the log. It ignores an empty incarnation. It also ignores an earlier
+// incarnation of the log, which records in a partition that lags may still contain. A change means that the log may
+// have lost events that clients got. After a change, SetIncarnation clears the buffer (see eventBuffer.clear for the
+// parameter position) and closes all connections of the hub. Clients resume with tokens of the previous incarnation,
+// which show that the clients may have events that the log has lost.
 func (sh *Shard) SetIncarnation(incarnation string, position catalog.Position) {
 	sh.mu.Lock()
 	if incarnation == "" || incarnation == sh.history || sh.former[incarnation] {
@@ -94,7 +94,8 @@ func (sh *Shard) AsOf(c *Conn) catalog.Position {
 	return catalog.Position(c.subscribers[sh.index].known.Load())
 }
 
-// know raises the position that AsOf returns, unless it is higher already. The caller holds the shard's lock.
+// know makes AsOf return the given position from now on, if it is higher than the position that AsOf returned so far.
+// The caller holds the shard's lock.
 func (s *subscriber) know(position catalog.Position) {
 	if position > catalog.Position(s.known.Load()) {
 		s.known.Store(int64(position))
@@ -116,8 +117,8 @@ func (sh *Shard) BufferedAfter() catalog.Position {
 	return sh.buffer.dropped
 }
 
-// Buffered returns the events of the log that were delivered above a position. It returns false if the buffer does not
-// contain all of them.
+// Buffered returns the delivered events of the log whose positions are above the given one. It returns false if the
+// buffer does not contain all of them.
 func (sh *Shard) Buffered(after catalog.Position) ([]*Event, bool) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()

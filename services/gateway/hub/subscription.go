@@ -11,8 +11,9 @@ import (
 // authorize a subscription, so that Subscribe finds the state events that were delivered since then.
 type Moment uint64
 
-// Now returns the current moment. It returns false if the connection's rooms in this owner's log are not known yet,
-// unless the connection was removed. Subscribing has to wait until the rooms are known.
+// Now returns the current moment. It returns false while the connection's rooms in this owner's log are not known,
+// because subscribing has to wait for them. For a connection that was removed, it returns true, so that no caller waits
+// for the rooms of that connection.
 func (sh *Shard) Now(c *Conn) (Moment, bool) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()

@@ -15,7 +15,7 @@ import (
 
 // Progress contains, for each owner's log, the position up to which everything was sent to a connection. The client
 // gets it as a resume token, through the connection's queue. So a client that has read the token has also read
-// everything that was queued before it.
+// everything that was queued before the token.
 type Progress map[string]Point
 
 // Point is a place in one log.

@@ -11,11 +11,11 @@ func newConn(id, user string, e frame.Encoding, h *Hub) *Conn {
 	return c
 }
 
-// Bind sets the functions of the transport. If a frame waits, Kick is called, or the connection is to end, and no flush
-// is running, the hub calls the function flush in a new goroutine. Such a call is named a flush. It must call Next
-// until the result more is false, or until Next returns no frames and the reason why the connection ends. The function
-// ended is called once, when the connection is to end. It is called while a lock is held: it must not wait, nor call
-// the hub.
+// Bind sets the functions of the transport. The hub calls the function flush in a new goroutine when a frame waits,
+// when Kick is called, and when the connection is to end. Such a call is named a flush. The hub starts no flush while
+// another flush is running. A flush must call Next until the result more is false, or until Next returns no frames and
+// the reason why the connection ends. The function ended is called once, when the connection is to end. It is called
+// while a lock is held: it must not wait, nor call the hub.
 func (c *Conn) Bind(flush func(), ended func(Reason)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -57,8 +57,8 @@ func (c *Conn) Send(f frame.Frame) {
 }
 
 // Reply queues an encoded answer to a query. Answers do not count against Limits.Frames and Limits.Bytes, because the
-// number of queries in flight is bounded. Reply returns false if Limits.UserBytes does not allow the answer. Otherwise
-// the function taken is called, unless it is nil, when the frame leaves the queue or the connection ends.
+// number of queries in flight is bounded. Reply returns false if Limits.UserBytes does not allow the answer. If Reply
+// returns true, the function taken is called when the frame leaves the queue or the connection ends. It may be nil.
 func (c *Conn) Reply(text []byte, taken func()) bool {
 	c.mu.Lock()
 	defer c.unlock()

@@ -35,10 +35,11 @@ type Options struct {
 	// defaults are 20,000 and 64 MiB. Beyond the limits, a user who has less than an equal share of them may still
 	// send.
 	MaxWaiting, MaxBytes int
-	// UserWaiting and UserBytes limit the same for one user, over all connections and requests (0: 1,024 and 8 MiB, or
-	// the limits of one sender if those are higher).
+	// UserWaiting and UserBytes limit the number and the bytes of one user's commands without an outcome, over all
+	// connections and requests (0: 1,024 and 8 MiB, or the limits of one sender if those are higher).
 	UserWaiting, UserBytes int
-	// SenderWaiting and SenderBytes limit the same for one sender (0: the constant MaxWaiting, and 4 MiB).
+	// SenderWaiting and SenderBytes limit the number and the bytes of one sender's commands without an outcome (0: the
+	// constant MaxWaiting, and 4 MiB).
 	SenderWaiting, SenderBytes int
 	Metrics                    *Metrics
 	Guard                      *guard.Guard
@@ -64,14 +65,14 @@ type Intake struct {
 type account struct {
 	count  int // commands without an outcome
 	bytes  int // the bytes of these commands
-	unsent int // bytes that Kafka does not have yet, including those of closed senders
+	unsent int // the bytes of commands that Kafka does not have yet, even if their senders are closed
 }
 
 // size returns the bytes that count against the limits: the larger one of the fields bytes and unsent. Their sum would
 // count a command twice while Kafka does not have it yet.
 func (a *account) size() int { return max(a.bytes, a.unsent) }
 
-// key identifies a command. The command's owner stores one outcome for it.
+// key identifies a command. The command's owner stores one outcome for each key.
 type key struct{ owner, actor, id string }
 
 // entry is a command without an outcome, and its waiters.
@@ -136,7 +137,8 @@ func (i *Intake) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// Close refuses further commands, and waits until the commands in flight have their first answer or the context ends.
+// Close refuses further commands. It waits until the commands in flight have their first answer, or until the context
+// ends.
 func (i *Intake) Close(ctx context.Context) {
 	i.mu.Lock()
 	i.closed = true
@@ -158,8 +160,8 @@ func (i *Intake) endIfIdle() {
 	}
 }
 
-// Resolve passes an outcome to the waiters for it in this gateway, if there are any. If the waiting command with the
-// same id has another type or stream than the outcome, the outcome is ignored.
+// Resolve passes an outcome to the waiters of the command, if any wait in this gateway. If the waiting command with the
+// id in the outcome has another type or stream than the outcome, the outcome is ignored.
 func (i *Intake) Resolve(r envelope.Outcome) {
 	k := key{r.Source, r.Actor, r.CommandID}
 	i.mu.Lock()

@@ -72,7 +72,7 @@ func (l *line) run(ctx context.Context) error {
 	}
 }
 
-// publish publishes a batch, and tries again until it succeeds. It returns false if the context ends before. Later
+// publish publishes a batch, and tries again until it succeeds. It returns false if the context ends first. Later
 // batches wait, so that the order is kept. A command may be published twice; its owner recognizes the repeat by the
 // command id. Each attempt leaves out the commands that need not be published any more (Intake.fresh).
 func (l *line) publish(ctx context.Context, waiters []*waiter) bool {

@@ -40,7 +40,7 @@ type waiter struct {
 	timer   *time.Timer
 	born    time.Time
 
-	taken atomic.Bool // whether Kafka has the command
+	taken atomic.Bool // whether Kafka has confirmed the command
 
 	// saying is held while the client is answered with "queued" or with the outcome. Otherwise "queued" could follow
 	// the outcome, and the client would wait for another outcome. This lock is taken before the intake's lock.
@@ -53,9 +53,10 @@ type waiter struct {
 }
 
 // Send publishes a command. The function answer may be called from any goroutine, and must not block. It is called with
-// the outcome, or with the refusal of a command that was not accepted. If there is no outcome within Options.Patience,
-// answer is called with "queued" and later with the outcome, or, if Kafka does not have the command, only with
-// "unavailable". After Close, answer is not called for commands that still wait.
+// the outcome, or with the refusal of a command that was not accepted. If Kafka has confirmed the command but there is
+// no outcome within Options.Patience, the function is called with "queued", and later with the outcome. If Kafka has
+// not confirmed the command by then, the function is called only with "unavailable". After Close, the function is not
+// called for commands that still wait.
 func (s *Sender) Send(ctx context.Context, c Command, answer func(Answer)) {
 	w := &waiter{key: key{c.Declared.Owner, c.Actor, c.ID}, command: c, size: c.size(), sender: s, answer: answer,
 		born: time.Now(), ctx: context.WithoutCancel(ctx)}
@@ -67,8 +68,8 @@ func (s *Sender) Send(ctx context.Context, c Command, answer func(Answer)) {
 	s.intake.lines[c.Declared.Topic].put(w)
 }
 
-// Close removes the waiters of the sender. Commands that were accepted are still published, unless Kafka does not take
-// them within Options.Patience.
+// Close removes the waiters of the sender. Commands that were accepted are still published if Kafka takes them within
+// Options.Patience after Send.
 func (s *Sender) Close() {
 	s.mu.Lock()
 	waiters := slices.Collect(maps.Keys(s.waiters))
@@ -137,9 +138,9 @@ func (w *waiter) disarm() {
 	}
 }
 
-// timeOut answers a client that has no outcome within Options.Patience: with "queued" or, if Kafka does not have the
-// command, with "unavailable". In the latter case the command is removed, and the client may send it again with the
-// same id.
+// timeOut answers a client that has no outcome within Options.Patience. If Kafka has confirmed the command, the answer
+// is "queued". If not, the answer is "unavailable", the waiter is removed, and the client may send the command again
+// with the same id.
 func (w *waiter) timeOut() {
 	defer w.sender.intake.options.Guard.Recover("outcome", nil)
 	if w.taken.Load() {

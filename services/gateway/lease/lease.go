@@ -39,15 +39,15 @@ type Lease struct {
 	digest    uint32
 	changed   map[string]*meshv1.ConnectionChange // changes that were not reported yet, by connection
 	tokens    map[string]string                   // the reported resume tokens, by connection
-	covered   time.Time                           // when the newer resume tokens of all connections were last reported
+	covered   time.Time                           // when all open connections were last checked for newer resume tokens
 	number    int64
 	reportAll bool
 	wake      chan struct{}
 
 	asks chan *ask // calls of Rooms
 
-	// subscribed contains the connections whose rooms differ from the reported ones. Its lock is held only briefly, and
-	// no other lock is taken while it is held, because Subscribed is called while locks of the hub are held.
+	// subscribed contains the connections whose rooms differ from the reported ones. Subscribed is called while locks of
+	// the hub are held, so its lock subscribedMu is held only briefly, and no other lock is taken while it is held.
 	subscribedMu sync.Mutex
 	subscribed   map[string]bool
 }
@@ -67,7 +67,7 @@ type Connection struct {
 	// called.
 	End func()
 
-	reported bool // whether a change of the rooms (see Subscribed) was reported
+	reported bool // whether a change of the rooms (see Subscribed) was put into a report
 }
 
 // New returns a Lease for a gateway that starts now.
@@ -227,9 +227,9 @@ func (l *Lease) Run(ctx context.Context) error {
 	}
 }
 
-// report sends the changes, and closes the connections that the keeper names in its answer. If the keeper has no lease
-// of this gateway, or has stored connections with another count or digest than the open ones, it requests all
-// connections, and report sends them in a second report.
+// report sends the changes, and closes the connections that the keeper names in its answer. The keeper requests all
+// connections if it has no lease of this gateway, or if the count or the digest of the connections that it has stored
+// differs from the reported one. Then report sends all connections in a second report.
 func (l *Lease) report(ctx context.Context) error {
 	for range 2 {
 		parts, sent := l.next()

@@ -44,8 +44,8 @@ func open(l *lease.Lease, connection, user string) {
 	l.Open(lease.Connection{ID: connection, User: user, Token: func() string { return "" }, End: func() {}})
 }
 
-// known returns the connections, with their users, that are open according to the reports of a gateway to the keeper,
-// and the last report. The keeper is the owner that stores which connections are open.
+// known evaluates the reports of a gateway to the keeper, the owner that stores which connections are open. It returns
+// the connections that are open according to these reports, with their users, and the last report.
 func known(reports []*meshv1.ReportRequest) (users map[string]string, last *meshv1.ReportRequest) {
 	users = map[string]string{}
 	for _, r := range reports {
@@ -368,7 +368,7 @@ func TestRooms_ConcurrentCallsAreJoined(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"a", "b"}, rooms)
 
-	keeper.Slow(20 * time.Millisecond) // so that further requests wait while two calls are in flight, and are joined
+	keeper.Slow(20 * time.Millisecond) // so that requests wait while two calls are in flight, and then share one call
 	before := keeper.Restored()
 	var asking sync.WaitGroup
 	for n := range 150 {

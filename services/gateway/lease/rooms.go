@@ -11,7 +11,7 @@ import (
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 )
 
-// maxAsked is the maximum number of sessions in one call of the keeper.
+// maxAsked is the maximum number of sessions in one call to the keeper.
 const maxAsked = 100
 
 // ask is a call of Rooms.
@@ -23,7 +23,7 @@ type ask struct {
 }
 
 // Rooms returns the last reported rooms of a user's session, or none if there is no such session or it has ended. It
-// returns an error if the keeper does not answer, or if ctx ends. Concurrent calls of Rooms share calls of the keeper.
+// returns an error if the keeper does not answer, or if ctx ends. Concurrent calls of Rooms share calls to the keeper.
 func (l *Lease) Rooms(ctx context.Context, user, session string) ([]string, error) {
 	a := &ask{session: &meshv1.SessionOf{User: user, Session: session}, done: make(chan struct{})}
 	select {

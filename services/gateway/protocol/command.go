@@ -51,7 +51,7 @@ func (h *Handler) command(ctx context.Context, r frame.Request, declared *catalo
 	})
 }
 
-// traced returns a refusal. If the span's trace is recorded, the result contains the id of the trace.
+// traced returns the given refusal. If the span's trace is recorded, the result is a copy with the id of the trace.
 func traced(r *refusal.Error, span trace.Span) *refusal.Error {
 	if c := span.SpanContext(); c.IsSampled() && span.IsRecording() {
 		with := *r
@@ -98,9 +98,11 @@ func (h *Handler) query(ctx context.Context, r frame.Request, declared *catalog.
 
 // asOf returns the position of an owner's log up to which an answer must contain all events. The position covers every
 // event that was sent to this connection, and the events of every command whose outcome was sent to this connection, or
-// to any client before this connection was opened. It is rpc.Now while Shard.AsOf returns 0: before the owner has
-// returned the connection's rooms, possibly longer if the owner's log was empty then, and always if the owner has no
-// log.
+// to any client before this connection was opened.
+//
+// While Shard.AsOf returns 0, asOf returns rpc.Now, which stands for the newest position when the query arrives.
+// Shard.AsOf returns 0 until the owner has returned the connection's rooms, possibly longer if the owner's log was
+// empty then, and always if the owner has no log.
 func (h *Handler) asOf(owner string) catalog.Position {
 	// The rooms were read after the connection was opened, so their position covers all commands that were acknowledged
 	// earlier.

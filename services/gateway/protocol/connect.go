@@ -24,7 +24,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/auth"
 )
 
-// Opening contains what Open needs about a new connection.
+// Opening contains the data of a new connection that Open needs.
 type Opening struct {
 	// User is the user of the token in the handshake's header, or nil if there was none.
 	User *auth.User
@@ -66,8 +66,8 @@ type connecting struct {
 	mu      sync.Mutex
 	rooms   []string
 	refused []*gatewayv1.RefusedRoom
-	// changed is true if the rooms may differ from the rooms that are stored for the session. They must then be
-	// reported (package lease).
+	// changed is true if the rooms may differ from the rooms that are stored for the session. If so, the rooms must be
+	// reported with package lease.
 	changed bool
 	replied bool
 	// waiting maps each room without an answer to the functions that are called after the answer.
@@ -112,8 +112,9 @@ func (c *connecting) answer(room string, refused *refusal.Error) {
 	}
 }
 
-// unsubscribe records that the client has unsubscribed from rooms. It calls the function done once none of these rooms
-// waits for an answer, because the client may get events of a room until then.
+// unsubscribe records that the client has unsubscribed from rooms. It calls the function done, which replies to the
+// client, once none of these rooms waits for an answer. Until then the client may still get events of these rooms, and
+// no such event may follow the reply.
 func (c *connecting) unsubscribe(rooms []string, done func()) {
 	c.mu.Lock()
 	left := new(atomic.Int64)
@@ -138,8 +139,8 @@ func (c *connecting) unsubscribe(rooms []string, done func()) {
 	}
 }
 
-// subscribed records that the client has subscribed to further rooms. It reports whether this was before the reply was
-// made.
+// subscribed records that the client has subscribed to further rooms. It returns true if the reply to connect was not
+// made yet.
 func (c *connecting) subscribed() (before bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -226,8 +227,8 @@ func (m *Parts) user(ctx context.Context, handshake *auth.User, token string) (a
 
 // begin prepares the reply to connect, and adds the connection to the reported ones (package lease).
 func (h *Handler) begin(o Opening, c *gatewayv1.Connect) {
-	// An invalid session id begins a new session. If it were an error, a client that stores it could never connect
-	// again.
+	// An invalid session id begins a new session. If it were an error, a client that has stored such an id could never
+	// connect again.
 	session := c.SessionId
 	if !catalog.ValidID(session) {
 		session = uuid.NewString()
@@ -254,7 +255,7 @@ func (h *Handler) begin(o Opening, c *gatewayv1.Connect) {
 func (h *Handler) greet(g hub.Greeting) frame.Frame {
 	c := h.connect
 	c.stop()
-	// Set connected before c.reply. From c.reply on, subscriptions may be reported, and h.rooms must return the rooms.
+	// Set connected before calling c.reply. From that call on, the rooms may be reported, and h.rooms must return them.
 	h.connected.Store(true)
 	rooms, refused, changed := c.reply()
 	if changed {

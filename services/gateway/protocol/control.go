@@ -20,7 +20,7 @@ type control struct {
 }
 
 // begin adds a control frame. The returned function must be called once, with the reply to that frame. The reply is
-// queued for the client as soon as the replies to all earlier control frames are.
+// queued for the client as soon as the replies to all earlier control frames are queued.
 func (c *controls) begin(conn *hub.Conn) (reply func(frame.Frame)) {
 	one := &control{}
 	c.mu.Lock()

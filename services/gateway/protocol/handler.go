@@ -1,6 +1,6 @@
 // Package protocol handles the frames of one client, independently of the transport and the encoding. A frame is a
 // command, a query, a signal, or a control frame, such as subscribe or ping. Each frame gets one reply (a refused frame
-// without an id gets the frame "error"), unless the connection ends before. If the reply to a command is "queued", the
+// without an id gets the frame "error"), unless the connection ends first. If the reply to a command is "queued", the
 // outcome follows in a frame of its own.
 package protocol
 
@@ -49,7 +49,7 @@ type Parts struct {
 	RestoreWithin time.Duration
 }
 
-// Limits of one connection: maxQueries limits the queries in flight, and maxSubscriptions the rooms subscribed to.
+// Limits of one connection: maxQueries limits the queries in flight, and maxSubscriptions limits the subscriptions.
 const (
 	maxQueries       = 16
 	maxSubscriptions = 500
@@ -109,9 +109,9 @@ func (h *Handler) Close() {
 	h.connect.stop()
 }
 
-// finishWork waits for the queries and renewals of the token in flight. Answers that are then still in the connection's
-// queue will not be written, so finishWork also subtracts their queries from the number of the user's queries in
-// flight.
+// finishWork waits for the queries and renewals of the token in flight. After a panic in one of the other calls of
+// Close, some queries may still count as in flight, because their answers are still in the connection's queue. So
+// finishWork also subtracts these queries from the number of the user's queries in flight.
 func (h *Handler) finishWork() {
 	h.work.Wait()
 	h.mu.Lock()

@@ -89,7 +89,7 @@ func (h *Handler) subscribe(r frame.Request) {
 }
 
 // subscribeTo subscribes the client to rooms. The function answer is called once for each room, with a refusal or nil,
-// unless the connection ends before.
+// unless the connection ends first.
 func (h *Handler) subscribeTo(rooms []string, answer func(room string, refused *refusal.Error)) {
 	h.pending.Add(int64(len(rooms)))
 	done := h.allowed(answer)

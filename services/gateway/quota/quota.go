@@ -14,8 +14,8 @@ type Limits struct {
 	// Queries limits the queries in flight on WebSockets (0: 64). A query is in flight until its answer has left the
 	// connection's queue.
 	Queries int
-	// Asked limits the queries that owners answer at the same time (0: 2). Further queries wait. With 4, other users
-	// waited three times as long on a machine with two cores for the whole mesh (BenchmarkHostile in
+	// Asked limits the queries that owners answer at the same time (0: 2). Further queries wait. With a limit of 4,
+	// other users waited three times as long, on a machine with two cores for the whole mesh (BenchmarkHostile in
 	// services/edumatrix/e2e).
 	Asked int
 	// Answers and AnswerBurst limit queries (0: 200 and 1,000, enough for about 75 answers of 50 kB at once). A query
@@ -49,8 +49,8 @@ func (l Limits) orDefault() Limits {
 	return l
 }
 
-// Users holds the users with connections or requests, and for a time (forgetAfter) those without. The zero value has
-// the default limits.
+// Users holds the users with connections or requests. It also keeps other users for a time (forgetAfter). The zero
+// value has the default limits.
 type Users struct {
 	Limits Limits // must not be changed after the first call of Enter
 

@@ -18,7 +18,7 @@ import (
 type attaching struct {
 	conn          *hub.Conn
 	resumes       bool // the client has a resume token
-	hasProgress   bool // whether to resume from the field point; false if there is none or resuming failed
+	hasProgress   bool // whether to resume, from the progress in point; false if there is none, or resuming failed
 	point         hub.Point
 	subscriptions []*subscription // rooms to subscribe the connection to
 	since         time.Time       // when the connection began to wait

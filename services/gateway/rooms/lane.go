@@ -37,7 +37,7 @@ const (
 type lane[T any] struct {
 	kind[T]
 	max  int      // the maximum number of entries in one call
-	next *lane[T] // for entries whose call failed; if nil, the function failed is called for them
+	next *lane[T] // for entries whose call failed; if nil, kind.failed is called for them
 
 	mu       sync.Mutex
 	waiting  []T
@@ -199,8 +199,8 @@ func (l *lane[T]) work(ctx context.Context) {
 	}
 }
 
-// crowded reports whether a batch has entries of more than two users. The number of entries does not matter, because
-// otherwise one user with many entries would make other users wait longer.
+// crowded reports whether a batch has entries of more than two users. The number of entries does not matter: if it did,
+// one user with many entries would make other users wait longer.
 func (l *lane[T]) crowded(batch []T) bool {
 	users := map[string]bool{}
 	for _, one := range batch {

@@ -65,7 +65,7 @@ func TestLane_AsksForAnEntryThatHadToWait(t *testing.T) {
 		ended: func(string) bool { return false },
 		user:  func(one string) string { return one },
 		wait: func(one string) time.Duration {
-			if one == "eve" && looked.Add(1) <= 2 { // eve has to wait at the call for bob, and right after it
+			if one == "eve" && looked.Add(1) <= 2 { // when the lane takes bob's entry, and when it looks again after that
 				return time.Millisecond
 			}
 			return 0

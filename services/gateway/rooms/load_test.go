@@ -14,8 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 )
 
-// A client subscribes to rooms faster than the owner answers. This must not delay clients that connect: calls of both
-// kinds must continue beside each other.
+// A client subscribes to rooms faster than the owner answers. This must not delay clients that connect: calls for
+// subscriptions and calls for the rooms of users must run at the same time.
 func TestSubscribe_AnOverloadedOwnerDelaysNoConnect(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)

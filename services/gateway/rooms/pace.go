@@ -7,9 +7,10 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/quota"
 )
 
-// pace limits the rate at which the connections of one user are attached to one owner's log, by their cost. Reading and
-// encoding missed events, and joining and leaving rooms, take processor time that other users need. The unit of cost is
-// one missed event. A user gets maxPaced units at once and pacedRate units a second on average, over all connections.
+// pace limits how fast the connections of one user are attached to one owner's log. Attaching a connection has a cost,
+// because reading and encoding missed events, and joining and leaving rooms, take processor time that other users need.
+// The unit of cost is one missed event. A user gets maxPaced units at once, and on average pacedRate units per second,
+// over all connections.
 // Once a user has used more than that, the user's next connection waits before it is attached, for at most maxPace.
 //
 // maxPaced lets ten devices of a user with 2,000 rooms resume at once after an outage in which each has missed 1,500
@@ -22,7 +23,7 @@ type pace struct {
 
 const (
 	pacedRate, maxPaced = 4000, 20_000
-	// roomsPerUnit is the number of rooms that cost as much as one missed event. It was measured.
+	// roomsPerUnit is the number of rooms that cost as much as one missed event. The number was measured.
 	roomsPerUnit = 4
 	// maxPace is the longest wait. In that time, pacedRate allows a user to attach 64 connections, the maximum, with
 	// 2,000 rooms and 2,000 missed events each.

@@ -61,7 +61,9 @@ func (a *ownerCalls) resume(ctx context.Context, batch []attaching) (retry []att
 					}
 					l.answer(!slices.Contains(answer.Subscribed, l.room))
 				}
-				a.attached(n.conn) // last: attached may subscribe again to a room of the loop above
+				// Call attached after the loop, which ends the subscriptions that the client no longer wants. The client
+				// may have subscribed to the same room again, and attached begins this new subscription.
+				a.attached(n.conn)
 			}
 		})
 		if !attached {
@@ -77,7 +79,8 @@ func (a *ownerCalls) resume(ctx context.Context, batch []attaching) (retry []att
 	return append(retry, batch[len(answers):]...), nil
 }
 
-// After maxFailures failed calls for one resuming connection alone, its rooms are not recovered.
+// maxFailures is the number of failed calls for one resuming connection alone after which the gateway gives up: no room
+// of the connection is recovered.
 const maxFailures = 2
 
 // resumeFailed handles the failure of a call for one connection alone. It closes the connection if the call panicked,
@@ -113,7 +116,7 @@ func (a *ownerCalls) single() *lane[attaching] {
 
 // buffered finds, among the resume tokens of a batch, those to which the buffer reaches back, and returns the buffered
 // events above the lowest position of these tokens. It returns false if the buffer reaches back to none of the tokens,
-// or has dropped some of these events meanwhile.
+// or has dropped some of these events since the caller read bufferedAfter.
 func (a *ownerCalls) buffered(batch []attaching, bufferedAfter catalog.Position) ([]*hub.Event, bool) {
 	after := catalog.Position(-1)
 	for _, n := range batch {

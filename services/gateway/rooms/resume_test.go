@@ -25,7 +25,7 @@ func (w *world) greeted(t *testing.T, user string) *hub.Conn {
 	return c
 }
 
-// greeting returns a reply to connect with the hub's fields.
+// greeting returns a reply to connect that contains only the fields of the hub's Greeting.
 func greeting(g hub.Greeting) frame.Frame {
 	return frame.Answer("connect", &gatewayv1.Connected{ResumeToken: g.ResumeToken, NotRecovered: g.NotRecovered})
 }

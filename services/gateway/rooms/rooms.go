@@ -1,6 +1,6 @@
 // Package rooms asks the owners which rooms connections may be in: all rooms of a user when a client connects (Attach)
-// or resumes (Resume), and single rooms that a client subscribes to (Subscribe). It renews all subscriptions twice in
-// each Options.Lease. One call serves many connections, and is repeated while the owner is unavailable.
+// or resumes (Resume), and single rooms that a client subscribes to (Subscribe). It renews all subscriptions at
+// intervals of half of Options.Lease. One call serves many connections, and is repeated while the owner is unavailable.
 package rooms
 
 import (
@@ -90,10 +90,11 @@ func (r *Rooms) Run(ctx context.Context) error {
 // when all of these owners have answered.
 func (r *Rooms) Attach(c *hub.Conn) { r.attach(attaching{conn: c}, nil, nil) }
 
-// Resume is like Attach, but for a client that has all events up to the positions in the parameter had. The client gets
-// its missed events before the reply to connect. Resume also subscribes the connection to the rooms in the parameter
-// subscribed, whose missed events are included. The function answer is called once for each of these rooms, as by
-// Subscribe. Rooms whose names are malformed or whose kind has no subscriptions are returned instead.
+// Resume is like Attach, but for a client that resumes. The parameter had contains, for each log, the position up to
+// which the client has all events. The client gets its missed events before the reply to connect. Resume also
+// subscribes the connection to the rooms in the parameter subscribed. The missed events of these rooms are included.
+// The function answer is called for each of these rooms, as by Subscribe, except for rooms whose names are malformed or
+// whose kind has no subscriptions. Resume returns these rooms instead.
 func (r *Rooms) Resume(c *hub.Conn, had hub.Progress, subscribed []string, answer func(room string, refused bool)) (
 	unknown []string) {
 	subscriptions := map[*ownerCalls][]*subscription{}
@@ -127,8 +128,9 @@ func (r *Rooms) attach(n attaching, had hub.Progress, subscriptions map[*ownerCa
 }
 
 // Subscribe asks the owner of a room whether a connection may subscribe to the room, and if so, subscribes the
-// connection. The function answer is called once, unless the connection ends before, and must not wait. Subscribe
-// returns false for a room whose name is malformed or whose kind has no subscriptions.
+// connection. The function answer is called once, unless the connection ends before the owner has answered. It must not
+// wait. If the room's name is malformed, or its kind has no subscriptions, Subscribe returns false and never calls the
+// function answer.
 func (r *Rooms) Subscribe(c *hub.Conn, room string, answer func(refused bool)) (known bool) {
 	a := r.callsTo(room)
 	if a == nil {

@@ -3,7 +3,7 @@ package signal
 import "github.com/prometheus/client_golang/prometheus"
 
 // Metrics count the signals that connections of this gateway have sent, the deliveries of signals to such connections,
-// and the batches of signals that were not published, at least in part.
+// and the batches of signals that were not published, or only in part.
 type Metrics struct {
 	Sent      prometheus.Counter
 	Delivered prometheus.Counter

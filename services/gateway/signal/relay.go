@@ -134,8 +134,8 @@ func (s *Signals) publish(ctx context.Context) {
 			return
 		}
 		if err := s.publishAll(ctx); err != nil && ctx.Err() == nil {
-			// These signals are lost, at least in part. Further signals are refused only if receive, on its own
-			// connection, gets no response of Redis either.
+			// Some or all of these signals are lost. Further signals are refused only if the method receive, which
+			// has a connection of its own, gets no response from Redis either.
 			s.options.Metrics.Lost.Inc()
 			s.options.Log.Debug("signal: signals were lost", "error", err)
 		}

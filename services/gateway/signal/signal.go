@@ -71,7 +71,7 @@ func New(o Options) *Signals {
 }
 
 // Send relays a signal of a connection to all other connections whose users are members of the signal's room, including
-// those of the same user. The error is a refusal.
+// the other connections of the same user. The error is a refusal.
 func (s *Signals) Send(c *hub.Conn, declared *catalog.Signal, data frame.Data) error {
 	if len(data.Bytes) > declared.Bytes {
 		return refusal.New(refusal.InvalidField, "data of %s may have at most %d bytes", declared.Name, declared.Bytes)

@@ -15,7 +15,8 @@ import (
 // are written. In the second part, the client's close frame is read.
 const grace = 5 * time.Second
 
-// cut limits the time of all further writes, and of a write that is blocked, to grace from the first call of cut.
+// cut sets the last write deadline of the connection, which also ends a write that is blocked. The deadline is the time
+// grace after the first call of cut.
 func (c *connection) cut() {
 	if c.ending.Swap(true) {
 		return
@@ -118,8 +119,8 @@ func (c *connection) discard() {
 	}
 }
 
-// abandon makes the closing of the socket discard the data that the client has not acknowledged. Otherwise the system
-// would retransmit the data for minutes.
+// abandon sets the option of the socket with which closing it discards all data that the client has not acknowledged.
+// Without this option, the system would retransmit the data for minutes.
 func (c *connection) abandon() {
 	if tcp, ok := c.net.(interface{ SetLinger(int) error }); ok {
 		_ = tcp.SetLinger(0)

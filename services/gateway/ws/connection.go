@@ -102,8 +102,8 @@ func (c *connection) serve(ctx context.Context, h handshake) {
 }
 
 // first waits for the client's first message. It returns the message, or the refusal of a message of the wrong kind. It
-// returns false if the connection has to end. If the message is too large, or does not come in time, first sends the
-// reason.
+// returns false if the connection has to end. If the message is too large, or does not come in time, the client is sent
+// the reason.
 func (c *connection) first() (message []byte, refused error, ok bool) {
 	_ = c.net.SetReadDeadline(time.Now().Add(c.server.options.Handshake))
 	message, err := c.read()

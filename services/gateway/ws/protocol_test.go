@@ -208,8 +208,8 @@ func TestBrowser_SeesTheCloseCodeOfAFullGateway(t *testing.T) {
 }
 
 // The first frame of a connection is larger than the limit, which is the same for all frames. The gateway does not read
-// such a frame to its end and does not decode it, so it has no id for a reply. The client must get the frame "closing"
-// and the close code, but no reply.
+// such a frame to its end and does not decode it, so the id for a reply is unknown. The client must get the frame
+// "closing" and the close code, but no reply.
 func TestConnect_AFirstFrameThatIsTooLargeIsClosedWith1009(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})

@@ -8,8 +8,8 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 )
 
-// slots is the number of parts of the period between pings. Each connection is in a random slot, so that pings are
-// spread over the period even if all clients connected at once.
+// slots is the number of parts into which the period between pings is divided. Each connection is in a random slot, so
+// that pings are spread over the period even if all clients connected at once.
 const slots = 64
 
 // wheel pings every connection once in each period, with one goroutine and one timer for all connections.
@@ -70,8 +70,8 @@ func (w *wheel) run() {
 	}
 }
 
-// ping makes the writer send the client a ping, or closes the connection if the client was not known to be alive for
-// two periods.
+// ping makes the writer send the client a ping. If the client has given no sign of life for two periods, ping closes
+// the connection instead.
 func (c *connection) ping(now time.Time) {
 	defer c.server.options.Guard.Recover("ping", func() { c.conn.Close(hub.Internal) })
 	if now.UnixNano()-c.seen.Load() >= int64(2*c.server.options.Ping) {

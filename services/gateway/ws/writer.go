@@ -16,8 +16,8 @@ const (
 	chunk = 16 << 10
 	// maxUnsent bounds the bytes that the system buffers for a client and has not sent yet.
 	maxUnsent = 64 << 10
-	// buffered is more bytes than the system can hold for a client that receives nothing, see limitUnsent. If more
-	// bytes are written, the client has received some of them, so it is alive.
+	// buffered is a number of bytes that the system cannot hold for a client that receives nothing (see limitUnsent). If
+	// more bytes are written, the client has received some of them, so the client is alive.
 	buffered = 4 * maxUnsent
 )
 
@@ -108,8 +108,8 @@ func appendHeader(b []byte, op byte, final bool, length int) []byte {
 	}
 }
 
-// send writes bytes. It times out if the client accepts neither all bytes nor minProgress within about WriteWait, or,
-// after cut was called, if the client does not accept all bytes within grace.
+// send writes bytes. It times out if bytes are left after about WriteWait and the client has accepted fewer than
+// minProgress of them in that time. After cut was called, it times out if bytes are left when grace has passed.
 func (c *connection) send(b []byte) error {
 	c.torn = true
 	for len(b) > 0 {

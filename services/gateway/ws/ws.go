@@ -29,8 +29,8 @@ type Options struct {
 	Mesh   *protocol.Parts
 	// Handshake is how long a client may take to send its connect frame (0: 10 s).
 	Handshake time.Duration
-	// Ping is how often a client is sent a ping (0: 25 s). If a client is not known to be alive for two such periods,
-	// its connection is closed.
+	// Ping is how often a client is sent a ping (0: 25 s). If a client gives no sign of life for two such periods, its
+	// connection is closed.
 	Ping time.Duration
 	// WriteWait is how long a client may take to accept 4 KiB (0: 10 s).
 	WriteWait time.Duration

@@ -1,6 +1,6 @@
 // Package rule decides which events of other services raise which notifications. It does no I/O. The id of a
-// notification is derived from the event and the recipient. So raising a notification again, such as after events were
-// read again, does not change its id. The consumer's checkpoint keeps an event from raising notifications twice.
+// notification is derived from the event and the recipient. So if an event is handled again, its notifications have the
+// same ids as before. The checkpoint of the consumer prevents an event from raising notifications twice.
 package rule
 
 import (
@@ -25,7 +25,7 @@ type About struct {
 // idNamespace is the UUID namespace of the ids of notifications.
 var idNamespace = uuid.MustParse("b0c3cf60-8a2e-5b43-9d0c-6d5a1c2e7f10")
 
-// Raise returns the notifications that an event raises: a user whom another user added to a conversation is notified.
+// Raise returns the notifications that an event raises: one for each user whom another user added to a conversation.
 func Raise(a About) (raised []*notificationv1.Raised) {
 	var added []string
 	switch e := a.Event.(type) {

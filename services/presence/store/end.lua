@@ -1,4 +1,4 @@
--- Ends a session of a user, and adds its connections to those that their gateways must close.
+-- Ends a session of a user, and adds the connections of the session to the connections that their gateways must close.
 -- KEYS: the sessions of the user, the rooms of these sessions
 -- ARGV: session, prefix of the keys of the connections that a gateway must close (the gateway's name follows)
 -- Returns the time in µs at which the session was first ended, or 0 if there is no such session.

@@ -1,11 +1,11 @@
--- Ends a gateway whose lease has expired by the clock of Redis. Each call ends at most maxPerCall connections.
--- Returns 0 if the gateway has no lease or its lease has not expired, 1 if the gateway has ended, and 2 if it still has
--- connections.
+-- Ends a gateway whose lease has expired according to the clock of Redis. Each call ends at most maxPerCall
+-- connections. Returns 0 if the gateway has no lease or its lease has not expired, 1 if the gateway has ended, and 2 if
+-- it still has connections.
 local ends = redis.call('ZSCORE', leases, gateway)
 if not ends or tonumber(ends) > now then return 0 end
 
--- Update count and digest too. If the gateway reports again, its own count and digest differ from these, so it must
--- report all its connections.
+-- Besides the connections, update the stored count and digest. If the gateway reports again, its own count and digest
+-- differ from these, so it must report all its connections.
 local count, digest = string.match(redis.call('HGET', digests, gateway) or '0:0', '^(%d+):(%d+)$')
 count, digest = tonumber(count), tonumber(digest)
 local kept = redis.call('HRANDFIELD', connections, maxPerCall, 'WITHVALUES')

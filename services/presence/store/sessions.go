@@ -13,8 +13,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// SessionRetention is how long a session without a connection is stored after its last report, unless it is deleted
-// earlier because the user has too many sessions (see prune in state.lua).
+// SessionRetention is how long a session without a connection is stored after its last report. A session is deleted
+// earlier if the user has too many sessions (see prune in state.lua).
 const SessionRetention = 7 * 24 * time.Hour
 
 // Session is one device of a user, over all the connections that resumed it.
@@ -108,8 +108,8 @@ func readSession(id, text string) (session Session, ended bool, err error) {
 }
 
 // EndSession ends a session of a user. Gateways close its connections, and connections that resume it later. EndSession
-// returns the number of the change, which is the time of Redis in µs at which the session was first ended, or 0 if
-// the user has no session with this id.
+// returns the number of the change: the time of Redis, in µs, at which the session was first ended. It returns 0 if the
+// user has no session with this id.
 func (s *Store) EndSession(ctx context.Context, user, id string) (number int64, err error) {
 	number, err = s.end.Run(ctx, s.redis, []string{s.prefix + "sessions:" + user, s.prefix + "rooms:" + user}, id, s.prefix+"ended:").Int64()
 	if err != nil {

@@ -1,8 +1,9 @@
--- The common part of report.lua and expire.lua. New in store.go puts this part in front of each of the two, and a line
--- that defines keptFor and maxPerCall in front of this part.
--- KEYS: leases, connections of the gateway, number of its last report, digests, online, state, dirty,
---       connections that the gateway must close, connections in the parts of a report so far, prefix of the keys of
---       sessions, prefix of the keys of their rooms (the user's id follows each prefix)
+-- The common part of the scripts report.lua and expire.lua. The function New in store.go joins the source of each
+-- script: first a line that defines keptFor and maxPerCall, then this file, then the script's own file.
+-- KEYS: leases, connections of the gateway, number of its last report, digests, online (the number of connections
+--       of each user), state and dirty (see change), connections that the gateway must close, connections in the parts
+--       of a report so far, prefix of the keys of sessions, prefix of the keys of their rooms (the user's id follows
+--       each prefix)
 -- ARGV: gateway, then the arguments of the script itself
 local leases, connections, newest, digests = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local online, state, dirty = KEYS[5], KEYS[6], KEYS[7]
@@ -78,7 +79,8 @@ local function subscribe(user, id, on, one, rooms)
   redis.call('PEXPIRE', subscribed .. user, whole(keptFor))
 end
 
--- Returns a list of connections without one of them, and whether that one was the newest.
+-- The parameter on is a list of connections, and the parameter one is a connection. The function returns the list
+-- without this connection, and whether this connection was the newest in the list.
 local function without(on, one)
   local others, newest_one = {}, false
   for at in string.gmatch(on, '[^,]+') do
@@ -88,9 +90,9 @@ local function without(on, one)
   return others, newest_one
 end
 
--- Deletes sessions of a user before one more is stored. These are the sessions without a connection that were not
--- reported for keptFor ms. If at least 50 sessions are left, the one among them that has been without a connection for
--- the longest time is deleted too.
+-- Deletes old sessions of a user, before one more session is stored: the sessions that have no connection and were not
+-- reported for keptFor ms. If at least 50 sessions are left, the function also deletes the session that has been
+-- without a connection for the longest time.
 local function prune(user)
   local key = sessions .. user
   local function forget(id)
@@ -114,8 +116,8 @@ local function prune(user)
 end
 
 -- Stores that a session has an open connection. If the connection is stored already, its token is stored only if the
--- session has no newer connection. If the user has ended the session, the connection is instead added to those that the
--- gateway must close.
+-- session has no newer connection. If the user has ended the session, nothing is stored for the session, and the
+-- connection is added to the connections that the gateway must close.
 local function begin(user, id, connection, since, token, device, rooms)
   local one = connection .. '/' .. gateway
   local kept = redis.call('HGET', sessions .. user, id)

@@ -1,6 +1,6 @@
 // Package store stores presence in Redis: the connections of each gateway and, derived from them, which users are
 // online and the sessions of each user. Only scripts change them, because Redis executes a script atomically. If a user
-// goes online or offline, the script numbers this change by the clock of Redis, and marks it as unpublished.
+// goes online or offline, the script numbers this change with the time of Redis, and marks it as unpublished.
 //
 // All keys of an installation have the same hash tag, so that a script's keys are on one node of a Redis Cluster.
 package store
@@ -70,7 +70,7 @@ type Answer string
 // The results of a report.
 const (
 	OK        Answer = "ok"
-	ReportAll Answer = "again" // no lease, or another count or digest; the gateway must report all its connections
+	ReportAll Answer = "again" // no lease, or the count or digest differs; the gateway must report all its connections
 	Old       Answer = "old"   // a newer report of the gateway was applied already
 )
 

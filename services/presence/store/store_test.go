@@ -312,7 +312,7 @@ func TestReport_FromManyAtOnce(t *testing.T) {
 					g.users[connection] = "bob"
 					changes := []*meshv1.ConnectionChange{{Connection: connection, User: "bob"}}
 					if n == 0 {
-						changes = nil // the report contains all connections
+						changes = nil // the first report contains all connections
 					}
 					g.report(n == 0, changes...)
 					if n > 0 || i > 0 {
@@ -334,7 +334,8 @@ func TestReport_FromManyAtOnce(t *testing.T) {
 	})
 }
 
-// runOut calls Expire until the lease of a gateway has expired. Before each call, it calls the function meanwhile.
+// runOut calls Expire until the lease of a gateway has expired. It calls the function meanwhile before each of these
+// calls.
 func runOut(t *testing.T, s *store.Store, meanwhile func()) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); ; {

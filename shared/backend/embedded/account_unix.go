@@ -27,9 +27,9 @@ func (a account) String() string {
 	return fmt.Sprintf("uid %d, which PostgreSQL runs as because it refuses to run as root,", a.uid)
 }
 
-// chooseAccount returns the account that runs the server. If this process is root, that is the owner of the existing
-// data, or "nobody" if there is no data or root owns it. If this process is not root, it is the process's own account,
-// and data that belongs to another account is an error.
+// chooseAccount returns the account that runs the server. If this process is root, the result is the owner of the
+// existing data, or "nobody" if there is no data or root owns the data. If this process is not root, the result is this
+// process's own account, and data that belongs to another account is an error.
 func chooseAccount(data string) (account, error) {
 	var stat syscall.Stat_t
 	exists := syscall.Stat(data, &stat) == nil

@@ -47,7 +47,7 @@ type archive struct {
 	log      *slog.Logger
 }
 
-// downloadedBinaries returns the programs of archiveVersion. It downloads them unless an earlier start did.
+// downloadedBinaries returns the programs of archiveVersion. It downloads them unless an earlier start has done so.
 func downloadedBinaries(ctx context.Context, o PostgresOptions, who account) (binaries, error) {
 	dir, err := cacheDir(o.CacheDir, who)
 	if err != nil {
@@ -201,8 +201,8 @@ func downloadArchive(ctx context.Context, into, source string) error {
 	return err
 }
 
-// unpack unpacks a .txz into the folder dir. All users may read the files and run the programs among them. An entry
-// cannot be written outside of that folder.
+// unpack unpacks a .txz into the folder dir. All users may read the files and run the programs among them. An entry of
+// the archive cannot be written outside of dir.
 func unpack(ctx context.Context, file, dir string) error {
 	f, err := os.Open(file)
 	if err != nil {

@@ -34,7 +34,8 @@ const (
 )
 
 // publish serves an archive over HTTP in the same way as the source from which the library embedded-postgres downloads
-// it. Every platform gets the same archive. The result sum is the archive's checksum, and fetched counts the downloads.
+// its archives. Every platform gets the same archive. The result sum is the archive's checksum, and the result fetched
+// counts the downloads.
 func publish(t *testing.T, txz string) (source, sum string, fetched *atomic.Int32) {
 	t.Helper()
 	content, err := base64.StdEncoding.DecodeString(txz)

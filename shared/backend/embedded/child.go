@@ -70,7 +70,7 @@ type stopping int
 
 const (
 	stopFast stopping = iota // orderly: memory is written to disk
-	stopNow                  // at once: the next start recovers
+	stopNow                  // at once: the next start recovers as after a crash
 )
 
 // run runs a program until the program or ctx ends, and returns the program's output.
@@ -101,8 +101,8 @@ func run(ctx context.Context, cmd *exec.Cmd) ([]byte, error) {
 const signalGap = 500 * time.Millisecond
 
 // stopped reports whether ctx ends within signalGap. A supervisor that stops all processes of a service, such as
-// systemd, signals this process and its children at about the same time. So a child that has ended may have been
-// stopped on purpose.
+// systemd, signals this process and its children at about the same time. So a child may have been stopped on purpose
+// although the signal to this process has not ended ctx yet.
 func stopped(ctx context.Context) bool {
 	select {
 	case <-ctx.Done():

@@ -56,7 +56,7 @@ func openCluster(ctx context.Context, o PostgresOptions) (*cluster, error) {
 
 func (c *cluster) close() {
 	if c.handle != nil {
-		_ = c.handle.Close() // the handle was only passed on
+		_ = c.handle.Close() // an error does not matter: only PostgreSQL's programs used the handle
 	}
 }
 
@@ -101,8 +101,8 @@ func (c *cluster) command(dir, name string, args ...string) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// create creates the data if it is missing. The folder gets its name once it is complete, so an interrupted creation
-// starts over.
+// create creates the data if it is missing. The folder gets its final name only once it is complete, so the next start
+// repeats an interrupted creation.
 func (c *cluster) create(ctx context.Context) error {
 	if _, err := os.Stat(c.dir); err == nil {
 		return nil

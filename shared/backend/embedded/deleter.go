@@ -157,10 +157,10 @@ func (d *deleter) committed(ctx context.Context) (map[place]int64, error) {
 	return lowest, nil
 }
 
-// expired looks for expired records of one topic. For each partition that has some, it adds the offset of the first
-// record that is kept to the offsets in the parameter remove. It keeps records that a group has not read, according to
-// the parameter committed. It also keeps the last record of a partition, so that the partition's offsets continue after
-// a restart.
+// expired looks for expired records of one topic. For each partition that has some, it adds an offset to the parameter
+// remove: the offset of the first record that is kept. It keeps records that a group has not read, according to the
+// parameter committed. It also keeps the last record of a partition, so that the partition's offsets continue after a
+// restart.
 func (d *deleter) expired(ctx context.Context, topic string, retention time.Duration,
 	oldest, ends map[int32]kadm.ListedOffset, committed map[place]int64, remove kadm.Offsets) error {
 	some := false

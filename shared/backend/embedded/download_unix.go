@@ -35,8 +35,8 @@ func init() {
 }
 
 // passedOn contains the environment variables that the child inherits from this process, in upper or lower case: PATH,
-// and those that configure network access. The child does not inherit the others, because they may contain secrets, and
-// other processes of the child's account can read its environment.
+// and those that configure network access. The child inherits no other variables, because they may contain secrets, and
+// other processes of the child's account can read the child's environment.
 var passedOn = []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "PATH"}
 
 // download runs downloadArchive under the account.

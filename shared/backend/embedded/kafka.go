@@ -157,7 +157,7 @@ func (k *Kafka) keepUnlimited() {
 				}
 			}
 			if resource.ResourceType == kmsg.ConfigResourceTypeTopic {
-				own := kmsg.NewAlterConfigsRequestResourceConfig() // the request replaces all settings
+				own := kmsg.NewAlterConfigsRequestResourceConfig() // the request removes all settings that it does not contain
 				own.Name, own.Value = retentionSetting, &unlimited
 				resource.Configs = append(resource.Configs, own)
 			}

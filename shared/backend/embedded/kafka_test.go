@@ -38,7 +38,8 @@ func openClients(t *testing.T, k backend.Kafka) (*kgo.Client, *kadm.Client) {
 	return client, kadm.NewClient(client)
 }
 
-// produce sends records that appear to be as old as the parameter age, and waits until they are acknowledged.
+// produce sends records and waits until they are acknowledged. The parameter age is the age of the records by their
+// timestamps.
 func produce(t *testing.T, client *kgo.Client, topic string, count int, age time.Duration) {
 	t.Helper()
 	for i := range count {

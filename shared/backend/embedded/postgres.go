@@ -36,7 +36,7 @@ type PostgresOptions struct {
 	Binaries string            // a folder of PostgreSQL's programs, 17 or later; default: installed, else downloaded
 	CacheDir string            // contains downloaded programs; default: a folder of the user's cache (root: the machine's)
 	Cache    int64             // bytes of memory for the cache of pages (0: 128 MiB); at least 128 MiB, at most 2 GiB
-	Settings map[string]string // further server settings, such as fsync=off in tests; they take precedence
+	Settings map[string]string // further server settings, such as fsync=off in tests; they override the usual ones
 	Log      *slog.Logger      // logs steps that take long, such as a download; default: nothing is logged
 }
 

@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// endsWithUs returns no attributes, because these systems cannot end a child together with this process. The next start
-// stops a server that was left behind.
+// endsWithUs returns empty attributes, because these systems cannot end a child together with this process. The next
+// start stops a server that was left behind.
 func endsWithUs() *syscall.SysProcAttr { return &syscall.SysProcAttr{} }
 
 // isServerOf reports whether a process exists and runs PostgreSQL. The process id comes from the data folder, so the

@@ -10,8 +10,8 @@ const (
 )
 
 // sized returns the settings for a server with a cache of the given number of bytes (0: minCache). A number below
-// minCache or above maxCache is replaced by that limit. The checkpoints and the WAL (write-ahead log) below are those
-// of PostgreSQL.
+// minCache or above maxCache is replaced by that limit. In this comment, checkpoints are those of PostgreSQL, and the
+// WAL is PostgreSQL's write-ahead log.
 //
 //   - shared_buffers is the cache. The indexes of event logs get new entries at random places. A page that is not in
 //     the cache has to be read, and later written, for a single entry.

@@ -17,7 +17,7 @@ import (
 // storage checks whether the broker can store records. A broker with a full disk refuses records but still answers
 // requests that store nothing, such as those of health checks, so a check has to write something itself.
 type storage struct {
-	path string // the file that check writes; it has no other use
+	path string // the file that the method check writes; the file has no other use
 	log  *slog.Logger
 
 	mu  sync.Mutex

@@ -56,7 +56,7 @@ func TestKafka_ChecksFailWhileItCannotWrite(t *testing.T) {
 	_, k := startKafka(t, embedded.KafkaOptions{Dir: dir})
 	require.NoError(t, k.Check(t.Context()))
 	obstacle := filepath.Join(dir, "probe")
-	full := t.TempDir() // gets a file, so that the broker cannot remove the folder when it writes its probe
+	full := t.TempDir() // gets a file, because os.Remove in the broker's check would delete an empty folder
 	require.NoError(t, os.WriteFile(filepath.Join(full, "file"), nil, 0o600))
 	require.Eventually(t, func() bool { return os.Rename(full, obstacle) == nil }, 5*time.Second, time.Millisecond)
 	require.Eventually(t, func() bool { return k.Check(t.Context()) != nil }, 10*time.Second, 50*time.Millisecond)

@@ -34,13 +34,13 @@ type Log struct {
 
 	t       testing.TB
 	owner   string
-	tables  []string // of the owner's migrations
+	tables  []string // tables that the owner's migrations create
 	work    context.Context
 	running sync.WaitGroup
 
 	mu       sync.Mutex
 	followed []projection.Applier
-	position catalog.Position // of the newest event that AppendAll has committed
+	position catalog.Position // position of the newest event that AppendAll has committed
 }
 
 // Open opens and runs the log of an owner ("chat"), with the migrations of its projections (nil: none).

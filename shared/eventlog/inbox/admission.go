@@ -105,8 +105,8 @@ func (a *Admission) QueueReads(b *pgx.Batch, i *Inbox, all []Change) {
 	}
 }
 
-// Check returns a *StaleCheckpointError or a *ParkedChangedError if a change was decided on an outdated state, and nil
-// otherwise.
+// Check returns a *StaleCheckpointError or a *ParkedChangedError if a change was decided on an outdated state. The
+// result nil means that the change can be admitted.
 func (a *Admission) Check(c Change) error {
 	if moves := c.Advance; moves != nil {
 		if have, ok := a.checkpoints[moves.Of]; !ok || have != moves.From {

@@ -73,7 +73,7 @@ type Consumer struct {
 // Fence marks a change of a topic's partition count: events above Position are in the partitions to which the new
 // count, Partitions, assigns their streams.
 type Fence struct {
-	From, To   int32 // epochs
+	From, To   int32 // numbers of the epochs before and after the change
 	Position   catalog.Position
 	Partitions int32
 }

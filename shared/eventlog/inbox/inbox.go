@@ -16,7 +16,7 @@ import (
 
 // Options configure an Inbox. All fields are required.
 type Options struct {
-	Owner string // of the log
+	Owner string // owner of the log
 	Pool  *pgxpool.Pool
 	// SQL returns a statement with the log's schema in place of "owner.".
 	SQL func(statement string) string

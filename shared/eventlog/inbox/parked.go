@@ -140,8 +140,8 @@ func (i *Inbox) ParkedOf(ctx context.Context, source, topic string) (all []Parke
 	return all, revision, nil
 }
 
-// ListParked returns up to limit parked streams that follow the one in the parameter after, in the order of source,
-// stream and topic. If this parameter is the zero value, ListParked begins with the first parked stream.
+// ListParked returns up to limit parked streams, in the order of source, stream and topic. It begins with the one that
+// follows the given parked stream, or with the first one if the zero value is given.
 func (i *Inbox) ListParked(ctx context.Context, after Parked, limit int) ([]Parked, error) {
 	return i.parked(ctx, sqlListParked, after.Source, after.Stream, after.Topic, limit)
 }

@@ -86,8 +86,7 @@ func storeLists(t *testing.T, changes int) {
 }
 
 // A user enters and leaves a room while Rooms is called. The rooms that a call returns must be the rooms as of the
-// position that the call returns, whether Rooms has
-// stored the users' rooms in lists (see maxChanges) or not.
+// position that the call returns, whether Rooms has stored the users' rooms in lists (see maxChanges) or not.
 func TestRooms_AreAsOfTheirPosition(t *testing.T) {
 	for name, changes := range map[string]int{"without lists": maxChanges, "with lists": 0} {
 		t.Run(name, func(t *testing.T) {

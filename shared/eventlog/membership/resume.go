@@ -21,7 +21,7 @@ type Resumer struct {
 	// After is the position up to which the user has all events.
 	After catalog.Position
 	// EventsAfter is the position above which events are read. It is greater than After if the gateway has the events
-	// between the two in its event buffer, and equal to After otherwise.
+	// between After and EventsAfter in its event buffer. If not, it is equal to After.
 	EventsAfter catalog.Position
 	// Subscribed are the rooms that the user is subscribed to without being a member; their events are read as well.
 	Subscribed []string
@@ -48,8 +48,8 @@ type Missed struct {
 
 // Bounds limit the events that one Resumer gets. If there are more events, the largest rooms are not recovered.
 type Bounds struct {
-	Events int // of one room; 0: 1,000
-	Bytes  int // of all rooms; 0: 4 MiB
+	Events int // maximum number of events of one room; 0: 1,000
+	Bytes  int // maximum size of the events of all rooms, in bytes; 0: 4 MiB
 }
 
 // maxMissed bounds the events of one result, because the owner and the gateway both hold a whole result in memory. The
@@ -172,8 +172,8 @@ func (x reader) intervalsSince(ctx context.Context, resumers []Resumer) ([][]int
 	return all, head, err
 }
 
-// count counts the events of the gaps, as far as the numbers matter: a gap with more events than the parameter limit
-// counts as limit+1, and once the sum exceeds what a result can contain, the remaining gaps stay uncounted.
+// count counts the events of the gaps, as far as the numbers matter: a gap with more than limit events counts as
+// limit+1, and once the sum exceeds what a result can contain, the remaining gaps stay uncounted.
 //
 // Small gaps are counted before large ones, because more of them fit into a result. The first pass counts each gap up
 // to an equal share of one result. The second pass counts the larger gaps up to an equal share of four results. The
@@ -282,12 +282,12 @@ type gaps struct {
 	resumers  []Resumer
 	intervals [][]interval.Interval
 	head      catalog.Position
-	of        [][]interval.Gap // by resumer
-	all       []interval.Gap   // each once
+	of        [][]interval.Gap // gaps of each resumer
+	all       []interval.Gap   // all gaps, each once
 	seen      map[interval.Gap]bool
 	sizes     map[interval.Gap]size // of counted gaps; the field bytes is 0 until a gap is measured
 
-	chosen     []interval.Gap     // to be read
+	chosen     []interval.Gap     // gaps to be read
 	boundaries []catalog.Position // positions of the events at which the memberships begin and end
 }
 
@@ -312,9 +312,9 @@ func (g *gaps) add(resumer int, n interval.Gap) {
 
 func (g *gaps) counts(n interval.Gap, events int) { g.sizes[n] = size{events: events} }
 
-// choose returns the rooms to read for each resumer, as many as the bounds allow: of the rooms in the parameter
-// candidates or, if this parameter is nil, of all rooms of the resumer. The result leaves out the last resumers if the
-// events of all resumers would exceed maxMissed.
+// choose returns the rooms to read for each resumer, as many as the bounds allow. It chooses among the rooms in the
+// parameter candidates; nil: among all rooms of the resumer. The result leaves out the last resumers if the events of
+// all resumers would exceed maxMissed.
 func (g *gaps) choose(b Bounds, candidates []map[string]bool) (near []map[string]bool) {
 	read := map[string]size{} // by room: the approximate size of the events that are chosen for earlier resumers
 	var total size
@@ -324,7 +324,7 @@ func (g *gaps) choose(b Bounds, candidates []map[string]bool) (near []map[string
 		}
 		rooms, counted := g.roomsOf(i)
 		if !counted && i > 0 {
-			break // the gaps that were counted already have more events than one result can contain
+			break // the counted gaps alone have more events than one result can contain
 		}
 		chosen := map[string]bool{}
 		var own, more size

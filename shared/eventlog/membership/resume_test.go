@@ -141,7 +141,7 @@ func TestResume_AnswersFewerResumersIfTheAnswerIsTooLarge(t *testing.T) {
 	}
 }
 
-// large commits a conversation between alice and the users in the parameter others, in which each message has 32 KiB.
+// large commits a conversation of alice and the given other users. Each message has 32 KiB.
 func large(t *testing.T, l *eventlog.Log, id string, messages int, others ...string) {
 	t.Helper()
 	all := []proto.Message{started(id, append(others, "alice")...)}

@@ -1,6 +1,6 @@
 -- +goose Up
 
--- Names, addresses and ids are compared byte by byte.
+-- Columns with the collation "C" are compared byte by byte.
 CREATE TABLE events (
     position     bigint PRIMARY KEY,
     stream       text COLLATE "C" NOT NULL,
@@ -9,7 +9,7 @@ CREATE TABLE events (
     type         text NOT NULL,
     topic        text NOT NULL,
     actor        text NOT NULL,
-    cause        text NOT NULL, -- command id
+    cause        text NOT NULL, -- id of the command that caused the event
     command_type text NOT NULL,
     correlation  text NOT NULL,
     time         timestamptz NOT NULL,
@@ -74,8 +74,8 @@ CREATE TABLE projections (
     position bigint NOT NULL
 );
 
--- The state of the relay: everything up to position is confirmed by the broker, and partitions has the position of the
--- newest record in each partition.
+-- The state of the relay. The broker has confirmed every event up to the position in the column position. The column
+-- partitions contains the position of the newest record in each partition.
 CREATE TABLE relay (
     single     boolean PRIMARY KEY DEFAULT true CHECK (single), -- there is only one row
     position   bigint NOT NULL,

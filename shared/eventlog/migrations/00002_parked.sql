@@ -7,7 +7,7 @@ CREATE TABLE parked (
     stream  text COLLATE "C" NOT NULL,
     version bigint NOT NULL,
     record  bytea NOT NULL, -- edumatrix.mesh.v1.Record
-    error   text NOT NULL, -- empty: the event waits behind another one
+    error   text NOT NULL, -- empty: an earlier event of the stream failed
     at      timestamptz NOT NULL,
     PRIMARY KEY (source, stream, version)
 );

@@ -12,7 +12,8 @@ CREATE TABLE incarnations (
 );
 INSERT INTO incarnations SELECT 1, left(replace(gen_random_uuid()::text, '-', ''), 12), 0, 0, now();
 
--- The partition count by which the relay hashes each topic, and the epoch of that count.
+-- For each topic, the number of partitions that determines the partition of each stream, and the epoch in which the
+-- topic has this number.
 ALTER TABLE relay ADD COLUMN topics jsonb NOT NULL DEFAULT '{}'; -- {"topic": {"Epoch": 1, "Count": 3, …}, …}
 
 -- +goose Down

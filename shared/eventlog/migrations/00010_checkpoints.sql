@@ -7,7 +7,7 @@ CREATE TABLE consumers (
     start        bigint NOT NULL, -- position above which this release consumes events
     since        timestamptz, -- events before this time are ignored; null: no event is ignored
     readings_end bigint NOT NULL DEFAULT 0, -- position up to which an earlier release may have applied events
-    epoch        integer NOT NULL, -- of the topic when its consumption began
+    epoch        integer NOT NULL, -- the topic's epoch when its consumption began
     partitions   integer NOT NULL, -- number of partitions in that epoch
     revision     bigint NOT NULL DEFAULT 0, -- number of changes of the parked streams
     PRIMARY KEY (source, topic)
@@ -18,39 +18,41 @@ CREATE TABLE checkpoints (
     source      text COLLATE "C" NOT NULL,
     topic       text COLLATE "C" NOT NULL,
     partition   integer NOT NULL,
-    position    bigint NOT NULL, -- everything up to this position is applied
+    position    bigint NOT NULL, -- every event up to this position is applied or belongs to a parked stream
     index       integer NOT NULL, -- number of effects of the next event that are applied already
-    incarnation text NOT NULL, -- of the source's log
+    incarnation text NOT NULL, -- incarnation of the source's log
     epoch       integer NOT NULL,
     partitions  integer NOT NULL, -- number of partitions in that epoch
     PRIMARY KEY (source, topic, partition)
 );
 
--- Changes of a topic's partition count: events above the fence are hashed by the new count. All partitions use the same
--- row, whichever of them noticed the change first.
+-- Changes of a topic's partition count: the new count determines the partitions of the events above the fence. All
+-- partitions use the same row, whichever of them noticed the change first.
 CREATE TABLE fences (
     source     text COLLATE "C" NOT NULL,
     topic      text COLLATE "C" NOT NULL,
     from_epoch integer NOT NULL,
     to_epoch   integer NOT NULL,
-    fence      bigint NOT NULL, -- position
+    fence      bigint NOT NULL, -- position of the fence
     partitions integer NOT NULL, -- number of partitions above the fence
     PRIMARY KEY (source, topic, from_epoch)
 );
 
--- Streams of other owners that are parked: none of their events is applied, from the one that failed on.
+-- Parked streams of other owners. The event that failed and the later events of the stream are not applied.
 CREATE TABLE parked_streams (
     source     text COLLATE "C" NOT NULL,
     topic      text COLLATE "C" NOT NULL,
     stream     text COLLATE "C" NOT NULL,
-    position   bigint NOT NULL, -- of the event that failed
-    index      integer NOT NULL, -- number of its effects that are applied already
+    position   bigint NOT NULL, -- position of the event that failed
+    index      integer NOT NULL, -- number of the failed event's effects that are applied already
     version    bigint NOT NULL, -- version of the event that failed
     waiting    bigint NOT NULL, -- number of later events that were passed over
     record     bytea NOT NULL, -- edumatrix.mesh.v1.Record of the event that failed, without its body
     error      text NOT NULL,
     at         timestamptz NOT NULL,
-    held_until timestamptz, -- until then no event of the stream may be passed over: a retry is about to catch up
+    -- An operator's retry is about to catch up with the checkpoint: until this time, no further event of the stream may
+    -- be passed over. Null: the stream is not held.
+    held_until timestamptz,
     PRIMARY KEY (source, topic, stream)
 );
 

@@ -1,6 +1,6 @@
 -- +goose Up
 
--- The time after which the event is no longer shown. Null: it is always shown.
+-- The time from which the event is delivered without its personal fields. Null: the event does not expire.
 ALTER TABLE events ADD COLUMN expires timestamptz;
 
 -- Timers: commands to be sent at a later time. The table contains the timers that the events of each stream have set,

@@ -1,8 +1,8 @@
 -- +goose Up
 
--- The number of rooms of a kind ("conversation") that a user is in. It is compared with a bound under the log's lock,
--- where counting thousands of rows would block all other writers. Triggers update it when memberships change, whichever
--- release changes them.
+-- The number of rooms of a kind ("conversation") that a user is in. The number is compared with a bound under the log's
+-- lock, where counting thousands of rows would block all other writers. Triggers update the number when memberships
+-- change, so that it is right even if an earlier release changes them.
 CREATE TABLE member_rooms (
     member text COLLATE "C" NOT NULL,
     kind   text COLLATE "C" NOT NULL,
@@ -37,7 +37,8 @@ CREATE TRIGGER rooms_are_opened AFTER INSERT ON memberships REFERENCING NEW TABL
 CREATE TRIGGER rooms_are_closed AFTER UPDATE ON memberships REFERENCING OLD TABLE AS was NEW TABLE AS is_now
     FOR EACH STATEMENT EXECUTE FUNCTION rooms_are_closed();
 
--- The locks that the creation of the triggers takes hold up commits until this migration is done.
+-- The creation of the triggers has locked the table memberships until this migration is committed. So no membership
+-- changes between this count and the first call of a trigger.
 INSERT INTO member_rooms (member, kind, rooms)
 SELECT member, split_part(room, ':', 1), count(*) FROM memberships WHERE closed_position IS NULL GROUP BY 1, 2;
 

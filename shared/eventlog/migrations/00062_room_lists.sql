@@ -2,16 +2,17 @@
 
 -- For users with many rooms: the rooms that a user was in as of a position, sorted and separated by commas, which names
 -- of rooms do not contain. Readers write a list when they had to read many memberships, so that the next reader reads
--- only those that have changed since. Without the list, the answer is the same, and takes longer.
+-- only the memberships that have changed since. Without the list, the answer is the same, and takes longer.
 CREATE TABLE room_lists (
     member   text COLLATE "C" PRIMARY KEY,
     position bigint NOT NULL,
     rooms    text COLLATE "C" NOT NULL
 );
--- Decompressing a list would take longer than reading it.
+-- Lists are stored uncompressed, because decompressing a list would take longer than reading it.
 ALTER TABLE room_lists ALTER COLUMN rooms SET STORAGE EXTERNAL;
 
--- This index finds the memberships of a user that were opened above a position, and has all that is read of them.
+-- This index finds the memberships of a user that were opened above a position. It includes the room, so that the query
+-- reads only the index.
 CREATE INDEX memberships_opened ON memberships (member, opened_position) INCLUDE (room) WHERE closed_position IS NULL;
 
 -- +goose Down

@@ -67,7 +67,7 @@ func following(t testing.TB, l *eventlog.Log, p Applier) *follower {
 	t.Helper()
 	f := newFollower(l, p)
 	lease, _, err := l.TakeLease(t.Context(), f.name, advisory.LeaseOptions{Renewal: time.Hour, Silence: time.Hour,
-		Every: standbyPollInterval}) // the follower must not lose its lease on a busy machine
+		Every: standbyPollInterval}) // the long times keep the lease on a busy machine
 	if err != nil {
 		t.Fatal(err)
 	}

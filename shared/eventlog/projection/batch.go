@@ -10,10 +10,11 @@ import (
 // Statement is a statement that writes the rows of a batch.
 type Statement struct {
 	sql string
-	key int // number of leading columns that form the key; a row replaces an earlier one with the same key; 0: no key
+	key int // number of leading columns that form the key (see Projection.Statement); 0: there is no key
 }
 
-// sqlByIndex makes the server write a batch by index lookups, whatever the statistics of quickly grown tables suggest.
+// sqlByIndex makes the server find rows by index lookups when it writes a batch. The statistics of a table that has
+// grown quickly are outdated, and could otherwise make the server scan the whole table.
 const sqlByIndex = `SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
   set_config('enable_mergejoin', 'off', true)`
 

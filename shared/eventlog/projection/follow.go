@@ -47,15 +47,15 @@ type Tx interface {
 	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
 }
 
-// gatherDelay is how long a projection collects commits for one transaction, unless a query of this process waits for
-// one of them.
+// gatherDelay is how long a projection waits for further commits, so that it applies several commits in one
+// transaction. The wait ends at once if a query of this process waits for the projection.
 const gatherDelay = 30 * time.Millisecond
 
 // maxBatch is the maximum number of events that are read at a time.
 const maxBatch = 500
 
-// pollInterval is how long a projection waits for a notification that the log has moved. Then it reads the log even
-// without a notification.
+// pollInterval is how long a projection waits for a notification that the log has moved. After this time, it reads the
+// log even without a notification.
 const pollInterval = time.Second
 
 // maxApply bounds the time of a batch, so that a connection on which the server does not respond is given up.
@@ -144,7 +144,7 @@ func (f *follower) lead(ctx context.Context) error {
 }
 
 // check reads the positions of the projection and of the log, and inserts the projection's row if there is none. A
-// rebuild or a reset may have moved the projection.
+// rebuild or a reset may have changed the projection's position.
 func (f *follower) check(ctx context.Context) error {
 	b := &pgx.Batch{}
 	b.Queue(f.log.SQL(sqlAdd), f.p.Name())

@@ -195,8 +195,8 @@ func TestFollow_AnotherInstanceTakesOver(t *testing.T) {
 	checkCounts(t, l, 2)
 }
 
-// loseApplied deletes the rows of the projection counts, sets its position to 0, and ends all sessions. A crash of
-// PostgreSQL has the same effect if the rows were not on disk yet.
+// loseApplied deletes the rows of the projection "counts", sets the projection's position to 0, and ends all sessions.
+// A crash of PostgreSQL has the same effect if the rows were not on disk yet.
 func loseApplied(t *testing.T, url string) {
 	t.Helper()
 	err := pgx.BeginFunc(t.Context(), pgtest.Pool(t, url), func(tx pgx.Tx) error {
@@ -263,7 +263,8 @@ func TestWaitFor_FallsBackWhenTheServerHasLostRows(t *testing.T) {
 
 // PostgreSQL has crashed, and an instance has not noticed it: in memory, the instance still has the projection's
 // position from before the crash. A query of the instance then reads rows in a session that was opened after the crash.
-// ReadConsistently must notice that, wait until the projection has reached the position again, and repeat the read.
+// ReadConsistently must notice the crash, wait until the projection has reached the position again, and repeat the
+// read.
 func TestReading_FallsBackWhenTheServerHasLostRows(t *testing.T) {
 	t.Parallel()
 	for _, when := range []string{"before the query", "between the wait and the read"} {

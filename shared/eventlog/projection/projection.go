@@ -37,7 +37,7 @@ type Projection struct {
 	statements []*Statement
 	functions  map[string]function // by event
 	ignored    map[string]bool     // events that the projection leaves out on purpose
-	problems   []error             // of the declaration, for Check
+	problems   []error             // errors of the declaration, which Check returns
 }
 
 type function func(b *Batch, e Event) error
@@ -60,9 +60,9 @@ func Declare(name string, o Options) *Projection {
 // statements of a batch are executed in the order of their declaration. A statement must not name a schema, because a
 // rebuild executes it in another schema.
 //
-// The parameter key is a number of leading columns, at most maxKey. Within a batch, a row replaces an earlier row that
-// has the same values in these columns. If key is 0, each row is kept. One execution of a statement cannot change a row
-// of a table twice, so an update, or an insert with ON CONFLICT DO UPDATE, needs a key.
+// The parameter key is a number of leading columns, at most 4 (maxKey). Within a batch, a row replaces an earlier row
+// that has the same values in these columns. If key is 0, each row is kept. One execution of a statement cannot change
+// a row of a table twice, so an update, or an insert with ON CONFLICT DO UPDATE, needs a key.
 func (p *Projection) Statement(key int, sql string) *Statement {
 	s := &Statement{sql: sql, key: key}
 	p.statements = append(p.statements, s)

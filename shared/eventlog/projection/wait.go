@@ -40,8 +40,8 @@ func ReadConsistently(ctx context.Context, l *eventlog.Log, read func() error) e
 }
 
 // WaitFor returns when some instance has applied the log to a projection up to a position, or with an error when ctx
-// ends or the database fails. Call WaitFor in the function that is passed to ReadConsistently, and read
-// the rows in the same function.
+// ends or the database fails. Call WaitFor in the function that is passed to ReadConsistently, and read the rows in the
+// same function.
 func WaitFor(ctx context.Context, l *eventlog.Log, projection string, position catalog.Position) error {
 	here := l.Applied().Of(projection)
 	if have, _ := here.Now(); have >= position {

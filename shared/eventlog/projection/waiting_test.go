@@ -25,7 +25,7 @@ func TestWaiting_LetsTheDatabaseVacuum(t *testing.T) {
 	})
 }
 
-// followUntil runs the projection counts until it has applied the log up to a position.
+// followUntil follows the log with the projection "counts" until the projection has reached a position.
 func followUntil(ctx context.Context, l *eventlog.Log, position catalog.Position) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()

@@ -1,6 +1,6 @@
 // Package rebuild rebuilds the tables that a service derives from its log: those of its projections, and the table of
-// timers. It builds new tables beside the live ones while the log is written and read, and then swaps the two under the
-// log's lock. Afterwards it compares the old rows with the new ones.
+// timers. It builds new tables beside the live ones while the log is written and read, and then replaces the live
+// tables by the new ones under the log's lock. Afterwards it compares the old rows with the new ones.
 package rebuild
 
 import (
@@ -46,7 +46,7 @@ type Result struct {
 	Behind      catalog.Position // position of the old rows, if they did not reach Position in time; else 0
 	Held        time.Duration    // how long the log's lock was held; nothing could be appended meanwhile
 	Tables      []TableDifference
-	Left        string // problems after the swap, in the comparison or the cleanup
+	Left        string // problems after the swap, in the comparison or the cleanup; empty: none
 }
 
 // Differ returns the number of rows that differ.
@@ -60,8 +60,8 @@ func (r Result) Differ() (rows int64) {
 const (
 	maxBatch     = 500              // maximum number of events that are read at a time
 	swapTries    = 20               // attempts to swap the tables
-	maxUnderLock = 2 * maxBatch     // once more events are applied under the log's lock, no further batch is begun
-	liveWithin   = 10 * time.Second // maximum wait for the live rows before the swap
+	maxUnderLock = 2 * maxBatch     // if more events than this are applied under the log's lock, no further batch is begun
+	liveWithin   = 10 * time.Second // maximum wait, before the swap, until the live rows have caught up
 )
 
 // Projections rebuilds projections while they are read and followed. It runs the owner's migrations in a new schema,
@@ -95,7 +95,7 @@ type shadow struct {
 	log     *eventlog.Log
 	o       eventlog.Options // of the log
 	rebuild Options
-	names   []string // of the projections
+	names   []string // names of the projections
 	schema  string
 	old     string    // schema to which the replaced tables are moved
 	keeper  *pgx.Conn // connection of the rebuild; its database session holds the locks
@@ -189,7 +189,7 @@ func (s *shadow) swapped(ctx context.Context, swap func(context.Context) (Result
 				// If an error were returned, the caller would assume that nothing has changed.
 				rebuilt.Left = fmt.Sprintf("the new rows have taken over, but could not be compared with the old ones: %v", err)
 			}
-			_ = snapshot.Rollback(context.WithoutCancel(ctx)) // the transaction only reads
+			_ = snapshot.Rollback(context.WithoutCancel(ctx)) // a rollback loses nothing, because the transaction has only read
 			return rebuilt, nil
 		}
 		if snapshot != nil {
@@ -353,7 +353,7 @@ func (s *shadow) awaitLive(ctx context.Context, position catalog.Position, timeo
 	}
 }
 
-// live returns the position of the live rows: the lowest among the projections.
+// live returns the position of the live rows, which is the lowest position of the projections.
 func (s *shadow) live(ctx context.Context) (position catalog.Position, err error) {
 	err = s.keeper.QueryRow(ctx, s.log.SQL(`SELECT coalesce(min(coalesce(p.position, 0)), 0)
 FROM unnest($1::text[]) AS n (name) LEFT JOIN owner.projections p USING (name)`), s.names).Scan(&position)

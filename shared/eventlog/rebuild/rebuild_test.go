@@ -290,8 +290,9 @@ func TestRebuild_RefusesInvalidRequests(t *testing.T) {
 	whole(t, l, 3)
 }
 
-// The migrations create objects that a swap of tables would leave in the shadow. The rebuild must be refused, with their
-// names. A sequence that belongs to a column moves with its table, and is not among them.
+// The migrations create objects that a swap of tables would leave in the shadow. The rebuild must be refused with an
+// error that names these objects. A sequence that belongs to a column moves with its table, so the error must not name
+// it.
 func TestRebuild_RefusesMigrationsWithObjectsBesideTables(t *testing.T) {
 	t.Parallel()
 	l := logtest.Running(t, pgtest.Database(t), func(o *eventlog.Options) {
@@ -387,7 +388,7 @@ func TestRebuild_DoesNotHoldTheLogForLong(t *testing.T) {
 	whole(t, l, 5)
 }
 
-// slow is the projection tally, but takes 20 s to apply a batch that begins above the position in the field after.
+// slow is the projection tally, but takes 20 s to apply a batch whose first event is above the position slow.after.
 type slow struct {
 	tally
 	after int64

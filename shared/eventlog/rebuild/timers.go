@@ -38,10 +38,10 @@ const (
 	timerPage = 500
 )
 
-// Timers rebuilds the timers from the log and its outcomes, beside the live ones, and compares both. No timer fires
-// meanwhile. Timers reads most of the log without the log's lock, and holds it only for the newest events and the swap.
-// It calls the function progress as Projections calls Options.Progress; nil: not called. While another rebuild of the
-// owner runs, Timers fails.
+// Timers rebuilds the timers from the log and its outcomes, in a table beside the live one, and compares the rows of
+// the two tables. No timer fires meanwhile. Timers reads most of the log without the log's lock, and holds the lock
+// only for the newest events and the swap. It calls the function progress as Projections calls Options.Progress; nil:
+// not called. While another rebuild of the owner runs, Timers fails.
 func Timers(ctx context.Context, l *eventlog.Log, progress func(Progress)) (rebuilt Result, err error) {
 	if progress == nil {
 		progress = func(Progress) {}
@@ -63,7 +63,7 @@ func Timers(ctx context.Context, l *eventlog.Log, progress func(Progress)) (rebu
 // timerShadow is a rebuild of the timers under way.
 type timerShadow struct {
 	*shadow
-	types  []string  // of the events that set or cancel timers
+	types  []string  // types of the events that set or cancel timers
 	oldest time.Time // timers that were due before this time count as sent
 }
 
@@ -134,8 +134,8 @@ func (s *timerShadow) follow(ctx context.Context, bound int) error {
 	}
 }
 
-// applyPage applies the next page of events that set or cancel timers, up to the position in the parameter end. The
-// transaction does not wait for the disk: after a crash of the server, the rebuild fails anyway.
+// applyPage applies the next page of events that set or cancel timers, but no event above the position in the parameter
+// end. The transaction does not wait for the disk: after a crash of the server, the rebuild fails anyway.
 func (s *timerShadow) applyPage(ctx context.Context, end catalog.Position) (applied int, err error) {
 	position := end
 	err = pgx.BeginFunc(ctx, s.keeper, func(tx pgx.Tx) error {

@@ -40,8 +40,8 @@ func (c *topicCounts) relay(l *eventlog.Log) func(*Relay) {
 }
 
 // epochReader reads all partitions of a topic as consumers do. It stores one position for each partition and drops
-// repeated records. If a partition has a gap, epochReader takes the missing events from the log. It finds the events
-// that belong to the partition by the number of partitions in the partition's epoch.
+// repeated records. If a partition has a gap, epochReader takes the missing events from the log. To decide whether an
+// event belongs to the partition, it hashes the event's stream with the number of partitions in the partition's epoch.
 type epochReader struct {
 	t      *testing.T
 	log    map[string]map[catalog.Position]string // the stream of each event of the log, by topic and position
@@ -202,8 +202,8 @@ partitions = '{"chat-events": {"0": 18, "1": 19, "2": 20}}'`)
 	commit(t, l, said("1", "new"))
 	relaying(t, l, b, c.relay(l))
 	meshtest.Eventually(t, "the new event is published", func() bool { return b.events() == 1 })
-	// Events that are in the log at the upgrade are still published by the old number of partitions. The fence follows
-	// them.
+	// The old number of partitions still determines the partitions of the events that are in the log at the upgrade. The
+	// fence follows these events.
 	fence := func(p int32) int {
 		return slices.IndexFunc(b.of(topicPartition{"chat-events", p}), func(e envelope.Event) bool { return e.Fence })
 	}

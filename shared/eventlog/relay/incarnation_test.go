@@ -84,7 +84,7 @@ func TestIncarnation_ChangesIfATopicIsAheadOfTheLog(t *testing.T) {
 		number := catalog.Position(0)
 		for _, e := range b.of(topicPartition{"chat-events", p}) {
 			if e.Position <= number {
-				continue // a repeat
+				continue // a repeated record
 			}
 			assert.LessOrEqual(t, e.Before, number, "no reader sees a gap where no event is missing: %+v", e)
 			number = e.Position

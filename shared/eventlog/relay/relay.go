@@ -63,8 +63,8 @@ const (
 const (
 	// maxBatch is the maximum number of events that are read at a time.
 	maxBatch = 500
-	// pollInterval is how long a relay waits for a notification that the log has moved. Then it reads the log even
-	// without a notification.
+	// pollInterval is how long a relay waits for a notification that the log has moved. After this time, it reads the log
+	// even without a notification.
 	pollInterval = time.Second
 	// leasePollInterval is the approximate time after which another instance takes over from a relay that has ended.
 	leasePollInterval = 400 * time.Millisecond
@@ -90,7 +90,7 @@ type Relay struct {
 	topics    map[string]*topic
 	renewal   time.Duration // interval of renewing the lease; 0: the default of package advisory; set by tests
 	saveEvery time.Duration // minimum interval between two saves of the state
-	batch     int           // maximum number of events at a time
+	batch     int           // maximum number of events that are read at a time
 }
 
 // New returns the relay of a log.
@@ -177,8 +177,8 @@ func (r *Relay) lead(ctx context.Context, delay *retry.Backoff) (err error) {
 	return context.Cause(ctx)
 }
 
-// step prepares the next shipment while the previous one is being confirmed, and publishes it once the previous one is
-// confirmed. If there is nothing to publish, step waits.
+// step prepares the next shipment while the previous one is being confirmed, and publishes the next shipment once the
+// previous one is confirmed. If there is nothing to publish, step waits.
 func (x *leading) step(ctx context.Context) error {
 	if x.log.Incarnation() != x.incarnation {
 		return errors.New("a new incarnation of the log has begun")
@@ -227,7 +227,7 @@ func (x *leading) idle() time.Duration {
 }
 
 // restore begins a new incarnation if the log has lost commits (see recogniseLoss), and reads the saved state of the
-// relay. More may have been published than was saved.
+// relay. More events may have been published than this state shows.
 func (x *leading) restore(ctx context.Context) error {
 	if err := x.recogniseLoss(ctx); err != nil {
 		return err
@@ -376,8 +376,8 @@ func (x *leading) settle(ctx context.Context) error {
 	return nil
 }
 
-// save stores the confirmed sequence, at most once per saveEvery unless the parameter now is set. If this instance ends
-// before it has saved a confirmed sequence, the next leader merely publishes the same events again.
+// save stores the confirmed sequence. If the parameter now is false, save does so at most once per saveEvery. If this
+// instance ends before it has saved a confirmed sequence, the next leader merely publishes the same events again.
 func (x *leading) save(ctx context.Context, now bool) error {
 	if !x.unsaved || !now && time.Since(x.saved) < x.saveEvery {
 		return nil

@@ -361,8 +361,8 @@ func TestRelay_ReportsThatItIsAlive(t *testing.T) {
 	checkRead(t, l, b)
 }
 
-// Two instances commit, and one of them relays. The commits of both must be published at once, and not only when the
-// relay polls.
+// Two instances commit, and one of them relays. The commits of both instances must be published at once, and not only
+// when the relay polls.
 func TestRelay_WakesAtOnce(t *testing.T) {
 	t.Parallel()
 	url := database(t)

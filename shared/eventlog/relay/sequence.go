@@ -8,8 +8,9 @@ import (
 )
 
 // sequence is the progress of a relay. All events up to Position are in a shipment, except those of paused topics and
-// of topics that the catalog does not have. Last has the position of the newest record, by topic and partition; in a
-// paused topic, the position of the newest event that was left out. Topics has the current epoch of each topic.
+// of topics that the catalog does not have. The field Last contains, by topic and partition, the position of the newest
+// record; for a paused topic, it is the position of the newest event that was left out. The field Topics contains the
+// current epoch of each topic.
 type sequence struct {
 	Position catalog.Position
 	Last     map[string]map[int32]catalog.Position
@@ -21,7 +22,7 @@ type sequence struct {
 
 // epoch is a period in which a topic has one partition count. The count determines the partition of each stream.
 type epoch struct {
-	Epoch  int32 // from 1
+	Epoch  int32 // number of the epoch, counted from 1
 	Count  int32
 	From   catalog.Position // position of the fence; Count determines the partitions of events above it
 	Fenced bool             // the fence is in all partitions, or not needed because the epoch is the first

@@ -22,7 +22,7 @@ import (
 // topic is the state of one topic of the log in its relay.
 type topic struct {
 	name     string
-	declared int32 // partitions in the catalog
+	declared int32 // number of partitions that the catalog declares
 	count    count
 
 	paused error            // why nothing is published to the topic; nil: the topic is not paused
@@ -50,8 +50,8 @@ func (c *count) get() (n int32, known bool, missing error) {
 	return c.n, c.known, c.missing
 }
 
-// unusable returns why the relay cannot publish to a topic with the count of its epoch; nil: it can, or the broker's
-// count is not known.
+// unusable returns why the relay cannot publish to a topic with the count of its epoch; nil: the relay can publish to
+// the topic, or the broker's count is not known.
 func (t *topic) unusable(of epoch) error {
 	n, known, missing := t.count.get()
 	switch {
@@ -278,7 +278,7 @@ func (x *leading) fence(ctx context.Context, t *topic) error {
 		n.messages[t.name] = append(n.messages[t.name], addressed(e, p))
 	}
 	paused := t.paused
-	t.paused = nil // this publish tries a paused topic again
+	t.paused = nil // publish leaves out paused topics, but has to try this one
 	n.publish(ctx)
 	if err := n.settled(ctx); err != nil || t.paused != nil {
 		return err

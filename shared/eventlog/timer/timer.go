@@ -32,8 +32,8 @@ WHERE due <= to_timestamp($1::bigint / 1000000.0) ORDER BY due LIMIT $2`
 )
 
 const (
-	// seenInterval bounds how long Await waits for a notification that the log has moved. Then it reads the timers even
-	// without a notification.
+	// seenInterval bounds how long Await waits for a notification that the log has moved. After this time, Await reads the
+	// timers even without a notification.
 	seenInterval = time.Second
 	// pollInterval is the minimum interval between two reads of the timers, and between two attempts of Pause. A new
 	// timer that is due before all others is usually noticed within about this time.
@@ -117,7 +117,8 @@ func turn(ctx context.Context, l *eventlog.Log, silence time.Duration, f func(co
 			_ = conn.Conn().Close(ctx) // ending the database session releases the lock
 		}
 	}()
-	// The server ends the turn of a process that freezes, and a turn that takes longer than the parameter silence.
+	// If the parameter silence is not 0, the server ends the turn of a process that freezes, and a turn that takes longer
+	// than this time.
 	_, err = conn.Exec(ctx, "SELECT set_config('idle_session_timeout', $1, false)",
 		strconv.FormatInt(silence.Milliseconds(), 10)+"ms")
 	if err != nil {

@@ -123,7 +123,7 @@ func (a *applier) consume() error {
 	for {
 		records, until := a.next()
 		if len(records) > 0 && !begun {
-			// Before the partition's checkpoint is known, a repeated record cannot be recognised.
+			// Before the partition's checkpoint is known, a repeated record cannot be recognized.
 			if err := a.begin(records[0].event); err != nil {
 				a.waiting = append(a.waiting, records...)
 				return err
@@ -218,7 +218,7 @@ func (a *applier) handleRecord(d *delivery) error {
 	case e.Position <= a.readUpTo:
 		return nil
 	case !a.current(e):
-		return nil // if an event is missing because of this, the next record's "before" shows it
+		return nil // if an event is missing because of this, the field Before of the next record shows it
 	case e.Before > a.readUpTo:
 		if err := a.fill(e.Before); err != nil {
 			return err
@@ -236,8 +236,8 @@ func (a *applier) handleRecord(d *delivery) error {
 
 // current reports whether a record belongs to the epoch of the checkpoint. An epoch is a period in which the number of
 // the topic's partitions does not change. A record of a lower epoch comes from a relay that had lost its lease. Records
-// without an epoch come from a relay of an earlier release. If the checkpoint has an epoch, such a record counts only
-// if it is an event of this partition.
+// without an epoch come from a relay of an earlier release. If the checkpoint has an epoch, a record without one counts
+// only if it is an event of this partition.
 func (a *applier) current(e envelope.Event) bool {
 	if e.Epoch == 0 && a.saved.Epoch > 0 {
 		return !e.IsPosition() && envelope.Partition(e.Stream, a.saved.Partitions) == a.of.Partition

@@ -22,7 +22,7 @@ type item struct {
 	event   envelope.Event
 	trace   context.Context
 	before  catalog.Position // every earlier event of the partition is at or below this position
-	effects []Effect         // the event's effects from the index in the field first onwards
+	effects []Effect         // the event's effects, beginning with the index in the field first
 	first   int
 	problem error // the error that parks the event's stream; nil: none
 }
@@ -257,8 +257,8 @@ func isCausedByItems(err error) bool {
 }
 
 // compose returns the commands of items, the write that is committed with them, and the streams that the write parks.
-// It leaves out the effects of the events of a parked stream. The write counts these events, except the one that parked
-// the stream.
+// It leaves out the effects of the events of a parked stream. The write counts these events, except the event that
+// parked the stream.
 func (a *applier) compose(items []*item, to inbox.Checkpoint) ([]Command, eventlog.Write, []inbox.Parked) {
 	advance := &inbox.Advance{Of: a.of, From: a.saved, To: to, Revision: a.revision}
 	c := batchWrite{w: eventlog.Write{Expected: eventlog.AnyVersion, Advance: advance}}

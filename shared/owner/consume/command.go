@@ -27,8 +27,8 @@ type Command struct {
 	Message     proto.Message // of a declared command, possibly one that clients may not send
 }
 
-// Commit decides commands one after another, each on the state of its stream, and commits their outcomes together
-// with a write. The events of the write come after those of the commands. A command that has an outcome already
+// Commit decides commands one after another, each on the state of its stream, and commits their outcomes together with
+// a write. In the log, the events of the write follow the events of the commands. A command that has an outcome already
 // counts as done; a refusal is an outcome. The error is an error of eventlog.Log.Commit for the write, or a
 // *CommandError.
 type Commit func(ctx context.Context, commands []Command, w eventlog.Write) (eventlog.Committed, error)
@@ -83,7 +83,7 @@ func commitWithoutCommands(log *eventlog.Log) Commit {
 }
 
 // notYetPatience is how long a partition waits while a command lacks a fact (refusal.NotYetError). Clients' commands
-// wait for the same time.
+// wait equally long.
 const notYetPatience = 2 * time.Second
 
 // notYet reports whether an error means that a command cannot be decided because a fact has not arrived yet.

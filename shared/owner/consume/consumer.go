@@ -10,8 +10,8 @@
 // One goroutine per partition, the applier, takes the records that have arrived, reads missing events from the owner's
 // log, calls the reaction, writes the effects in as few transactions as the bounds allow, and acknowledges the records.
 // If effects are commands, the service's aggregates decide them, and the same transaction stores their outcomes
-// (Options.Commit). An event without effects costs no transaction of its own: progress is stored once a second. An
-// event that fails parks its stream until an operator retries or drops the event; the other streams go on.
+// (Options.Commit). An event without effects costs no transaction of its own: the checkpoint is stored once a second.
+// An event that fails parks its stream until an operator retries or drops the event; the other streams go on.
 package consume
 
 import (
@@ -57,7 +57,7 @@ type Options struct {
 	Topic      string
 	Since      Since
 	React      Reaction
-	Partitions int32 // of the topic; used if the first record lacks this number, because an earlier release wrote it
+	Partitions int32 // of the topic; used if an earlier release wrote the first record, which then lacks this number
 	Log        *eventlog.Log
 	// Commit commits writes, and decides the commands among the effects. Nil: the service does not decide commands, and
 	// an event whose effects contain a command is parked.
@@ -112,7 +112,7 @@ func (c *Consumer) Topic() string { return c.o.Topic }
 func (c *Consumer) Handle(m *message.Message) error {
 	e, err := envelope.ReadEvent(m)
 	if err != nil {
-		return retry.Permanent(err) // the next record's "before" shows that an event is missing
+		return retry.Permanent(err) // the field Before of the partition's next record shows that an event is missing
 	}
 	partition, ok := bus.PartitionOf(m.Context())
 	claim, claimed := bus.ClaimOf(m.Context())
@@ -153,7 +153,7 @@ func (c *Consumer) CatchUp(e envelope.Event) {
 }
 
 // retryUnavailable calls the function try, and repeats the call for as long as Postgres or the owner is unavailable. It
-// gives up when the channel in the parameter over is closed, or nothing may be committed any more.
+// gives up when the channel over is closed, or when nothing may be committed any more.
 func (c *Consumer) retryUnavailable(over <-chan struct{}, try func() error) error {
 	unavailable := ""
 	defer func() {
@@ -172,7 +172,7 @@ func (c *Consumer) retryUnavailable(over <-chan struct{}, try func() error) erro
 			now = elsewhere.service
 		}
 		if unavailable != "" && unavailable != now {
-			c.o.Waiting(unavailable, nil) // the wait for this dependency is over; the attempt failed because of another
+			c.o.Waiting(unavailable, nil) // the wait for this dependency is over; the attempt failed because of another one
 		}
 		unavailable = now
 		c.o.Waiting(unavailable, err)
@@ -182,8 +182,8 @@ func (c *Consumer) retryUnavailable(over <-chan struct{}, try func() error) erro
 	}
 }
 
-// pause waits for the duration d. It returns false if ctx ended before d had passed, or if the channel in the parameter
-// over was closed before then.
+// pause waits for the duration d. It returns false if ctx ends, or if the channel over is closed, before this time has
+// passed.
 func pause(ctx context.Context, over <-chan struct{}, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

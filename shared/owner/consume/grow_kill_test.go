@@ -35,8 +35,9 @@ type killer struct {
 	used    map[string]bool
 }
 
-// start runs an instance. At the first step at which no instance was killed before, the instance stops committing (if
-// k.after is set, after the commit of that step) and sends a value to the channel k.killed. Then the test kills it.
+// start runs an instance. At the first step at which no instance was killed before, the instance sends a value to the
+// channel k.killed, and commits nothing more; if k.after is set, it first makes the commit of that step. Then the test
+// kills it.
 func (k *killer) start() *instance {
 	k.t.Helper()
 	dead := false

@@ -17,9 +17,9 @@ import (
 
 // An event that fails parks its stream: the transaction of the checkpoint adds a row for the stream, and the applier
 // applies neither the event nor later events of the stream. An operator retries or drops the event, on any instance.
-// That instance reads the event and the later ones, up to the checkpoint, from the owner's log and applies them in
-// order, without a dropped event. If none of them fails, the transaction of the last one removes the row, and the
-// partition's applier continues after that event.
+// That instance reads the event and the later events of the stream, up to the checkpoint, from the owner's log. It
+// applies these events in order, except an event that the operator dropped. If none of them fails, the transaction of
+// the last one removes the row, and the partition's applier continues after that event.
 
 // Resolved is the result of resolving a parked stream.
 type Resolved struct {
@@ -116,8 +116,9 @@ type resolving struct {
 	reached catalog.Position // position up to which the partition has passed over events of the stream
 }
 
-// step applies as many events as fit into one transaction, or a single event if r.single is set. If the stream is still
-// parked then, step returns its entry. The result problem is the error of the event that failed; nil: none failed.
+// step applies as many events as fit into one transaction, or a single event if r.single is set. The result left is the
+// new entry of the stream; nil: the stream is no longer parked. The result problem is the error of the event that
+// failed; nil: none failed.
 func (r *resolving) step(ctx context.Context, p inbox.Parked) (left *inbox.Parked, problem error, err error) {
 	r.applied = 0
 	events, next, err := r.read(ctx, p)
@@ -175,7 +176,7 @@ func (r *resolving) step(ctx context.Context, p inbox.Parked) (left *inbox.Parke
 		r.single = true
 		return r.step(ctx, p)
 	case isCausedByItems(err):
-		// The first event that is not skipped is at fault.
+		// The write contained effects of only one event (see r.single), so the first event that is not skipped is at fault.
 		e := events[0]
 		skipped := int64(0)
 		if dropped {
@@ -196,7 +197,8 @@ func (r *resolving) step(ctx context.Context, p inbox.Parked) (left *inbox.Parke
 }
 
 // read returns at most maxStreams events of a stream, from the event that parks the stream up to the checkpoint of the
-// stream's partition. The result next is the event that follows them; nil: these are all events up to the checkpoint.
+// stream's partition. The result next is the event after the returned events; nil: there are no more events up to the
+// checkpoint.
 func (r *resolving) read(ctx context.Context, p inbox.Parked) (events []envelope.Event, next *envelope.Event, err error) {
 	limit, err := r.limit(ctx)
 	r.reached = limit

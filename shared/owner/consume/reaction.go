@@ -15,9 +15,8 @@ import (
 // Events of one stream arrive in order. Events of different streams may arrive in any order, because partitions are not
 // ordered among each other: "read up to message 50" may arrive before message 50. The result of an effect may depend
 // only on the state of its own stream, and that state must not depend on the order in which events of different streams
-// arrived.
-// Test this by applying the events of a few streams in many interleavings and comparing the states; for an example, see
-// services/notification/rule/order_test.go.
+// arrived. Test this by applying the events of a few streams in many interleavings and comparing the states; for an
+// example, see services/notification/rule/order_test.go.
 type Reaction func(e envelope.Event, event proto.Message) []Effect
 
 // Effect is the effect of an event on one stream of the service's own log: either events, which are appended whatever
@@ -29,7 +28,8 @@ type Effect struct {
 	Actor  string
 	Events []proto.Message
 	// Command is a command of the service itself, possibly one that clients may not send. Its outcome is stored like
-	// any other, and does not change when the event is delivered again, even if it is "unchanged" or "refused".
+	// any other. The outcome does not change when the event is delivered again, even if the outcome is "unchanged" or
+	// "refused".
 	//
 	// An event whose command cannot be decided is parked. If the reason is a fact that is not known yet
 	// (refusal.NotYetError), the command is decided again for two seconds before the event is parked.

@@ -161,9 +161,9 @@ func TestConsume_AHangingSourceDoesNotStopAnother(t *testing.T) {
 }
 
 // Two instances hold the same partition, and the second has already applied a part of the batch that the first commits.
-// The commit of the first must be refused, and the first must release the partition. Then consumption must continue
-// from the stored checkpoint, so that each event is applied once. In this test, the first instance's Options.Commit
-// also does the work of the second.
+// The commit of the first must be refused, and its applier must end. Then consumption must continue from the stored
+// checkpoint, so that each event is applied once. In this test, the first instance's Options.Commit also does the work
+// of the second.
 func TestConsume_ReleasesAPartitionThatAnotherInstanceAdvanced(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

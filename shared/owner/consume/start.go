@@ -133,8 +133,8 @@ func (c *Consumer) findStart(ctx context.Context, n *inbox.Consumer) error {
 // lastBefore finds a position above which nearly all events are at or after a time. Some may be older, because clocks
 // differ, so isOld also checks the time of each event.
 func (c *Consumer) lastBefore(ctx context.Context, t time.Time, head catalog.Position) (catalog.Position, error) {
-	// The event at position low (0: no event) is before t. Except for wrong clocks, no event above position high is
-	// before t.
+	// The event at position low (0: no event) is before t. If no clock was wrong, all events above position high are at
+	// or after t.
 	low, high := catalog.Position(0), head
 	for low < high {
 		middle := low + (high-low)/2
@@ -159,9 +159,9 @@ func (c *Consumer) lastBefore(ctx context.Context, t time.Time, head catalog.Pos
 	return low, nil
 }
 
-// takeOver parks the streams of the events that an earlier release had parked. It does not delete the versions that the
-// earlier release stored, because partitions need them up to LegacyEnd, and another topic of the source may be consumed
-// for the first time later.
+// takeOver parks the streams of the events that an earlier release had parked. It keeps the versions that the earlier
+// release stored. The partitions of this topic need them for events up to LegacyEnd. Another topic of the source may be
+// consumed for the first time later, and then needs them too.
 func (c *Consumer) takeOver(ctx context.Context, n inbox.Consumer) error {
 	if n.LegacyEnd == 0 {
 		return nil

@@ -60,7 +60,7 @@ type source struct {
 	hangs atomic.Bool  // whether the owner does not answer
 }
 
-// append writes one event for each text in bodies into the log, in the stream "conversation:<conversation>".
+// append writes one event for each text in the parameter bodies into the log, in the stream of the conversation.
 func (s *source) append(conversation string, bodies ...string) (events []envelope.Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -112,7 +112,7 @@ func addressed(e envelope.Event, partition int32) *message.Message {
 	return m
 }
 
-// say appends one event for each text in bodies to the log, and publishes the events.
+// say appends one event for each text in the parameter bodies to the log, and publishes the events.
 func (s *source) say(conversation string, bodies ...string) []envelope.Event {
 	s.w.t.Helper()
 	events := s.chained(s.append(conversation, bodies...)...)

@@ -327,7 +327,7 @@ func (o *Owner) pass(ctx context.Context, names ...string) {
 // Hanging returns a channel that gets a value for each call that Hold or HangFor holds.
 func (o *Owner) Hanging() <-chan struct{} { return o.held }
 
-// Refused returns the number of calls while the owner was unavailable.
+// Refused returns the number of calls that came while the owner was unavailable.
 func (o *Owner) Refused() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -341,7 +341,7 @@ func (o *Owner) Reports() []*meshv1.ReportRequest {
 	return slices.Clone(o.reports)
 }
 
-// AskAgain makes the answer to the next report request all connections.
+// AskAgain makes the owner ask for all connections in its answer to the next report.
 func (o *Owner) AskAgain() {
 	o.mu.Lock()
 	defer o.mu.Unlock()

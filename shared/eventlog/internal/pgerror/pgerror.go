@@ -40,11 +40,12 @@ func IsData(err error) bool {
 	}
 	// Classes of SQLSTATE (PostgreSQL, appendix A) in which the database is at fault: 08 connection, 25 transaction
 	// state, 28 authorization, 3D and 3F missing database or schema, 40 rollback such as a deadlock, 53 resources, 55
-	// state such as a lock, 57 operator intervention such as a shutdown, 58 system, F0 configuration, XX internal.
+	// object state such as a lock, 57 operator intervention such as a shutdown, 58 system, F0 configuration, XX internal.
 	return !strings.Contains(" 08 25 28 3D 3F 40 53 55 57 58 F0 XX ", " "+pg.Code[:2]+" ")
 }
 
-// Unavailable wraps err in retry.ErrUnavailable unless the data itself is at fault.
+// Unavailable wraps err so that it matches retry.ErrUnavailable. It does not wrap nil and errors for which the data
+// itself is at fault.
 func Unavailable(err error) error {
 	if err == nil || IsData(err) {
 		return err

@@ -12,8 +12,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// An error of the connection or of the server must be reported as unavailable, so that callers try again. An error that
-// the data causes must not, because it would occur again.
+// An error of the connection or of the server must be reported as unavailable, so that callers try again. An error of
+// the data must not be reported as unavailable, because another attempt would fail as well.
 func TestUnavailable_MatchesOnlyDatabaseErrors(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

@@ -9,9 +9,10 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Between is a tracer of connections, for tests of race conditions. Once it is armed, it calls the function Do once,
-// before a connection sends a statement with the text in the field Then, if the text in the field First was in the
-// connection's previous statement.
+// Between is a tracer of connections, for tests of race conditions. It looks for two consecutive statements of a
+// connection: the first contains the text in the field First, and the second contains the text in the field Then.
+// Before the second statement is sent, the tracer calls the function Do. It calls Do only after Arm, and once for each
+// call of Arm.
 type Between struct {
 	First, Then string
 	Do          func()

@@ -19,7 +19,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// server is one PostgreSQL for all tests of the package.
+// server is the PostgreSQL server that all tests of the package share.
 var server struct {
 	sync.Once
 	dir string
@@ -123,7 +123,7 @@ func Named(t testing.TB, database, name string) string {
 }
 
 // Horizon returns the id of the oldest transaction whose row versions cannot be vacuumed because of the connections
-// with a name; 0: these connections do not hold up a vacuum.
+// with the given name (see Named). The result 0 means that these connections do not hold up a vacuum.
 func Horizon(t testing.TB, p *pgxpool.Pool, name string) (xmin int64) {
 	t.Helper()
 	require.NoError(t, p.QueryRow(t.Context(), `SELECT coalesce(min(least(backend_xmin::text::bigint,

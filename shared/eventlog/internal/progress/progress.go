@@ -29,8 +29,8 @@ func (p *Progress) Reach(position catalog.Position) {
 	p.raise(position)
 }
 
-// ReachIn raises the position to one that was read in the given era, unless the position was forgotten since that era
-// began.
+// ReachIn raises the position to the given one, which was read in the given era, if that is higher. It does nothing if
+// the position was forgotten since the era began.
 func (p *Progress) ReachIn(era int, position catalog.Position) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -47,8 +47,8 @@ func (p *Progress) raise(position catalog.Position) {
 	}
 }
 
-// Forget sets the position to 0, so that it is read again. Call Forget when the position may be too high, for example
-// because the database may have lost the transaction that set the position.
+// Forget sets the position to 0, so that it has to be read again. Call Forget when the position may be too high, for
+// example because the database may have lost the transaction that set the position.
 func (p *Progress) Forget() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

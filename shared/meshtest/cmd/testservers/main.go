@@ -4,13 +4,13 @@
 //	testservers -- go test -tags integration ./...
 //
 // The command finds the servers by the variables MESHTEST_…. If KAFKA_BROKERS, REDIS_URL or DATABASE_URL names a
-// server, testservers does not start one of that kind, and passes on the address of the named one.
+// server, testservers does not start one of that kind, but passes on the address of the named server.
 //
 // With -install, testservers first installs missing packages with apt-get, if it runs as root or with a sudo that needs
-// no password. If there is neither a command nor -hold, it then exits.
+// no password. If there is neither a command nor -hold, testservers then exits.
 //
 // With -hold, testservers does not run a command: it prints the variables, and runs until its input ends or it is
-// signalled. Package meshtest uses -hold for test processes that were not started by testservers.
+// signaled. Package meshtest uses -hold for test processes that were not started by testservers.
 package main
 
 import (
@@ -128,8 +128,8 @@ func hold(ctx context.Context, servers *server.Set) error {
 	return nil
 }
 
-// command runs the command and returns the command's exit status. When ctx ends, because this process was signalled,
-// the command is interrupted and has a minute to end; the status is then 130.
+// command runs the command and returns the command's exit status. When ctx ends, because this process was signaled, the
+// command is interrupted and has a minute to end; the status is then 130.
 func command(ctx context.Context, args, env []string) (int, error) {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = env, os.Stdin, os.Stdout, os.Stderr

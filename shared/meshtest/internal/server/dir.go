@@ -43,7 +43,8 @@ func removeStale() error {
 		if info, err := os.Stat(dir); err != nil || time.Since(info.ModTime()) < staleAfter {
 			continue
 		}
-		if err := os.RemoveAll(dir); err != nil && !errors.Is(err, os.ErrPermission) { // the folder is another user's
+		// ErrPermission means that the folder is another user's, so it stays.
+		if err := os.RemoveAll(dir); err != nil && !errors.Is(err, os.ErrPermission) {
 			return fmt.Errorf("delete the folders of earlier test runs: %w", err)
 		}
 	}

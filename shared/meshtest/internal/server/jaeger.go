@@ -41,7 +41,7 @@ func BuildJaeger(ctx context.Context, log *slog.Logger) (string, error) {
 		return "", err
 	}
 	module := filepath.Join(shared, "meshtest", "jaeger")
-	sum, err := os.ReadFile(filepath.Join(module, "go.sum")) // pins the version and its dependencies
+	sum, err := os.ReadFile(filepath.Join(module, "go.sum")) // pins the versions of Jaeger and its dependencies
 	if err != nil {
 		return "", err
 	}

@@ -27,7 +27,7 @@ func cacheDir() (string, error) {
 	return dir, os.MkdirAll(dir, 0o755)
 }
 
-// kafkaJars returns the folder of Kafka's class files, which Maven downloads unless an earlier run did.
+// kafkaJars returns the folder of Kafka's class files, which Maven downloads unless an earlier run has done so.
 func kafkaJars(ctx context.Context, log *slog.Logger) (string, error) {
 	cache, err := cacheDir()
 	if err != nil {

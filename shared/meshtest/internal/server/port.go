@@ -13,8 +13,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/filelock"
 )
 
-// The range of ports is below the one that the kernel assigns to outgoing connections, so that no connection takes a
-// port before its server does.
+// FreePort chooses from this range. On Linux the kernel assigns ports above 32,767 to outgoing connections, so no
+// outgoing connection takes a port between the call of FreePort and the start of the server.
 const (
 	firstPort = 12000
 	lastPort  = 32000

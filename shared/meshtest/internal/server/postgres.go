@@ -118,8 +118,8 @@ func (p *Postgres) Thaw() error {
 // Remove stops the server and deletes its data.
 func (p *Postgres) Remove() error { return errors.Join(p.Stop(), os.RemoveAll(p.options.Dir)) }
 
-// family returns a process and its children. PostgreSQL serves each connection with a child process in a process group
-// of its own, so a signal to the parent's group would not reach the children.
+// family returns the ids of a process and its children. PostgreSQL serves each connection with a child process in a
+// process group of its own, so a signal to the parent's group would not reach the children.
 func family(parent int) ([]int, error) {
 	files, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {

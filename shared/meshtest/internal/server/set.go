@@ -138,8 +138,9 @@ func (s *Set) Variables() (all []string) {
 	return all
 }
 
-// Environment returns this process's environment with Variables in place of its own settings for test servers. It also
-// removes KAFKA_BROKERS, REDIS_URL and DATABASE_URL, so that services have only those values that a test sets for them.
+// Environment returns this process's environment, but the variables for test servers are those that the method
+// Variables returns. Environment also removes KAFKA_BROKERS, REDIS_URL and DATABASE_URL, so that services have only
+// those values that a test sets for them.
 func (s *Set) Environment() []string {
 	env := slices.DeleteFunc(os.Environ(), func(setting string) bool {
 		for variable, plain := range plainNames {

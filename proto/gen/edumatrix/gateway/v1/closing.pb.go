@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: edumatrix/gateway/v1/closing.proto
 
-// The reasons for which connections end, and whether a client reconnects.
+// The codes with which connections end, and whether a client reconnects after each code.
 
 package gatewayv1
 

@@ -8,9 +8,10 @@
 //
 // In JSON a frame is one object. A frame of a client has the fields of ClientFrame. A frame of the gateway has a field
 // "type" with the name of the field that is set in ServerFrame, such as "reply", and the fields of the message in that
-// field. The field "data" is an object. In a frame of a client it is the message that the field "type" names, and in an
-// event or a signal the message that the field "event" or "signal" names. In a reply it is the response to the query or
-// the control frame. Several frames in one WebSocket message are separated by a newline.
+// field. The field "data" is an object. In a frame of a client, this object is the message that the field "type" names.
+// In an event, it is the message that the field "event" names, and in a signal the message that the field "signal"
+// names. In a reply, it is the response to the query or the control frame. Several frames in one WebSocket message are
+// separated by a newline.
 //
 // In Protobuf a WebSocket message consists of one or more frames. Each is a ClientFrame or a ServerFrame, preceded by
 // its length as a varint. The field "data" is an encoded message.
@@ -111,7 +112,7 @@ type ClientFrame struct {
 	// gateway generates an id.
 	CommandId string `protobuf:"bytes,3,opt,name=command_id,json=commandId,proto3" json:"command_id,omitempty"`
 	// The time, counted from when the gateway receives the command, after which the command is refused as expired if it
-	// was not decided yet. The default and the maximum is the time that the command declares, if it declares one.
+	// was not decided yet. If the command declares such a time, that time is the default and the maximum.
 	ExpiresInMs int64 `protobuf:"varint,4,opt,name=expires_in_ms,json=expiresInMs,proto3" json:"expires_in_ms,omitempty"`
 	// The message that the field type names.
 	Data          []byte `protobuf:"bytes,5,opt,name=data,proto3" json:"data,omitempty"`
@@ -196,9 +197,9 @@ type Connect struct {
 	ResumeToken string `protobuf:"bytes,2,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
 	// The session_id of the reply to an earlier connect. If it is absent or not a valid id, a new session begins.
 	SessionId string `protobuf:"bytes,3,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
-	// The rooms to subscribe to. If the field is absent or empty, the connection is subscribed to the rooms to which the
-	// session was last subscribed, unless these rooms cannot be read within 2 seconds. To leave them, a client
-	// unsubscribes, or begins another session.
+	// The rooms to subscribe to. If the field is absent or empty, the gateway restores the last subscriptions of the
+	// session. If the gateway cannot read them within 2 seconds, the connection begins without subscriptions. To end
+	// restored subscriptions, a client unsubscribes, or begins another session.
 	Rooms []string `protobuf:"bytes,4,rep,name=rooms,proto3" json:"rooms,omitempty"`
 	// The name of the device as its user sees it, of at most 64 characters. If it is absent, the header User-Agent is
 	// used.
@@ -432,7 +433,7 @@ func (x *Connected) GetServerTime() *timestamppb.Timestamp {
 	return nil
 }
 
-// Limits of one connection.
+// Limits contains the limits of one connection.
 type Limits struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The maximum size in bytes of a WebSocket message that a client sends.
@@ -1341,7 +1342,7 @@ type Event struct {
 	Time    *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=time,proto3" json:"time,omitempty"`
 	// The user who caused the event.
 	Actor *string `protobuf:"bytes,6,opt,name=actor,proto3,oneof" json:"actor,omitempty"`
-	// The id of the command that caused the event. Only connections of the actor get it.
+	// The id of the command that caused the event. Only connections of the actor get this field.
 	CommandId *string `protobuf:"bytes,7,opt,name=command_id,json=commandId,proto3,oneof" json:"command_id,omitempty"`
 	Data      []byte  `protobuf:"bytes,8,opt,name=data,proto3,oneof" json:"data,omitempty"`
 	// Whether the personal fields in the data are empty, because they were deleted or have expired.

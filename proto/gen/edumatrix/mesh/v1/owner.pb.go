@@ -161,8 +161,8 @@ type ReadLogRequest struct {
 	AfterVersion int64 `protobuf:"varint,6,opt,name=after_version,json=afterVersion,proto3" json:"after_version,omitempty"`
 	// Only events whose stream hashes to this partition. Used only if the field partitions is not 0.
 	Partition int32 `protobuf:"varint,7,opt,name=partition,proto3" json:"partition,omitempty"`
-	// The number of partitions by which streams are hashed for the field partition, as in the header ce_partitions of a
-	// record; 0: events of all partitions.
+	// The number of partitions over which streams are hashed to determine the partition of each, as in the header
+	// ce_partitions of a record; 0: events of all partitions.
 	Partitions    int32 `protobuf:"varint,8,opt,name=partitions,proto3" json:"partitions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -257,9 +257,9 @@ func (x *ReadLogRequest) GetPartitions() int32 {
 type ReadLogResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Records []*Record              `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
-	// This page and the pages before it contain all requested events up to this position. For the next page, set the
-	// field after of the request to this position. If a request has the field topic or partitions but not stream, a page
-	// covers at most 20,000 positions, so it may contain no record.
+	// This page and the pages before it contain all requested events up to this position. For the next page, set
+	// ReadLogRequest.after to this position. If the request sets topic or partitions, but not stream, a page covers at
+	// most 20,000 positions, so it may contain no record.
 	Complete int64 `protobuf:"varint,2,opt,name=complete,proto3" json:"complete,omitempty"`
 	// The position up to which the log exists: that of the newest event, or the floor of an incarnation without events.
 	Head int64 `protobuf:"varint,3,opt,name=head,proto3" json:"head,omitempty"`
@@ -492,8 +492,8 @@ type Resumer struct {
 	User  string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
 	// The client has all events up to this position.
 	After int64 `protobuf:"varint,2,opt,name=after,proto3" json:"after,omitempty"`
-	// Only events above this position are returned. It is above the position in the field after if the gateway has the
-	// events between the two positions in its event buffer, and otherwise equal to that position.
+	// Only events above this position are returned. It is the client's position (Resumer.after), or a higher position if
+	// the event buffer of the gateway contains the events between the two.
 	EventsAfter int64 `protobuf:"varint,3,opt,name=events_after,json=eventsAfter,proto3" json:"events_after,omitempty"`
 	// The rooms to which the client was subscribed and subscribes again.
 	Subscriptions []string `protobuf:"bytes,4,rep,name=subscriptions,proto3" json:"subscriptions,omitempty"`
@@ -564,8 +564,8 @@ type ResumeRequest struct {
 	Resumers []*Resumer             `protobuf:"bytes,1,rep,name=resumers,proto3" json:"resumers,omitempty"`
 	// The maximum number of events of one room for one resumer; 0: 1,000. A room with more is in not_recovered.
 	Limit int32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
-	// The maximum size of all events for one resumer, in bytes; 0: 4 MiB. If the rooms have more together, the largest
-	// ones are in not_recovered.
+	// The maximum size of all events for one resumer, in bytes; 0: 4 MiB. If the events of all rooms together are larger,
+	// the rooms with the most bytes are in not_recovered.
 	Bytes         int64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -688,10 +688,10 @@ func (x *MembershipInterval) GetClosed() int64 {
 
 type Resumed struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The membership intervals that are open, or that closed above the position in the resumer's field after. None is of
-	// the room "user:<user>", in which a user always is.
+	// The membership intervals that are open, or that an event above the client's position (Resumer.after) has closed.
+	// The room "user:<user>" is left out, because the user is always in that room.
 	Intervals []*MembershipInterval `protobuf:"bytes,1,rep,name=intervals,proto3" json:"intervals,omitempty"`
-	// The rooms whose missed events are left out, at least in part, because they are too many or too large.
+	// The rooms whose missed events are left out, at least in part, because the events are too many or too large.
 	NotRecovered []string `protobuf:"bytes,2,rep,name=not_recovered,json=notRecovered,proto3" json:"not_recovered,omitempty"`
 	// The subscriptions of the resumer that are allowed. The permission holds for a minute. The missed events of these
 	// rooms are in ResumeResponse.records too.
@@ -829,7 +829,7 @@ type Subscription struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	User  string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
 	Room  string                 `protobuf:"bytes,2,opt,name=room,proto3" json:"room,omitempty"`
-	// Whether to return the newest values of the room too.
+	// Whether the answer must contain the newest values of the room.
 	Snapshot      bool `protobuf:"varint,3,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1048,7 +1048,7 @@ func (x *AuthorizeSubscriptionsResponse) GetIncarnation() string {
 }
 
 // ConnectionChange is a connection that was opened or closed, whose subscriptions have changed, or whose client was
-// sent a newer resume token. A report with the field all set contains every open connection in this form.
+// sent a newer resume token. If ReportRequest.all is true, a report contains every open connection in this form.
 type ConnectionChange struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Connection string                 `protobuf:"bytes,1,opt,name=connection,proto3" json:"connection,omitempty"`
@@ -1062,10 +1062,10 @@ type ConnectionChange struct {
 	ConnectedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=connected_at,json=connectedAt,proto3" json:"connected_at,omitempty"`
 	// The last resume token that was sent to the client.
 	ResumeToken string `protobuf:"bytes,7,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
-	// The rooms to which the client is subscribed. The field is absent while they are not known, because the frame
-	// connect was not replied to yet. A report of changes contains the field only if the rooms have changed. A report of
-	// all connections contains it, except for an empty list that the client has not changed. For a session, the rooms of
-	// its newest connection are stored.
+	// The rooms to which the client is subscribed. The field is absent before the reply to the frame connect, because the
+	// rooms are not known yet. A report of changes contains the field only if the rooms have changed. A report of all
+	// connections contains the field, unless the list is empty and the client has not changed it. For a session, the
+	// rooms of its newest connection are stored.
 	Rooms         *SubscribedRooms `protobuf:"bytes,8,opt,name=rooms,proto3" json:"rooms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1362,7 +1362,7 @@ type ReportRequest struct {
 	Number  int64               `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
 	Changes []*ConnectionChange `protobuf:"bytes,3,rep,name=changes,proto3" json:"changes,omitempty"`
 	// Whether the field changes contains all connections of the gateway, not only those that have changed. If a report
-	// has several parts, they contain all connections together.
+	// has several parts, each part contains some of these connections.
 	All bool `protobuf:"varint,4,opt,name=all,proto3" json:"all,omitempty"`
 	// The number of the gateway's connections after these changes.
 	Count int64 `protobuf:"varint,5,opt,name=count,proto3" json:"count,omitempty"`

@@ -95,7 +95,7 @@ func (x *Signal) GetBody() []byte {
 	return nil
 }
 
-// Signals are the signals that one gateway publishes on one channel together.
+// Signals are the signals that one gateway publishes in one message on a channel.
 type Signals struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The gateway that publishes the signals. It has already delivered them to its own connections.

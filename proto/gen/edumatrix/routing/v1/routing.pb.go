@@ -11,7 +11,7 @@
 //   {conversation_id}     the value of the field; a repeated field leads to one address for each value
 //   {$actor}              the user who sent the command or caused the event
 //   {$new}                an id derived from the actor and the command id, the same however often the command is sent
-//   {$pair:user_id}       an id derived from the actor and the user in user_id; their order does not matter
+//   {$pair:user_id}       an id derived from the actor and the user in the field user_id, the same in either order
 // An address may have several placeholders, as in "marker:{conversation_id}:{user_id}". At most one of them may name a
 // repeated field.
 
@@ -102,7 +102,7 @@ type Command struct {
 	// The time in seconds after which the command is refused as expired if it was not decided yet; 0: it does not expire.
 	ExpiresAfterSeconds uint32 `protobuf:"varint,4,opt,name=expires_after_seconds,json=expiresAfterSeconds,proto3" json:"expires_after_seconds,omitempty"`
 	// The part of the stream that the command is about, such as "{message_id}". A decision reads the events of the stream
-	// without a subject and those with this subject. Empty: only the events without a subject. If the subject names an
+	// without a subject and the events with this subject. Empty: only the events without a subject. If the subject names an
 	// optional field that is absent, the command has no subject.
 	Subject string `protobuf:"bytes,5,opt,name=subject,proto3" json:"subject,omitempty"`
 	// The room of which the actor must be a member when the command is committed, such as

@@ -349,7 +349,8 @@ func (x *WriteNote) GetText() string {
 	return ""
 }
 
-// NoteWritten is appended by WriteNote, and also by LeaveCircle, which changes the stream of the circle too.
+// NoteWritten is the event of WriteNote. The command LeaveCircle also appends it, besides an event of the circle's
+// stream.
 type NoteWritten struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	UserId string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`

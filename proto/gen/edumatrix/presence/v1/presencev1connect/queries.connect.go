@@ -41,8 +41,8 @@ const (
 // PresenceServiceClient is a client for the edumatrix.presence.v1.PresenceService service.
 type PresenceServiceClient interface {
 	// Sessions returns the stored sessions of the calling user, except ended ones, the newest first. A session without a
-	// connection is stored for 7 days. If a user has more than 50 sessions, those that have been without a connection for
-	// the longest time are deleted earlier.
+	// connection is stored for 7 days. If a user has more than 50 sessions, the sessions that have been without a
+	// connection for the longest time are deleted earlier.
 	Sessions(context.Context, *connect.Request[v1.SessionsRequest]) (*connect.Response[v1.SessionsResponse], error)
 }
 
@@ -79,8 +79,8 @@ func (c *presenceServiceClient) Sessions(ctx context.Context, req *connect.Reque
 // PresenceServiceHandler is an implementation of the edumatrix.presence.v1.PresenceService service.
 type PresenceServiceHandler interface {
 	// Sessions returns the stored sessions of the calling user, except ended ones, the newest first. A session without a
-	// connection is stored for 7 days. If a user has more than 50 sessions, those that have been without a connection for
-	// the longest time are deleted earlier.
+	// connection is stored for 7 days. If a user has more than 50 sessions, the sessions that have been without a
+	// connection for the longest time are deleted earlier.
 	Sessions(context.Context, *connect.Request[v1.SessionsRequest]) (*connect.Response[v1.SessionsResponse], error)
 }
 
