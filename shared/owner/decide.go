@@ -237,9 +237,10 @@ func (d *decider) end(r decidedBatch, committed eventlog.Committed, err error) (
 	return rest, nil
 }
 
-// settled handles an error that some commands of a commit have caused. A command that has an outcome already gets this
+// settled handles an error that some commands of a commit have caused. A command that already has an outcome gets that
 // outcome, and a command whose timer is gone or not due gets errTimer. settled returns the commands that must be
-// decided again, including those that the log refuses. Any other error is returned together with all commands.
+// decided again. Among them are those that the log refuses, because the next decision stores the refusal as their
+// outcome. Any other error is returned together with all commands.
 func (d *decider) settled(decided []*pendingCommand, err error) ([]*pendingCommand, error) {
 	var repeated *eventlog.RepeatedError
 	var refused *eventlog.RefusedError

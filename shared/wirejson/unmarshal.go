@@ -52,7 +52,7 @@ func unmarshal(data []byte, m proto.Message, known bool) error {
 
 type decoder struct {
 	scanner
-	known bool // fields that are not declared are ignored
+	known bool // whether fields that the message does not declare are ignored; otherwise they are refused
 }
 
 func (d *decoder) message(m protoreflect.Message, depth int) error {

@@ -49,8 +49,7 @@ func (h *history) load(all bool, subjects ...string) *conversation.State {
 }
 
 // into applies events of the history to a state. If the parameter all is true, these are all events. Otherwise they are
-// the events of the given subjects, and those events without a subject whose index in the history is at least the
-// parameter after.
+// all events of the given subjects, and the events without a subject from the index after on.
 func (h *history) into(s *conversation.State, after int, all bool, subjects ...string) {
 	for i, r := range h.records {
 		if all || r.subject == "" && i >= after || slices.Contains(subjects, r.subject) {

@@ -38,9 +38,8 @@ const sqlEdits = `WITH message AS (
 	SELECT s.version, s.body, s.at, s.count FROM message LEFT JOIN sized s ON s.bytes <= $7 OR s.row = 1 ORDER BY s.version`
 
 // Edits returns a page of the texts of a message whose versions are within ranges and above the parameter after, the
-// oldest text first. The result next is the value of the parameter after for the following page; on the last page, it
-// is
-// 0. Edits reports whether the message exists within the ranges.
+// oldest text first. For the following page, pass the result next as the parameter after; on the last page, the
+// result next is 0. Edits also reports whether the message exists within the ranges.
 func (s *Store) Edits(ctx context.Context, id, message string, readable []Range, after catalog.Version, limit int) (
 	edits []*chatv1.Edit, next catalog.Version, exists bool, err error) {
 	lower, upper := bounds(readable)

@@ -68,8 +68,8 @@ type Page struct {
 	After, Before catalog.Version
 	// Ranges are the readable versions, ascending and disjoint.
 	Ranges []Range
-	// Member reports whether the reader is a member now. Other readers get neither the numbers of replies nor the pins,
-	// because both are those of this moment.
+	// Member reports whether the reader is a member now. Former members get neither the numbers of replies nor the pins,
+	// because only the current ones are stored, and these may have changed since they left.
 	Member bool
 	// If FromAfter is true, the messages nearest to After are read, otherwise the messages nearest to Before.
 	FromAfter bool

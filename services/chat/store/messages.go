@@ -49,9 +49,10 @@ type messageWriter struct {
 
 // declareMessages declares the functions for the events about messages.
 func declareMessages(p *projection.Projection, c *conversationWriter) {
-	// A message has to be sent before it gets replies. A message that is unpinned and pinned again within one batch has
-	// to be unpinned first. The statement remove is an update without a key. This is safe, because all its rows set the
-	// same values.
+	// A batch executes its statements in the order of these declarations. The statement send precedes reply, which
+	// updates rows of sent messages. The statement unpin precedes pin, so that a message that is unpinned and pinned
+	// again within one batch is pinned at the end. The statement remove is an update without a key. This is safe,
+	// because all its rows set the same values.
 	m := messageWriter{conversationWriter: c, send: p.Statement(everyRow, sqlSend), edit: p.Statement(everyRow, sqlEdit),
 		reply: p.Statement(byMessage, sqlReply), remove: p.Statement(everyRow, sqlDelete),
 		unpin: p.Statement(byMessage, sqlUnpin), pin: p.Statement(byMessage, sqlPin)}

@@ -123,7 +123,8 @@ func (q *equivalence) compare(command string, before, after loaded) {
 	})
 }
 
-// TestEquivalence_AnAnswerPlusEventsIsTheNextAnswer causes an event of every type that is in the catalog.
+// TestEquivalence_AnAnswerPlusEventsIsTheNextAnswer runs the scenarios. Together they must cause an event of every type
+// in the catalog, except the types in notInAnyQuery.
 func TestEquivalence_AnAnswerPlusEventsIsTheNextAnswer(t *testing.T) {
 	t.Parallel()
 	declared, err := catalog.Load()

@@ -311,9 +311,9 @@ func (j *judge) topics() {
 }
 
 // notifications checks the notifications of the events that add users to conversations. Each added user, except the
-// actor of the event, must have exactly one notification of the event. The notifications of a user must be in the order
-// of the events, and there must be no other notifications. The function also checks that the service notification has
-// consumed all events of chat.
+// actor of the event, must have exactly one notification of the event. A user's notifications about one conversation
+// must be in the order of its events, and there must be no other notifications. The function also checks that the
+// service notification has consumed all events of chat.
 func (j *judge) notifications() {
 	chat, own := j.s.log("chat"), j.s.log("notification")
 	type raised struct {

@@ -34,7 +34,7 @@ func (c *connection) end(r hub.Reason) {
 	}
 }
 
-// endFor ends the connection for a reason, after all waiting frames were written.
+// endFor ends the connection for a reason. The writer calls it when all waiting frames have been written.
 func (c *connection) endFor(r hub.Reason) {
 	c.end(r)
 	if r == hub.Lost || r == hub.Slow {

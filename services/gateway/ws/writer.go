@@ -16,8 +16,8 @@ const (
 	chunk = 16 << 10
 	// maxUnsent bounds the bytes that the system buffers for a client and has not sent yet.
 	maxUnsent = 64 << 10
-	// buffered is a number of bytes that the system cannot hold for a client that receives nothing (see limitUnsent). If
-	// more bytes are written, the client has received some of them, so the client is alive.
+	// buffered is more than the system usually holds for a client that receives nothing: at most about maxUnsent unsent
+	// bytes (see limitUnsent) and the bytes in flight. If more bytes are written, the client counts as alive.
 	buffered = 4 * maxUnsent
 )
 

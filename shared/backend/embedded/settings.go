@@ -17,8 +17,8 @@ const (
 //     the cache has to be read, and later written, for a single entry.
 //   - max_wal_size is how much WAL is written, under load, from one checkpoint to the next. The first change of a page
 //     after a checkpoint writes the whole page to the WAL, so checkpoints should be rare. Four times the cache is
-//     enough: a checkpoint writes at most the whole cache, which is then a quarter of the WAL. The setting is never
-//     below minWAL or above maxWAL.
+//     enough: a checkpoint writes at most the whole cache, so checkpoints write at most a quarter as many bytes as the
+//     WAL. The setting is never below minWAL or above maxWAL.
 //   - checkpoint_timeout makes checkpoints rare when there is little load. A start after a crash still reads hardly
 //     more WAL than max_wal_size.
 //

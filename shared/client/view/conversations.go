@@ -2,6 +2,7 @@ package view
 
 import (
 	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -26,9 +27,9 @@ func (v *Conversations) Query() (string, proto.Message) {
 // Answer returns the response of the query.
 func (v *Conversations) Answer() proto.Message { return &v.Response }
 
-// Apply applies an event of a conversation, which becomes the first of the list. Apply returns ErrReload for the first
-// event of a conversation that the list does not contain. It also returns ErrReload if a member of a conversation with
-// more than 64 members leaves, because the list names the members who joined first.
+// Apply applies an event of a conversation, which becomes the first of the list. Apply returns ErrReload for an event
+// of a conversation that the list does not contain. It also returns ErrReload if a member of a conversation with more
+// than 64 members leaves, because the list names the members who joined first.
 func (v *Conversations) Apply(e Event) error {
 	all := v.Response.Conversations
 	i := slices.IndexFunc(all, func(c *chatv1.Conversation) bool {
@@ -66,19 +67,16 @@ func (v *Conversations) Apply(e Event) error {
 	return nil
 }
 
-// unknown handles an event of a conversation that is not in the list.
+// unknown handles an event of a conversation that is not in the list: a new one, or one that was beyond the first page.
+// The event that the user has left such a conversation changes nothing.
 func (v *Conversations) unknown(e Event) error {
-	switch b := e.Body.(type) {
-	case *chatv1.ConversationStarted:
-		return ErrReload
-	case *chatv1.MemberAdded:
-		if b.UserId == v.UserID {
-			return ErrReload
-		}
-	case *chatv1.MessageSent:
-		return ErrReload // the conversation is beyond the first page
+	if !strings.HasPrefix(e.Stream, "conversation:") {
+		return nil
 	}
-	return nil
+	if left, is := e.Body.(*chatv1.MemberLeft); is && left.UserId == v.UserID {
+		return nil
+	}
+	return ErrReload
 }
 
 func (v *Conversations) left(c *chatv1.Conversation, b *chatv1.MemberLeft) error {

@@ -238,7 +238,7 @@ func (i *Inbox) LegacyPosition(ctx context.Context, source, topic string) (posit
 	case stored != nil:
 		return *stored, true, nil
 	case began != nil && !*began:
-		return 0, true, nil // the earlier release was stopped before it had applied any topic of this source as a whole
+		return 0, true, nil // the earlier release had not yet stored a position for any topic of this source
 	}
 	return 0, false, nil
 }

@@ -176,8 +176,8 @@ func (x reader) intervalsSince(ctx context.Context, resumers []Resumer) ([][]int
 // limit+1, and once the sum exceeds what a result can contain, the remaining gaps stay uncounted.
 //
 // Small gaps are counted before large ones, because more of them fit into a result. The first pass counts each gap up
-// to an equal share of one result. The second pass counts the larger gaps up to an equal share of four results. The
-// third pass counts the remaining gaps up to the limit.
+// to maxMissed.events divided by the number of gaps. The second pass counts the gaps with more events up to four times
+// maxMissed.events divided by their number. The third pass counts the remaining gaps up to the limit.
 func (x reader) count(ctx context.Context, g *gaps, limit int) error {
 	open := g.all
 	for _, answers := range []int{1, 4} {
@@ -203,8 +203,8 @@ func (x reader) count(ctx context.Context, g *gaps, limit int) error {
 	return err
 }
 
-// countUpTo counts at most perGap events of each gap and at most total events of all gaps. It returns how many events
-// each of the first gaps has, up to the gap at which the total was reached.
+// countUpTo counts at most perGap events of each gap and at most total events of all gaps. It returns the numbers in
+// the order of the gaps. If the total is reached, the result ends before the first gap whose number is not known.
 func (x reader) countUpTo(ctx context.Context, all []interval.Gap, perGap, total int) ([]int, error) {
 	if len(all) == 0 {
 		return nil, nil
@@ -391,9 +391,9 @@ func smallestFirst(rooms map[string]size) []string {
 	})
 }
 
-// read adds the gaps of one resumer in some rooms to g.chosen. To g.boundaries, it adds the positions at which the
-// resumer's memberships in these rooms begin and end, because the events at these positions need not be events of the
-// room.
+// read adds the gaps of one resumer in some rooms to g.chosen. It also adds the positions at which the resumer's
+// memberships in these rooms begin and end to g.boundaries: the resumer gets the events at these positions even if they
+// are not events of the room.
 func (g *gaps) read(resumer int, rooms map[string]bool) {
 	for _, n := range g.of[resumer] {
 		if rooms[n.Room] {

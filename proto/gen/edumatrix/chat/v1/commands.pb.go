@@ -250,8 +250,8 @@ func (x *RemoveMember) GetUserId() string {
 }
 
 // Leave removes the actor from a group. The actor can still read the messages that the actor could read before. When
-// the owner leaves, the admin who has been a member for the longest time becomes the owner, or the member if there is
-// no admin.
+// the owner leaves, the admin who joined first becomes the owner. If there is no admin, the member who joined first
+// becomes the owner.
 type Leave struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`

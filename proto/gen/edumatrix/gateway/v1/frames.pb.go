@@ -6,9 +6,9 @@
 
 // The frames between clients and a gateway: version 1 of the client protocol. They are the same in every encoding.
 //
-// In JSON a frame is one object. A frame of a client has the fields of ClientFrame. A frame of the gateway has a field
-// "type" with the name of the field that is set in ServerFrame, such as "reply", and the fields of the message in that
-// field. The field "data" is an object. In a frame of a client, this object is the message that the field "type" names.
+// In JSON a frame is one object. A frame of a client has the fields of ClientFrame. In ServerFrame exactly one field is
+// set, such as "reply". A frame of the gateway has the fields of the message in this field, and also a field "type" with
+// the name of this field. The field "data" is an object. In a frame of a client, this object is the message that the field "type" names.
 // In an event, it is the message that the field "event" names, and in a signal the message that the field "signal"
 // names. In a reply, it is the response to the query or the control frame. Several frames in one WebSocket message are
 // separated by a newline.
