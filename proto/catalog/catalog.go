@@ -35,6 +35,7 @@ type Command struct {
 	Type         protoreflect.MessageType
 
 	stream, subject, memberOf template
+	requires                  *partDeclaration // nil: none
 }
 
 // Event is a declared event.
@@ -146,6 +147,7 @@ func (c *Catalog) checkAll() error {
 	problems = append(problems, c.checkTopics()...)
 	problems = append(problems, c.checkRefusals()...)
 	problems = append(problems, c.checkSubjects()...)
+	problems = append(problems, c.checkParts()...)
 	for _, m := range c.requests() {
 		problems = append(problems, checkShapes(m.Descriptor())...)
 	}
@@ -259,15 +261,20 @@ func (c *Catalog) readMessage(owner string, d protoreflect.MessageDescriptor) er
 		if err != nil {
 			return fmt.Errorf("%s: member_of: %w", d.FullName(), err)
 		}
-		for _, t := range []template{stream, subject, memberOf} {
+		requires, err := newPartDeclaration(d, o.Requires)
+		if err != nil {
+			return fmt.Errorf("%s: requires: %w", d.FullName(), err)
+		}
+		cmd := &Command{Name: o.Name, Owner: owner, Topic: CommandTopic(owner), Public: o.Public,
+			ExpiresAfter: time.Duration(o.ExpiresAfterSeconds) * time.Second, Type: mt, stream: stream, subject: subject,
+			memberOf: memberOf, requires: requires}
+		for _, t := range cmd.addresses() {
 			for _, h := range t.placeholders {
 				if h.field != nil && h.field.IsList() {
 					return fmt.Errorf("%s: %q must be one address, so its placeholders must not name a repeated field", d.FullName(), t.source)
 				}
 			}
 		}
-		cmd := &Command{Name: o.Name, Owner: owner, Topic: CommandTopic(owner), Public: o.Public,
-			ExpiresAfter: time.Duration(o.ExpiresAfterSeconds) * time.Second, Type: mt, stream: stream, subject: subject, memberOf: memberOf}
 		c.commands[o.Name], c.byType[d.FullName()] = cmd, cmd
 	}
 	if o := proto.GetExtension(d.Options(), routingv1.E_Event).(*routingv1.Event); o != nil {

@@ -75,6 +75,18 @@ func TestPlace_ReturnsWhenAnEventExpires(t *testing.T) {
 	require.Zero(t, e.Place(&toyv1.StoryShown{StoryId: "7"}, Origin{}).Expires)
 }
 
+func TestRequires_ReturnsThePartThatACommandNeeds(t *testing.T) {
+	c := load(t)
+	vote, _ := c.Command("toy.vote")
+	by := Origin{Actor: "ann"}
+	m := &toyv1.Vote{StoryId: "7", PageId: "8"}
+	require.Equal(t, Part{Name: "page", Stream: "story:7", Subject: "8", DeletedCode: "page_torn"}, vote.Requires(m, by))
+	require.NoError(t, vote.Check(m))
+	require.ErrorContains(t, vote.Check(&toyv1.Vote{StoryId: "7"}), "page_id")
+	mark, _ := c.Command("toy.mark_read")
+	require.Zero(t, mark.Requires(&toyv1.MarkRead{CircleId: "7"}, by))
+}
+
 // The test reads declarations that the catalog contains already, as if they were those of another service. Each error
 // must name the declaration that occurs twice.
 func TestLoad_RefusesDeclarationsThatOccurTwice(t *testing.T) {
@@ -128,12 +140,22 @@ func TestLoad_RefusesContradictoryDeclarations(t *testing.T) {
 		{"an address with an optional field", func(c *Catalog) {
 			c.commands["chat.send_message"].stream = c.commands["chat.send_message"].subject
 		}, "chat.send_message: the optional field reply_to must not be part of an address"},
+		{"a required part without a name", func(c *Catalog) { c.commands["toy.vote"].requires.name = "" }, "toy.vote: requires: the part has no name"},
+		{"a required part of another service's stream", func(c *Catalog) { c.kinds["story"].owner = "chat" },
+			"toy.vote: requires: story:{story_id} is not a stream of toy"},
+		{"a required part of the command's own stream", func(c *Catalog) {
+			c.commands["toy.vote"].requires.stream = c.commands["toy.vote"].stream
+		}, "is the command's own stream"},
+		{"a required part that no event redacts", func(c *Catalog) { c.events["toy.page_torn"].Redacts = false },
+			`no event of story:{story_id} has the subject "{page_id}" and redacts it`},
+		{"a required part with an undeclared code", func(c *Catalog) { c.commands["toy.vote"].requires.deletedCode = "torn" },
+			`toy does not declare the code "torn"`},
 		{"a code of a domain that all services have", func(c *Catalog) {
 			c.refusals[0].Code = "not_found"
 		}, "the code not_found is declared by all services already"},
 		{"a code of two domains", func(c *Catalog) {
-			c.refusals = append(c.refusals, Refusal{c.refusals[0].Code, "feed", "It is not."})
-		}, "feed: the code " + load(t).refusals[0].Code + " is declared by chat already"},
+			c.refusals = append(c.refusals, Refusal{"conversation_full", "feed", "It is not."})
+		}, "feed: the code conversation_full is declared by chat already"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := load(t)

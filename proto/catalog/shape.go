@@ -47,10 +47,10 @@ func CheckStorable(field, text string) error {
 }
 
 // Check checks the fields of a command as CheckShape does. Fields that occur in the templates of the command's stream,
-// subject and member_of must also be ids, except that an optional field of the subject may be absent. The error is a
-// refusal.
+// subject, member_of and requires must also be ids, except that an optional field of the subject may be absent. The
+// error is a refusal.
 func (c *Command) Check(m proto.Message) error {
-	for _, t := range []template{c.stream, c.subject, c.memberOf} {
+	for _, t := range c.addresses() {
 		for _, h := range t.placeholders {
 			if h.field == nil || h.field.HasPresence() && !m.ProtoReflect().Has(h.field) {
 				continue

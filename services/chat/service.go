@@ -1,4 +1,4 @@
-// Package chat is the service that owns conversations: their members and messages.
+// Package chat is the service that owns conversations: their members, and messages with the reactions to them.
 package chat
 
 import (
@@ -7,6 +7,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1/chatv1connect"
 	"github.com/edumatrix/interlinked/services/chat/conversation"
 	"github.com/edumatrix/interlinked/services/chat/query"
+	"github.com/edumatrix/interlinked/services/chat/reaction"
 	"github.com/edumatrix/interlinked/services/chat/store"
 	"github.com/edumatrix/interlinked/shared/owner"
 	"github.com/edumatrix/interlinked/shared/process"
@@ -22,9 +23,11 @@ func Run(ctx context.Context, env process.Env) error {
 		return err
 	}
 	s.HandleCommands("conversation", func(stream string) owner.State { return conversation.New(stream) })
+	s.HandleCommands("reactions", func(stream string) owner.State { return reaction.New(stream) })
 	s.Log.BoundRooms("conversation", env.Config.MaxConversations)
 	s.Project(store.DeclareConversations())
 	queries := query.New(s.Log, store.New(env.Stores.Postgres))
 	s.Serve(chatv1connect.NewChatServiceHandler(queries, s.QueryOptions(query.Projections)))
+	s.Serve(chatv1connect.NewReactionServiceHandler(queries, s.QueryOptions(query.Projections)))
 	return s.Run(ctx)
 }

@@ -186,6 +186,33 @@ func TestRead_PassesEachPartitionInOrderAndFindsNewOnes(t *testing.T) {
 	})
 }
 
+// The records are on the broker before they are read, so the first fetch returns several of them.
+func TestRead_ShowsTheRecordsAhead(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, k backend.Kafka) {
+		createTopic(t, k, "one", 1)
+		publishTo(t, publisher(t, k), "one", 0, keyed("a", "0"), keyed("b", "1"), keyed("a", "2"), keyed("b", "3"))
+		r := reader(t, k, bus.ReaderOptions{From: func(_ string, _ int32, oldest, _ int64) int64 { return oldest }})
+		ctx, cancel := context.WithCancel(t.Context())
+		ahead := map[int64][]int64{} // by offset
+		require.NoError(t, r.Read(ctx, []string{"one"}, func(_ context.Context, record *bus.Record) {
+			for _, next := range record.Ahead {
+				ahead[record.Offset] = append(ahead[record.Offset], next.Offset)
+			}
+			if record.Offset == 3 {
+				cancel()
+			}
+		}))
+		require.NotEmpty(t, ahead[0])
+		for offset, all := range ahead {
+			for i, next := range all {
+				require.Equal(t, offset+1+int64(i), next)
+			}
+		}
+		require.Empty(t, ahead[3])
+	})
+}
+
 func TestRead_ASlowHandlerDelaysOnlyItsPartition(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)

@@ -80,11 +80,12 @@ func (f *follower) run(ctx context.Context) {
 				return
 			}
 		}
-		for _, from := range records {
+		for i, from := range records {
 			if ctx.Err() != nil {
 				return
 			}
 			r = recordOf(f.topic, from)
+			r.Ahead = records[i+1:]
 			if !f.handle(ctx, &r) {
 				return
 			}

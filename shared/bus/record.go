@@ -13,6 +13,9 @@ import (
 // Header is a header of a Record.
 type Header = kgo.RecordHeader
 
+// Fetched is a record as the broker returned it.
+type Fetched = kgo.Record
+
 // Record is a Kafka record. Its bytes belong to the buffer of a whole fetch: clone the bytes that you keep, because
 // each reference keeps the whole buffer alive, up to about 16 MiB.
 type Record struct {
@@ -23,6 +26,9 @@ type Record struct {
 	Key       []byte
 	Value     []byte
 	Headers   []Header
+	// Ahead are records of the same partition that follow this one and are fetched already, in order. A Reader sets it,
+	// and it is valid only during the call of the function handle.
+	Ahead []*Fetched
 }
 
 // Header returns the value of the first header with a name; nil if there is none.

@@ -29,6 +29,7 @@ type admission struct {
 
 	members map[membershipKey]bool // true: the membership is open; false or absent: it is not open
 	timers  map[timerKey]*timerRow // timers that are set; nil or absent: there is no timer
+	parts   map[partKey]partState  // required parts of streams, and those of the admitted events
 
 	maxRooms map[string]int   // by kind: the maximum number of rooms of a user
 	rooms    map[roomsKey]int // number of rooms that a user is in, for the kinds in maxRooms

@@ -279,6 +279,7 @@ func (t *transaction) queueCheck(b *pgx.Batch) {
 	var actors, ids, streams, members, rooms, timerStreams, timerKeys []string
 	var consumed []inbox.Change
 	seen := map[string]bool{}
+	required := map[partKey]bool{}
 	for _, pw := range t.writes {
 		p := pw.prepared
 		consumed = append(consumed, p.inbox)
@@ -295,6 +296,9 @@ func (t *transaction) queueCheck(b *pgx.Batch) {
 			if e.memberOf != "" {
 				members, rooms = append(members, e.actor), append(rooms, e.memberOf)
 			}
+			if e.requires.Stream != "" {
+				required[partKey{e.requires.Stream, e.requires.Subject}] = true
+			}
 			if e.fired != nil {
 				timerStreams, timerKeys = append(timerStreams, e.fired.Stream), append(timerKeys, e.fired.Key)
 			}
@@ -303,12 +307,14 @@ func (t *transaction) queueCheck(b *pgx.Batch) {
 	a := &t.admission
 	a.versions, a.outcomes = make(map[string]catalog.Version, len(streams)), map[commandKey]outcome{}
 	a.members, a.timers = map[membershipKey]bool{}, map[timerKey]*timerRow{}
+	a.parts = map[partKey]partState{}
+	partStreams, parts := partColumns(required)
 	a.maxRooms, a.rooms = t.log.maxRooms, map[roomsKey]int{}
 	entering, kinds := t.counted()
 	a.inbox = inbox.NewAdmission()
 	a.inbox.QueueReads(b, t.log.inbox, consumed)
 	b.Queue(t.log.sql.check, actors, ids, streams, members, rooms, timerStreams,
-		timerKeys, entering, kinds).Query(func(found pgx.Rows) error {
+		timerKeys, entering, kinds, partStreams, parts).Query(func(found pgx.Rows) error {
 		var what int
 		var digest string
 		r := envelope.Outcome{Source: t.log.o.Owner}
@@ -319,6 +325,8 @@ func (t *transaction) queueCheck(b *pgx.Batch) {
 				a.outcomes[commandKey{r.Actor, r.CommandID}] = outcome{r, digest}
 			case 2:
 				a.versions[r.Stream] = r.Version
+			case 3:
+				a.parts[partKey{r.Stream, r.CommandID}] = t.log.partState(r.Type)
 			case 5:
 				a.members[membershipKey{r.Stream, r.Actor}] = true
 			case 6:

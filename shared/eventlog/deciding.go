@@ -21,12 +21,14 @@ const ClockSQL = `(extract(epoch FROM greatest(clock_timestamp(), (SELECT time F
 const (
 	sqlClock = `SELECT ` + ClockSQL
 
-	// sqlLoadNewest reads the newest event of a stream if its version is above $2, all events about the subjects in $3,
-	// and the stream's version. It is for streams in which each event contains the whole value.
+	// sqlLoadNewest reads the newest event of a stream if its version is above $2, the newest event about each of the
+	// subjects in $3, and the stream's version. It is for streams in which each event contains the whole value.
 	sqlLoadNewest = `(SELECT true AS wanted, ` + impersonal + ` FROM owner.events WHERE stream = $1 AND version > $2
   ORDER BY version DESC LIMIT 1)
 UNION
-(SELECT true, ` + impersonal + ` FROM owner.events WHERE stream = $1 AND subject = ANY ($3::text[]) AND subject <> '')
+(SELECT true, n.* FROM unnest($3::text[]) AS s (subject), LATERAL (
+  SELECT ` + impersonal + ` FROM owner.events e WHERE e.stream = $1 AND e.subject = s.subject AND s.subject <> ''
+  ORDER BY version DESC LIMIT 1) n)
 UNION ALL
 (SELECT false, ` + impersonal + ` FROM owner.events WHERE stream = $1 ORDER BY version DESC LIMIT 1)
 ORDER BY version, wanted`
@@ -59,6 +61,7 @@ type trial struct {
 	versions  map[string]catalog.Version
 	members   map[membershipKey]bool
 	timers    map[timerKey]*timerRow // nil: the timer is gone
+	parts     map[partKey]partState
 	rooms     map[roomsKey]int       // changes of the numbers of rooms that the admission contains
 	refusals  map[int]*refusal.Error // by index of the command
 	notDue    map[int]bool           // indexes of the commands whose timer is gone or not due
@@ -72,6 +75,7 @@ func (t *trial) check(e *entry) error {
 	if e.memberOf != "" && !t.isMember(membershipKey{e.memberOf, e.actor}) {
 		t.refuse(e.index, refusal.New(refusal.NotAMember, "you are not a member of this %s", catalog.KindOf(e.memberOf)))
 	}
+	t.checkPart(e)
 	if e.expected != AnyVersion && e.expected != version {
 		if e.otherwise == nil {
 			return &ConflictError{Stream: e.stream, Expected: e.expected, Actual: version}
@@ -129,6 +133,12 @@ func (t *trial) note(stream string, version catalog.Version, d draft) {
 		t.timers = map[timerKey]*timerRow{}
 	}
 	eachTimer(stream, version, t.admission.at, d, func(k timerKey, row *timerRow) { t.timers[k] = row })
+	if d.place.Subject != "" {
+		if t.parts == nil {
+			t.parts = map[partKey]partState{}
+		}
+		t.parts[partKey{stream, d.place.Subject}] = stateAfter(d.declared)
+	}
 }
 
 // note records the changes of an event, so that later writes of the transaction are checked against them.
@@ -136,6 +146,9 @@ func (a *admission) note(stream string, d draft) {
 	eachMembership(d.place, func(k membershipKey, is bool) { a.members[k] = is })
 	eachBoundedRoom(a.maxRooms, d.place, func(k roomsKey, change int) { a.rooms[k] += change })
 	eachTimer(stream, a.versions[stream], a.at, d, a.timer)
+	if d.place.Subject != "" {
+		a.parts[partKey{stream, d.place.Subject}] = stateAfter(d.declared)
+	}
 }
 
 // eachMembership calls f for each user whom an event adds to a room (true) or removes from a room (false). Additions

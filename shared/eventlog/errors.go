@@ -34,9 +34,9 @@ func (e *RepeatedError) Error() string {
 }
 
 // RefusedError contains the refusals of those commands of a Write that the log refuses, by the command's index. A
-// command is refused if its actor is not a member of the room in Decided.MemberOf, if a user would be in more rooms
-// than BoundRooms allows, or if the stream of an Also with the field Otherwise is not at the expected version. Decide
-// the other commands again, without the events of the refused ones.
+// command is refused if its actor is not a member of the room in Decided.MemberOf, if the part in Decided.Requires does
+// not exist, if a user would be in more rooms than BoundRooms allows, or if the stream of an Also with the field
+// Otherwise is not at the expected version. Decide the other commands again, without the events of the refused ones.
 type RefusedError struct {
 	Refusals map[int]*refusal.Error
 }

@@ -18,8 +18,9 @@ type Selection struct {
 	After    catalog.Version
 	Subjects []string
 	// If Newest is set, the selection contains the newest event of the stream instead of all events about the stream
-	// itself. The newest event is left out if its version is not above After. Newest is for streams in which each event
-	// contains the whole value.
+	// itself, and the newest event about each of the Subjects instead of all events about them. The newest event of the
+	// stream is left out if its version is not above After. Newest is for streams in which each event contains the whole
+	// value.
 	Newest bool
 }
 

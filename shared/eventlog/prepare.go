@@ -51,6 +51,7 @@ type entry struct {
 	drafts      []draft
 	index       int            // index of the command to which the entry belongs; -1: the entry belongs to an Append
 	memberOf    string         // the room of which the actor must be a member
+	requires    catalog.Part   // the part of another stream that must exist; zero: none
 	otherwise   *refusal.Error // refusal of the command if the stream is not at the expected version; nil: a conflict
 	fired       *TimerKey      // timer that sent the command; nil: none
 	span        trace.Span
@@ -97,8 +98,8 @@ func (l *Log) prepare(ctx context.Context, w Write) (*prepared, error) {
 		if err := l.draftAlso(p, i, d); err != nil {
 			return nil, &WriteError{err}
 		}
-		e := &entry{index: i, memberOf: d.MemberOf, fired: d.Timer, stream: w.Stream, expected: AnyVersion, actor: d.Actor, cause: d.CommandID,
-			commandType: d.Type, digest: d.Digest,
+		e := &entry{index: i, memberOf: d.MemberOf, requires: d.Requires, fired: d.Timer, stream: w.Stream,
+			expected: AnyVersion, actor: d.Actor, cause: d.CommandID, commandType: d.Type, digest: d.Digest,
 			correlation: d.Correlation, traceParent: d.TraceParent, command: true, kind: d.Kind, code: d.Code, text: d.Text,
 			field: d.Field}
 		if d.Stream != "" {

@@ -39,8 +39,8 @@ SELECT set_config('transaction_timeout', $2, true), set_config('lock_timeout', $
 	sqlSame = `SELECT EXISTS (SELECT FROM owner.events WHERE position = $1 AND id = $2 AND cause = $3)`
 
 	// sqlCheck reads everything that the writes of a commit are checked against, except the tables of package inbox.
-	// The first column is the kind of the row: 1 an outcome, 2 the version of a stream, 4 the head of the log, 5 a
-	// membership, 6 a timer, 7 the log's clock, 8 a number of rooms.
+	// The first column is the kind of the row: 1 an outcome, 2 the version of a stream, 3 the newest event about a
+	// part of a stream, 4 the head of the log, 5 a membership, 6 a timer, 7 the log's clock, 8 a number of rooms.
 	sqlCheck = `SELECT 1 AS what, o.actor, o.command_id, o.type, o.stream, o.kind, o.version, o.position, o.code, o.text,
   o.field, o.digest
 FROM unnest($1::text[], $2::text[]) AS k (actor, command_id),
@@ -49,6 +49,11 @@ UNION ALL
 SELECT 2, '', '', '', s.stream, '', h.version, 0, '', '', '', ''
 FROM unnest($3::text[]) AS s (stream),
 LATERAL (SELECT version FROM owner.events e WHERE e.stream = s.stream ORDER BY version DESC LIMIT 1) h
+UNION ALL
+SELECT 3, '', k.subject, e.type, k.stream, '', 0, 0, '', '', '', ''
+FROM unnest($10::text[], $11::text[]) AS k (stream, subject),
+LATERAL (SELECT type FROM owner.events e WHERE e.stream = k.stream AND e.subject = k.subject
+  ORDER BY version DESC LIMIT 1) e
 UNION ALL
 SELECT 5, k.member, '', '', k.room, '', 0, 0, '', '', '', ''
 FROM unnest($4::text[], $5::text[]) AS k (member, room),

@@ -53,6 +53,9 @@ type Decided struct {
 	// MemberOf is the room of which the actor must be a member; empty: none. If the actor is not a member, the Write
 	// fails with a *RefusedError.
 	MemberOf string
+	// Requires is the part of another stream that must exist; zero: none. If it does not exist, or is deleted, the Write
+	// fails with a *RefusedError.
+	Requires catalog.Part
 	// Timer is the timer that sent the command; nil: none did. The Write removes the timer. If the timer is not due, or
 	// was replaced or cancelled, the Write fails with a *TimerError.
 	Timer *TimerKey

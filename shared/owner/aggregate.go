@@ -11,7 +11,8 @@ import (
 // it. Aggregates need not import this package.
 //
 // When a stream of counters (CLASS_COUNTER) is loaded, Evolve gets the newest event without the earlier ones, because
-// each event contains the whole value.
+// each event contains the whole value. For a command that names a subject, Evolve also gets the newest event about that
+// subject. That event may be older than the events that Evolve got before; catalog.Fact contains the version.
 type State interface {
 	// Decide returns the events to which a command leads, no events if nothing has to change, or an error. It does not
 	// change the state.
@@ -28,7 +29,7 @@ type State interface {
 	Evolve(f catalog.Fact, event proto.Message)
 	// Forget drops the state of single subjects (such as messages) and keeps the state of the stream itself, so that
 	// the state of a long stream stays small. Before a command that names a subject is decided, Evolve gets the events
-	// about that subject again.
+	// about that subject again (of a counter, the newest one).
 	Forget()
 }
 

@@ -70,6 +70,7 @@ func (d *decider) decideOne(h *loadedState, at time.Time, pc *pendingCommand) (d
 		refuse(&decided, command.Expired)
 	default:
 		decided.MemberOf = pc.declared.MemberOf(pc.message, origin)
+		decided.Requires = pc.declared.Requires(pc.message, origin)
 		err = d.decideWithState(h, origin, pc, &decided)
 	}
 	span.SetAttributes(attribute.String("edumatrix.outcome", string(decided.Kind)))

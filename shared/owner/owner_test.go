@@ -217,7 +217,17 @@ func TestRun_RefusesATableThatNoProjectionDeclares(t *testing.T) {
 	require.ErrorContains(t, s.Run(ctx), "forgotten")
 }
 
-func rooms(s *owner.Service) { s.HandleCommands("conversation", newRoom) }
+// rooms registers an aggregate for every kind of streams of the service chat. Only commands about conversations are
+// sent.
+func rooms(s *owner.Service) {
+	declared, err := catalog.Load()
+	if err != nil {
+		panic(err)
+	}
+	for _, c := range declared.CommandsOf("chat") {
+		s.HandleCommands(c.Kind(), newRoom)
+	}
+}
 
 func say(actor, id, conversation, body string) envelope.Command {
 	raw, _ := proto.Marshal(&chatv1.SendMessage{ConversationId: conversation, Body: body})
@@ -509,6 +519,7 @@ func TestCommand_AStreamThatCannotBeFoldedFailsAlone(t *testing.T) {
 	w.outcome(poison.ID, 1)
 	stop()
 	w.start(func(s *owner.Service) {
+		rooms(s)
 		s.HandleCommands("conversation", func(stream string) owner.State {
 			return &fragile{room{strings.TrimPrefix(stream, "conversation:")}}
 		})

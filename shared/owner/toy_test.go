@@ -159,6 +159,12 @@ func (*bell) Forget() {}
 type story struct{ id string }
 
 func (s *story) Decide(by catalog.Origin, command proto.Message) ([]proto.Message, error) {
+	switch c := command.(type) {
+	case *toyv1.WritePage:
+		return []proto.Message{&toyv1.PageWritten{StoryId: s.id, PageId: c.PageId, AuthorId: by.Actor}}, nil
+	case *toyv1.TearPage:
+		return []proto.Message{&toyv1.PageTorn{StoryId: s.id, PageId: c.PageId, AuthorId: by.Actor}}, nil
+	}
 	c := command.(*toyv1.ShowStory)
 	return []proto.Message{&toyv1.StoryShown{StoryId: s.id, AuthorId: by.Actor, Text: c.Text,
 		ExpiresAt: timestamppb.New(by.At.Add(time.Duration(c.Milliseconds) * time.Millisecond))}}, nil
@@ -209,6 +215,7 @@ func newToyAt(t *testing.T, url string, onRing func(string, time.Time), now func
 			},
 			"bell":  func(s string) State { return &bell{id: strings.TrimPrefix(s, "bell:"), onRing: y.onRing} },
 			"story": func(s string) State { return &story{strings.TrimPrefix(s, "story:")} },
+			"votes": func(string) State { return &votes{voted: map[string]bool{}, evolved: &y.evolved} },
 		}})
 	require.NoError(t, err)
 	t.Cleanup(func() {

@@ -55,7 +55,9 @@ func TestValidate_RefusesAQueryWithoutAProjection(t *testing.T) {
 	c, err := catalog.Load()
 	require.NoError(t, err)
 	s := &Service{name: "chat", env: process.Env{Catalog: c}, aggregates: map[string]NewState{}}
-	s.HandleCommands("conversation", func(string) State { return nil })
+	for _, command := range c.CommandsOf("chat") {
+		s.HandleCommands(command.Kind(), func(string) State { return nil })
+	}
 	conversations := projection.Declare("conversations", projection.Options{Streams: []string{"conversation"},
 		Tables: []string{"conversations"}})
 	conversations.Ignore(&chatv1.ConversationStarted{}, &chatv1.MemberAdded{}, &chatv1.MemberLeft{}, &chatv1.MessageSent{},

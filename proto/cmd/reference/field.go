@@ -85,7 +85,8 @@ var hole = regexp.MustCompile(`\{(?:\$pair:)?([a-z][a-z0-9_]*)\}`)
 func addressFields(m protoreflect.MessageDescriptor) (names []string) {
 	c := proto.GetExtension(m.Options(), routingv1.E_Command).(*routingv1.Command)
 	s := proto.GetExtension(m.Options(), routingv1.E_Signal).(*routingv1.Signal)
-	for _, template := range []string{c.GetStream(), c.GetSubject(), c.GetMemberOf(), s.GetRoom()} {
+	for _, template := range []string{c.GetStream(), c.GetSubject(), c.GetMemberOf(),
+		c.GetRequires().GetStream(), c.GetRequires().GetSubject(), s.GetRoom()} {
 		for _, found := range hole.FindAllStringSubmatch(template, -1) {
 			names = append(names, found[1])
 		}

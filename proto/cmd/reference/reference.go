@@ -155,6 +155,9 @@ func (w *writer) commands() {
 		if o.MemberOf != "" {
 			about += fmt.Sprintf(" Only members of `%s` may send it.", inWords(o.MemberOf))
 		}
+		if r := o.Requires; r != nil {
+			about += fmt.Sprintf(" The %s has to exist in the stream `%s`.", r.Name, inWords(r.Stream))
+		}
 		if c.ExpiresAfter > 0 {
 			about += fmt.Sprintf(" It is refused as `expired` after %s.", c.ExpiresAfter)
 		}

@@ -40,6 +40,11 @@ func (s *Server) History(ctx context.Context, r *connect.Request[chatv1.HistoryR
 	if err != nil {
 		return nil, eventlog.Unavailable(err)
 	}
+	if readable.member {
+		if err := s.addReactions(ctx, id, messages); err != nil {
+			return nil, err
+		}
+	}
 	return connect.NewResponse(&chatv1.HistoryResponse{Messages: messages, More: more, Version: int64(readable.version)}), nil
 }
 
@@ -61,7 +66,7 @@ func (s *Server) Edits(ctx context.Context, r *connect.Request[chatv1.EditsReque
 		return nil, eventlog.Unavailable(err)
 	}
 	if !exists {
-		return nil, refusal.New(refusal.NotFound, "there is no such message in this conversation, or you cannot read it")
+		return nil, errNoMessage
 	}
 	return connect.NewResponse(&chatv1.EditsResponse{Edits: edits, Next: page.Cursor(next)}), nil
 }
@@ -85,6 +90,13 @@ func (s *Server) Pins(ctx context.Context, r *connect.Request[chatv1.PinsRequest
 	pins, next, err := s.store.Pins(ctx, id, readable.ranges, below, limit)
 	if err != nil {
 		return nil, eventlog.Unavailable(err)
+	}
+	var messages []*chatv1.Message
+	for _, pin := range pins {
+		messages = append(messages, pin.Message)
+	}
+	if err := s.addReactions(ctx, id, messages); err != nil {
+		return nil, err
 	}
 	return connect.NewResponse(&chatv1.PinsResponse{Pins: pins, Next: page.Cursor(next), Version: int64(readable.version)}), nil
 }

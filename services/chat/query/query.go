@@ -28,9 +28,10 @@ var Projections = consistency.Projections{
 	"chat.history":       store.ProjectionName,
 	"chat.members":       store.ProjectionName,
 	"chat.pins":          store.ProjectionName,
+	"chat.reactions":     store.ProjectionName,
 }
 
-// Server answers the queries of ChatService.
+// Server answers the queries of ChatService and ReactionService.
 type Server struct {
 	log   *eventlog.Log
 	store *store.Store

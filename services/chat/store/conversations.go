@@ -79,10 +79,10 @@ type conversationWriter struct {
 	start, leave, join, setRole, setTitle, setPicture, advance *projection.Statement
 }
 
-// DeclareConversations declares the projection of conversations, their members and their messages.
+// DeclareConversations declares the projection of conversations, their members, and their messages with the reactions.
 func DeclareConversations() *projection.Projection {
-	p := projection.Declare(ProjectionName, projection.Options{Streams: []string{"conversation"},
-		Tables: []string{"conversations", "conversation_members", "messages", "edits", "pins"}})
+	p := projection.Declare(ProjectionName, projection.Options{Streams: []string{"conversation", "reactions"},
+		Tables: []string{"conversations", "conversation_members", "messages", "edits", "pins", "reaction_counts", "reactions"}})
 	// A batch executes its statements in the order of their declaration: a user who leaves and is added again within
 	// one batch has to leave first, and gets a role last.
 	c := &conversationWriter{start: p.Statement(everyRow, sqlStart), leave: p.Statement(byMember, sqlLeave),

@@ -8,3 +8,5 @@ var SQLPins = sqlPins
 const SQLEdits = sqlEdits
 
 const MaxSmall = maxSmall
+
+var SQLReactions, SQLReactionsOf = sqlReactions, sqlReactionsOf

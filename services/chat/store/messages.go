@@ -45,6 +45,7 @@ const (
 type messageWriter struct {
 	*conversationWriter
 	send, edit, reply, remove, unpin, pin *projection.Statement
+	reactions                             *reactionWriter
 }
 
 // declareMessages declares the functions for the events about messages.
@@ -55,7 +56,7 @@ func declareMessages(p *projection.Projection, c *conversationWriter) {
 	// because all its rows set the same values.
 	m := messageWriter{conversationWriter: c, send: p.Statement(everyRow, sqlSend), edit: p.Statement(everyRow, sqlEdit),
 		reply: p.Statement(byMessage, sqlReply), remove: p.Statement(everyRow, sqlDelete),
-		unpin: p.Statement(byMessage, sqlUnpin), pin: p.Statement(byMessage, sqlPin)}
+		unpin: p.Statement(byMessage, sqlUnpin), pin: p.Statement(byMessage, sqlPin), reactions: declareReactions(p)}
 	projection.On(p, m.sent)
 	projection.On(p, m.edited)
 	projection.On(p, m.deleted)
@@ -77,6 +78,7 @@ func (w messageWriter) edited(b *projection.Batch, e projection.Event, m *chatv1
 
 func (w messageWriter) deleted(b *projection.Batch, e projection.Event, m *chatv1.MessageDeleted) {
 	b.Add(w.remove, e.ID, m.MessageId, e.Version)
+	w.reactions.messageDeleted(b, e, m.MessageId)
 	w.countReply(b, e, m.ThreadId, -1, "")
 	w.advanceTo(b, e, false)
 }

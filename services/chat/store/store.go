@@ -36,6 +36,8 @@ const MaxPageBytes = 512 << 10
 //	messages              one row for each message, by thread and version; a deleted message has no body
 //	edits                 one row for each edit of a message that is not deleted
 //	pins                  one row for each pinned message
+//	reaction_counts       one row for each message that anybody has reacted to
+//	reactions             one row for each reaction of each user
 
 // Store reads the rows that the projection wrote. Its statements name the schema chat, because its connections do not
 // set search_path. The projection's statements name no schema, because a rebuild runs them in another schema.

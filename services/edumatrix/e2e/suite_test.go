@@ -76,6 +76,7 @@ func suiteIn(t *testing.T, m *mesh) {
 			"HealthIsReported":                  testHealth,
 			"ManyConversationsKeepTheirOrder":   testOrder,
 			"TypingGoesToMembersOnly":           testTyping,
+			"ReactionsReachMembersOnly":         testReactions,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()

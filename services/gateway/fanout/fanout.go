@@ -278,17 +278,17 @@ func (f *Fanout) take(ctx context.Context, r *bus.Record) {
 		// from the owner's log.
 		f.unreadable(r, err)
 	case !e.IsPosition() && e.Class == routingv1.Class_CLASS_EPHEMERAL:
-		f.deliver(t.log, &e)
+		f.deliver(t.log, &e, false)
 	case !t.logged:
 		f.unreadable(r, fmt.Errorf("%s is on a topic without a log", e.Type))
 	default:
-		t.partition(f, r.Partition).takeRetrying(ctx, f, &e)
+		t.partition(f, r.Partition).takeRetrying(ctx, f, &e, r.Ahead...)
 	}
 }
 
 // deliver delivers an event to the connections in its rooms, and then resolves the outcome in the event, if the event
-// contains one.
-func (f *Fanout) deliver(log *logProgress, e *envelope.Event) {
+// contains one. An event that is superseded is delivered only to the connections of the user who caused it.
+func (f *Fanout) deliver(log *logProgress, e *envelope.Event, superseded bool) {
 	declared, known := f.options.Catalog.Event(e.Type)
 	if !known {
 		if _, reported := f.unknown.LoadOrStore(e.Type, true); !reported {
@@ -297,6 +297,7 @@ func (f *Fanout) deliver(log *logProgress, e *envelope.Event) {
 	}
 	span := f.span(e)
 	event := hub.NewEvent(*e, declared)
+	event.Superseded = superseded
 	n := log.shard.Deliver(event)
 	if n > 0 {
 		if err := event.Err(); err != nil {

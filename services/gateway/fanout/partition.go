@@ -13,6 +13,7 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
@@ -49,12 +50,13 @@ func newPartition(f *Fanout, t *topic, number int32) *partition {
 // heard returns when the last record was read.
 func (p *partition) heard() time.Time { return time.Unix(0, p.last.Load()) }
 
-// takeRetrying calls take for a record, repeatedly until take returns no error or the context ends.
-func (p *partition) takeRetrying(ctx context.Context, f *Fanout, e *envelope.Event) {
+// takeRetrying calls take for a record, repeatedly until take returns no error or the context ends. The parameter ahead
+// is that of take.
+func (p *partition) takeRetrying(ctx context.Context, f *Fanout, e *envelope.Event, ahead ...*bus.Fetched) {
 	owner := p.topic.log.owner
 	var backoff retry.Backoff
 	for {
-		err := p.take(ctx, f, e)
+		err := p.take(ctx, f, e, ahead...)
 		if err == nil {
 			if backoff.Failures > 0 {
 				f.options.Waiting(owner, nil)
@@ -74,8 +76,8 @@ func (p *partition) takeRetrying(ctx context.Context, f *Fanout, e *envelope.Eve
 // take fills the gap before a record, if there is one, from the owner's log. It then delivers the record, unless the
 // record is a repeat or a position record (see envelope.Event.IsPosition). If the gap cannot be filled, or ctx ends
 // while take waits for other partitions (see begin), take returns an error, and the caller must take the same record
-// again.
-func (p *partition) take(ctx context.Context, f *Fanout, e *envelope.Event) error {
+// again. The parameter ahead has the records of the partition that are fetched already and follow this one.
+func (p *partition) take(ctx context.Context, f *Fanout, e *envelope.Event, ahead ...*bus.Fetched) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if e.Epoch > 0 && e.Epoch < p.epoch.Load() {
@@ -116,7 +118,7 @@ func (p *partition) take(ctx context.Context, f *Fanout, e *envelope.Event) erro
 	if !e.IsPosition() {
 		// Move the position even if delivery panics, so that the next record continues from the new position.
 		defer p.moveTo(e.Position)
-		f.deliver(p.topic.log, e)
+		f.deliver(p.topic.log, e, superseded(e, ahead))
 	} else {
 		p.moveTo(e.Position)
 	}
@@ -197,7 +199,7 @@ func (p *partition) fill(ctx context.Context, f *Fanout, until catalog.Position)
 				continue
 			}
 			if e.Position > p.position {
-				f.deliver(log, &e)
+				f.deliver(log, &e, false)
 				p.moveTo(e.Position)
 			}
 		}

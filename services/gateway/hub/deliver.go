@@ -3,8 +3,9 @@ package hub
 import "github.com/edumatrix/interlinked/proto/catalog"
 
 // Deliver adds an event to the event buffer, and moves users into and out of the rooms that the event opens and closes
-// for them. It queues the event, once, for each attached connection that is in one of the event's rooms or belongs to a
-// moved user, if the event is new to the connection. It returns the number of connections that it queued the event for.
+// for them. It queues the event once for each attached connection to which the event is new and that is in one of the
+// event's rooms or belongs to one of these users. Of an event that is superseded, these are only the connections of the
+// user who caused it. Deliver returns the number of connections for which it queued the event.
 func (sh *Shard) Deliver(e *Event) (n int) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -33,7 +34,9 @@ func (sh *Shard) Deliver(e *Event) (n int) {
 				}
 			}
 		}
-		if r := sh.rooms[name]; r != nil {
+		if e.Superseded {
+			n += sh.deliverOwn(e, name)
+		} else if r := sh.rooms[name]; r != nil {
 			for _, m := range r.members {
 				if s := m.subscriber; s.attached && m.takes(e) {
 					n += sh.queueEvent(e, s)

@@ -16,6 +16,10 @@ import (
 // gets it.
 type Event struct {
 	envelope.Event
+	// Superseded reports whether a newer event of the same stream, which contains the whole value, follows soon. Then
+	// only the connections of the user who caused the event need it. It is set before the event is delivered.
+	Superseded bool
+
 	declared *catalog.Event
 
 	mu      sync.Mutex

@@ -68,7 +68,8 @@ type Absence struct {
 // Of returns the events that a user has missed, in order, and the rooms that are not recovered. A room is not recovered
 // if it is in missed.NotRecovered, or if it has more than b.Events events. If the other rooms together have more than
 // b.Bytes bytes, the largest of them are not recovered either. The events of a room that is not recovered are returned
-// only if they are also in a recovered room. Of a stream of class counter, only the newest event is returned.
+// only if they are also in a recovered room. Of a stream of class counter, only the newest event is returned, and the
+// newest one that the user has caused.
 func (p *MissedEvents) Of(user string, encoding frame.Encoding, missed Absence, b Bounds) (events []*Event, notRecovered []string) {
 	rooms := make(map[string][]int, len(missed.Intervals)+1)
 	for _, gap := range interval.Missed(user, missed.Subscribed, missed.Intervals, missed.After, missed.Until) {
@@ -126,7 +127,7 @@ func (p *MissedEvents) Of(user string, encoding frame.Encoding, missed Absence, 
 		}
 	}
 	slices.Sort(all)
-	return p.newest(slices.Compact(all)), notRecovered
+	return p.newest(user, slices.Compact(all)), notRecovered
 }
 
 // at returns the index of the event at a position, or false if the field events does not contain such an event.
@@ -136,17 +137,23 @@ func (p *MissedEvents) at(position catalog.Position) (int, bool) {
 	})
 }
 
-// newest returns the events with the given indices. Of a stream of class counter, it returns only the newest of them.
-func (p *MissedEvents) newest(indices []int) []*Event {
+// newest returns the events with the given indices. Of a stream of class counter, it returns only the newest of them,
+// and the newest one that the user has caused.
+func (p *MissedEvents) newest(user string, indices []int) []*Event {
 	var events []*Event
-	seen := map[string]bool{}
+	type seenBy struct {
+		stream string
+		own    bool
+	}
+	seen := map[seenBy]bool{}
 	for _, i := range slices.Backward(indices) {
 		e := p.events[i]
 		if e.mergeable() {
-			if seen[e.Stream] {
+			own := e.Actor == user
+			if seen[seenBy{e.Stream, own}] || !own && seen[seenBy{e.Stream, true}] {
 				continue
 			}
-			seen[e.Stream] = true
+			seen[seenBy{e.Stream, own}] = true
 		}
 		events = append(events, e)
 	}

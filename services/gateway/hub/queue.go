@@ -70,20 +70,13 @@ const smallQueue = 16
 
 func (q *queue) len() int { return len(q.items) - q.head }
 
-// push adds an item. The item replaces a waiting item with the same key, unless the waiting item is newer. If the queue
-// is full (see full), push drops all items that can be spared. If the queue is still full, push drops the new item if
-// that can be spared, else returns false. It returns the number of dropped items. The parameter afforded is for full.
+// push adds an item, unless it replaces a waiting item (see replace). If the queue is full (see full), push drops all
+// items that can be spared. If the queue is still full, push drops the new item if that can be spared, else returns
+// false. It returns the number of dropped items. The parameter afforded is for full.
 func (q *queue) push(it item, l *Limits, afforded bool) (dropped int, ok bool) {
 	key, size := it.key(), len(it.text())
-	if key != "" {
-		if n, waits := q.newest[key]; waits {
-			if old := &q.items[q.head+n-q.first]; old.version() <= it.version() {
-				q.count(old, -1)
-				q.count(&it, 1)
-				*old = it
-			}
-			return 0, true
-		}
+	if q.replace(key, &it) {
+		return 0, true
 	}
 	if it.counts() && q.full(size, l, afforded) {
 		if dropped = q.dropSpare(); q.full(size, l, afforded) {

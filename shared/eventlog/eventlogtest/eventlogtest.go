@@ -40,7 +40,7 @@ type Log struct {
 
 	mu       sync.Mutex
 	followed []projection.Applier
-	position catalog.Position // position of the newest event that AppendAll has committed
+	position catalog.Position // position of the newest event that AppendAll or Decide has committed
 }
 
 // Open opens and runs the log of an owner ("chat"), with the migrations of its projections (nil: none).
@@ -117,18 +117,29 @@ func (l *Log) AppendAll(events ...decidetest.Event) {
 	l.t.Helper()
 	var w eventlog.Write
 	for _, e := range events {
-		declared, ok := l.Catalog.EventOf(e.Message)
-		if !ok {
-			l.t.Fatalf("%T is not declared as an event", e.Message)
-		}
-		w.Appends = append(w.Appends, eventlog.Append{Expected: eventlog.AnyVersion, Actor: e.Actor,
-			Stream: declared.Place(e.Message, catalog.Origin{Actor: e.Actor}).Stream, Events: []proto.Message{e.Message}})
+		w.Appends = append(w.Appends, l.appendOf(e))
 	}
+	l.require(l.commit(w))
+}
+
+// appendOf returns an event for the stream that its declaration names.
+func (l *Log) appendOf(e decidetest.Event) eventlog.Append {
+	l.t.Helper()
+	declared, ok := l.Catalog.EventOf(e.Message)
+	if !ok {
+		l.t.Fatalf("%T is not declared as an event", e.Message)
+	}
+	return eventlog.Append{Expected: eventlog.AnyVersion, Actor: e.Actor,
+		Stream: declared.Place(e.Message, catalog.Origin{Actor: e.Actor}).Stream, Events: []proto.Message{e.Message}}
+}
+
+// commit commits a write, and records its position for As.
+func (l *Log) commit(w eventlog.Write) error {
 	c, err := l.Commit(l.t.Context(), w)
-	l.require(err)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.position = max(l.position, c.Position)
+	return err
 }
 
 // As returns the context for a query of a user. The answer must contain every event that Append or AppendAll has

@@ -14,6 +14,7 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
+	toyv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/toy/v1"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog/eventlogtest"
@@ -115,4 +116,42 @@ func TestDecide_CommitsTheEventsOfTheDecision(t *testing.T) {
 	require.Equal(t, []string{"authors (conversation:c,ann,2)", "authors (conversation:c,bob,1)"}, l.Rows())
 	require.Len(t, edit("bob", "m2", "x").Events, 1)
 	require.Equal(t, []string{"authors (conversation:c,ann,2)", "authors (conversation:c,bob,2)"}, l.Rows())
+}
+
+// voting is an aggregate that counts votes. Each event is about its voter, and contains the number of all votes.
+type voting struct{ newest *toyv1.Voted }
+
+func (v *voting) Decide(_ catalog.Origin, command proto.Message) ([]proto.Message, error) {
+	c := command.(*toyv1.Vote)
+	return []proto.Message{&toyv1.Voted{StoryId: c.StoryId, PageId: c.PageId, Votes: v.newest.GetVotes() + 1}}, nil
+}
+
+func (v *voting) Evolve(_ catalog.Fact, event proto.Message) { v.newest = event.(*toyv1.Voted) }
+
+// marking is an aggregate that changes nothing.
+type marking struct{}
+
+func (marking) Decide(catalog.Origin, proto.Message) ([]proto.Message, error) { return nil, nil }
+func (marking) Evolve(catalog.Fact, proto.Message)                            {}
+
+func TestDecide_ChecksOtherStreamsAsTheServiceDoes(t *testing.T) {
+	t.Parallel()
+	l := eventlogtest.Open(t, "toy", nil)
+	vote := func(user string) decidetest.Outcome {
+		return eventlogtest.Decide(l, func(string) *voting { return &voting{} }, user, &toyv1.Vote{StoryId: "s", PageId: "p"})
+	}
+	require.Equal(t, refusal.NotFound, vote("ann").Code)
+	l.Append("ann", &toyv1.PageWritten{StoryId: "s", PageId: "p"})
+	for n, user := range []string{"ann", "bob", "ann"} {
+		require.EqualValues(t, n+1, vote(user).Events[0].(*toyv1.Voted).Votes, "the newest event is loaded, whomever it is about")
+	}
+	l.Append("ann", &toyv1.PageTorn{StoryId: "s", PageId: "p"})
+	require.Equal(t, "page_torn", vote("ann").Code)
+
+	mark := func(user string) decidetest.Outcome {
+		return eventlogtest.Decide(l, func(string) marking { return marking{} }, user, &toyv1.MarkRead{CircleId: "c"})
+	}
+	require.Equal(t, refusal.NotAMember, mark("ann").Code)
+	l.Append("ann", &toyv1.CircleOpened{CircleId: "c", UserIds: []string{"ann"}})
+	require.Equal(t, decidetest.Outcome{}, mark("ann"))
 }

@@ -353,7 +353,7 @@ func (x *SetTitle) GetTitle() string {
 type SetPicture struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
-	// The URL of an image, which begins with "https://", or with "/" if this installation serves the image.
+	// The HTTPS URL of an image, or a path that begins with "/" if this installation serves the image.
 	Picture       string `protobuf:"bytes,2,opt,name=picture,proto3" json:"picture,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -873,9 +873,9 @@ const file_edumatrix_chat_v1_commands_proto_rawDesc = "" +
 	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12'\n" +
 	"\n" +
 	"message_id\x18\x02 \x01(\tB\b\xb2\xbb\x18\x04\b\x01\x10\x01R\tmessageId::\xaa\xbb\x186\n" +
-	"\x12chat.unpin_message\x12\x1econversation:{conversation_id}\x18\x01B\x84\x04ʻ\x18y\n" +
-	"\x13direct_conversation\x12bThe two members of a direct conversation cannot change: members cannot be added, removed or leave.ʻ\x186\n" +
-	"\x0fmessage_deleted\x12#A deleted message cannot be edited.ʻ\x18>\n" +
+	"\x12chat.unpin_message\x12\x1econversation:{conversation_id}\x18\x01B\xae\x04ʻ\x18y\n" +
+	"\x13direct_conversation\x12bThe two members of a direct conversation cannot change: members cannot be added, removed or leave.ʻ\x18`\n" +
+	"\x0fmessage_deleted\x12MA deleted message cannot be edited, answered or pinned, and has no reactions.ʻ\x18>\n" +
 	"\x11conversation_full\x12)A conversation has at most 2,000 members.ʻ\x18~\n" +
 	"\vstudy_group\x12oThe members, roles, title and picture of a study group's conversation are those of the group; change the group.ʻ\x18@\n" +
 	"\rtoo_many_pins\x12/A conversation has at most 100 pinned messages.ZCgithub.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1;chatv1b\x06proto3"

@@ -355,6 +355,12 @@ type Message struct {
 	MentionedUserIds []string `protobuf:"bytes,13,rep,name=mentioned_user_ids,json=mentionedUserIds,proto3" json:"mentioned_user_ids,omitempty"`
 	MentionsAll      bool     `protobuf:"varint,14,opt,name=mentions_all,json=mentionsAll,proto3" json:"mentions_all,omitempty"`
 	Pinned           bool     `protobuf:"varint,15,opt,name=pinned,proto3" json:"pinned,omitempty"`
+	// The reactions to the message, in the order in which each was first added; empty for users who have left the
+	// conversation.
+	Reactions []*Reaction `protobuf:"bytes,16,rep,name=reactions,proto3" json:"reactions,omitempty"`
+	// The version of the newest chat.reactions_changed that is part of the field reactions; 0: there is none. Of later
+	// events about the message, a client ignores those with this version or a lower one.
+	ReactionsVersion int64 `protobuf:"varint,26,opt,name=reactions_version,json=reactionsVersion,proto3" json:"reactions_version,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -492,6 +498,20 @@ func (x *Message) GetPinned() bool {
 		return x.Pinned
 	}
 	return false
+}
+
+func (x *Message) GetReactions() []*Reaction {
+	if x != nil {
+		return x.Reactions
+	}
+	return nil
+}
+
+func (x *Message) GetReactionsVersion() int64 {
+	if x != nil {
+		return x.ReactionsVersion
+	}
+	return 0
 }
 
 type HistoryResponse struct {
@@ -1134,7 +1154,7 @@ var File_edumatrix_chat_v1_queries_proto protoreflect.FileDescriptor
 
 const file_edumatrix_chat_v1_queries_proto_rawDesc = "" +
 	"\n" +
-	"\x1fedumatrix/chat/v1/queries.proto\x12\x11edumatrix.chat.v1\x1a\x1eedumatrix/chat/v1/events.proto\x1a\"edumatrix/routing/v1/routing.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\\\n" +
+	"\x1fedumatrix/chat/v1/queries.proto\x12\x11edumatrix.chat.v1\x1a\x1eedumatrix/chat/v1/events.proto\x1a!edumatrix/chat/v1/reactions.proto\x1a\"edumatrix/routing/v1/routing.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\\\n" +
 	"\x14ConversationsRequest\x12$\n" +
 	"\x05limit\x18\x01 \x01(\x05B\t\xb2\xbb\x18\x05(\x010\xc8\x01H\x00R\x05limit\x88\x01\x01\x12\x14\n" +
 	"\x05after\x18\x02 \x01(\tR\x05afterB\b\n" +
@@ -1161,7 +1181,7 @@ const file_edumatrix_chat_v1_queries_proto_rawDesc = "" +
 	"\tthread_id\x18\x05 \x01(\tB\x06\xb2\xbb\x18\x02\x10\x01R\bthreadIdB\t\n" +
 	"\a_beforeB\b\n" +
 	"\x06_afterB\b\n" +
-	"\x06_limit\"\x9c\x04\n" +
+	"\x06_limit\"\x84\x05\n" +
 	"\aMessage\x12\x1d\n" +
 	"\n" +
 	"message_id\x18\x01 \x01(\tR\tmessageId\x12\x18\n" +
@@ -1180,7 +1200,9 @@ const file_edumatrix_chat_v1_queries_proto_rawDesc = "" +
 	"\rlast_reply_by\x18\f \x01(\tR\vlastReplyBy\x12,\n" +
 	"\x12mentioned_user_ids\x18\r \x03(\tR\x10mentionedUserIds\x12!\n" +
 	"\fmentions_all\x18\x0e \x01(\bR\vmentionsAll\x12\x16\n" +
-	"\x06pinned\x18\x0f \x01(\bR\x06pinned\"w\n" +
+	"\x06pinned\x18\x0f \x01(\bR\x06pinned\x129\n" +
+	"\treactions\x18\x10 \x03(\v2\x1b.edumatrix.chat.v1.ReactionR\treactions\x12+\n" +
+	"\x11reactions_version\x18\x1a \x01(\x03R\x10reactionsVersion\"w\n" +
 	"\x0fHistoryResponse\x126\n" +
 	"\bmessages\x18\x01 \x03(\v2\x1a.edumatrix.chat.v1.MessageR\bmessages\x12\x12\n" +
 	"\x04more\x18\x02 \x01(\bR\x04more\x12\x18\n" +
@@ -1271,6 +1293,7 @@ var file_edumatrix_chat_v1_queries_proto_goTypes = []any{
 	(Kind)(0),                     // 15: edumatrix.chat.v1.Kind
 	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
 	(Role)(0),                     // 17: edumatrix.chat.v1.Role
+	(*Reaction)(nil),              // 18: edumatrix.chat.v1.Reaction
 }
 var file_edumatrix_chat_v1_queries_proto_depIdxs = []int32{
 	15, // 0: edumatrix.chat.v1.Conversation.kind:type_name -> edumatrix.chat.v1.Kind
@@ -1280,29 +1303,30 @@ var file_edumatrix_chat_v1_queries_proto_depIdxs = []int32{
 	16, // 4: edumatrix.chat.v1.Message.sent_at:type_name -> google.protobuf.Timestamp
 	16, // 5: edumatrix.chat.v1.Message.edited_at:type_name -> google.protobuf.Timestamp
 	16, // 6: edumatrix.chat.v1.Message.last_reply_at:type_name -> google.protobuf.Timestamp
-	4,  // 7: edumatrix.chat.v1.HistoryResponse.messages:type_name -> edumatrix.chat.v1.Message
-	16, // 8: edumatrix.chat.v1.Edit.at:type_name -> google.protobuf.Timestamp
-	7,  // 9: edumatrix.chat.v1.EditsResponse.edits:type_name -> edumatrix.chat.v1.Edit
-	4,  // 10: edumatrix.chat.v1.Pin.message:type_name -> edumatrix.chat.v1.Message
-	16, // 11: edumatrix.chat.v1.Pin.pinned_at:type_name -> google.protobuf.Timestamp
-	10, // 12: edumatrix.chat.v1.PinsResponse.pins:type_name -> edumatrix.chat.v1.Pin
-	17, // 13: edumatrix.chat.v1.Member.role:type_name -> edumatrix.chat.v1.Role
-	13, // 14: edumatrix.chat.v1.MembersResponse.members:type_name -> edumatrix.chat.v1.Member
-	0,  // 15: edumatrix.chat.v1.ChatService.Conversations:input_type -> edumatrix.chat.v1.ConversationsRequest
-	3,  // 16: edumatrix.chat.v1.ChatService.History:input_type -> edumatrix.chat.v1.HistoryRequest
-	6,  // 17: edumatrix.chat.v1.ChatService.Edits:input_type -> edumatrix.chat.v1.EditsRequest
-	9,  // 18: edumatrix.chat.v1.ChatService.Pins:input_type -> edumatrix.chat.v1.PinsRequest
-	12, // 19: edumatrix.chat.v1.ChatService.Members:input_type -> edumatrix.chat.v1.MembersRequest
-	2,  // 20: edumatrix.chat.v1.ChatService.Conversations:output_type -> edumatrix.chat.v1.ConversationsResponse
-	5,  // 21: edumatrix.chat.v1.ChatService.History:output_type -> edumatrix.chat.v1.HistoryResponse
-	8,  // 22: edumatrix.chat.v1.ChatService.Edits:output_type -> edumatrix.chat.v1.EditsResponse
-	11, // 23: edumatrix.chat.v1.ChatService.Pins:output_type -> edumatrix.chat.v1.PinsResponse
-	14, // 24: edumatrix.chat.v1.ChatService.Members:output_type -> edumatrix.chat.v1.MembersResponse
-	20, // [20:25] is the sub-list for method output_type
-	15, // [15:20] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	18, // 7: edumatrix.chat.v1.Message.reactions:type_name -> edumatrix.chat.v1.Reaction
+	4,  // 8: edumatrix.chat.v1.HistoryResponse.messages:type_name -> edumatrix.chat.v1.Message
+	16, // 9: edumatrix.chat.v1.Edit.at:type_name -> google.protobuf.Timestamp
+	7,  // 10: edumatrix.chat.v1.EditsResponse.edits:type_name -> edumatrix.chat.v1.Edit
+	4,  // 11: edumatrix.chat.v1.Pin.message:type_name -> edumatrix.chat.v1.Message
+	16, // 12: edumatrix.chat.v1.Pin.pinned_at:type_name -> google.protobuf.Timestamp
+	10, // 13: edumatrix.chat.v1.PinsResponse.pins:type_name -> edumatrix.chat.v1.Pin
+	17, // 14: edumatrix.chat.v1.Member.role:type_name -> edumatrix.chat.v1.Role
+	13, // 15: edumatrix.chat.v1.MembersResponse.members:type_name -> edumatrix.chat.v1.Member
+	0,  // 16: edumatrix.chat.v1.ChatService.Conversations:input_type -> edumatrix.chat.v1.ConversationsRequest
+	3,  // 17: edumatrix.chat.v1.ChatService.History:input_type -> edumatrix.chat.v1.HistoryRequest
+	6,  // 18: edumatrix.chat.v1.ChatService.Edits:input_type -> edumatrix.chat.v1.EditsRequest
+	9,  // 19: edumatrix.chat.v1.ChatService.Pins:input_type -> edumatrix.chat.v1.PinsRequest
+	12, // 20: edumatrix.chat.v1.ChatService.Members:input_type -> edumatrix.chat.v1.MembersRequest
+	2,  // 21: edumatrix.chat.v1.ChatService.Conversations:output_type -> edumatrix.chat.v1.ConversationsResponse
+	5,  // 22: edumatrix.chat.v1.ChatService.History:output_type -> edumatrix.chat.v1.HistoryResponse
+	8,  // 23: edumatrix.chat.v1.ChatService.Edits:output_type -> edumatrix.chat.v1.EditsResponse
+	11, // 24: edumatrix.chat.v1.ChatService.Pins:output_type -> edumatrix.chat.v1.PinsResponse
+	14, // 25: edumatrix.chat.v1.ChatService.Members:output_type -> edumatrix.chat.v1.MembersResponse
+	21, // [21:26] is the sub-list for method output_type
+	16, // [16:21] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_edumatrix_chat_v1_queries_proto_init() }
@@ -1311,6 +1335,7 @@ func file_edumatrix_chat_v1_queries_proto_init() {
 		return
 	}
 	file_edumatrix_chat_v1_events_proto_init()
+	file_edumatrix_chat_v1_reactions_proto_init()
 	file_edumatrix_chat_v1_queries_proto_msgTypes[0].OneofWrappers = []any{}
 	file_edumatrix_chat_v1_queries_proto_msgTypes[3].OneofWrappers = []any{}
 	file_edumatrix_chat_v1_queries_proto_msgTypes[6].OneofWrappers = []any{}

@@ -40,7 +40,8 @@ const (
 	Class_CLASS_UNSPECIFIED Class = 0
 	// A client gets every event. The connection of a client that does not keep up is closed.
 	Class_CLASS_DURABLE Class = 1
-	// Each event contains the whole value. A client gets the newest event; older ones may be left out.
+	// Each event contains the whole value of its stream and, if it has a subject, the whole value of the subject. A client
+	// gets the newest event, and the newest event that its own user has caused; older ones may be left out.
 	Class_CLASS_COUNTER Class = 2
 	// A client gets the newest event, unless its queue is full: events of this class are the first to be dropped.
 	Class_CLASS_EPHEMERAL Class = 3
@@ -109,7 +110,11 @@ type Command struct {
 	// "conversation:{conversation_id}". It must be a room that events of the same service open. A command of any other
 	// user is refused as not_a_member. Use member_of for the room of another stream. The members of the command's own
 	// stream are part of its state, so a rule about them belongs in the aggregate.
-	MemberOf      string `protobuf:"bytes,6,opt,name=member_of,json=memberOf,proto3" json:"member_of,omitempty"`
+	MemberOf string `protobuf:"bytes,6,opt,name=member_of,json=memberOf,proto3" json:"member_of,omitempty"`
+	// The part of another stream that must exist when the command is committed, such as the message to which a reaction is
+	// added. Without it, the command is refused as not_found. If it is deleted, the command is refused with deleted_code.
+	// The part of the command's own stream is in its state, so a rule about it belongs in the aggregate.
+	Requires      *Part `protobuf:"bytes,7,opt,name=requires,proto3" json:"requires,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -186,6 +191,87 @@ func (x *Command) GetMemberOf() string {
 	return ""
 }
 
+func (x *Command) GetRequires() *Part {
+	if x != nil {
+		return x.Requires
+	}
+	return nil
+}
+
+// Part is a part of a stream, such as one message of a conversation. It exists from the first event about it until an
+// event that redacts it, and again after a later event about it.
+type Part struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A word for the part, such as "message". The texts of refusals contain it.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The stream, such as "conversation:{conversation_id}". It must belong to the same service.
+	Stream string `protobuf:"bytes,2,opt,name=stream,proto3" json:"stream,omitempty"`
+	// The part, such as "{message_id}". Events of the stream must declare the same subject, and one of them must redact.
+	Subject string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	// The code of the refusal if the part is deleted, such as "message_deleted". The service must declare the code.
+	DeletedCode   string `protobuf:"bytes,4,opt,name=deleted_code,json=deletedCode,proto3" json:"deleted_code,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Part) Reset() {
+	*x = Part{}
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Part) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Part) ProtoMessage() {}
+
+func (x *Part) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Part.ProtoReflect.Descriptor instead.
+func (*Part) Descriptor() ([]byte, []int) {
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Part) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Part) GetStream() string {
+	if x != nil {
+		return x.Stream
+	}
+	return ""
+}
+
+func (x *Part) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *Part) GetDeletedCode() string {
+	if x != nil {
+		return x.DeletedCode
+	}
+	return ""
+}
+
 // Timer declares that an event sets a timer: a command is sent to the event's stream at a time that the event contains.
 // A later event of the stream that sets the same key replaces the timer, and an event that cancels the key removes it.
 type Timer struct {
@@ -203,7 +289,7 @@ type Timer struct {
 
 func (x *Timer) Reset() {
 	*x = Timer{}
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[1]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -215,7 +301,7 @@ func (x *Timer) String() string {
 func (*Timer) ProtoMessage() {}
 
 func (x *Timer) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[1]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -228,7 +314,7 @@ func (x *Timer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timer.ProtoReflect.Descriptor instead.
 func (*Timer) Descriptor() ([]byte, []int) {
-	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{1}
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Timer) GetKey() string {
@@ -264,7 +350,7 @@ type Membership struct {
 
 func (x *Membership) Reset() {
 	*x = Membership{}
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[2]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -276,7 +362,7 @@ func (x *Membership) String() string {
 func (*Membership) ProtoMessage() {}
 
 func (x *Membership) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[2]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -289,7 +375,7 @@ func (x *Membership) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Membership.ProtoReflect.Descriptor instead.
 func (*Membership) Descriptor() ([]byte, []int) {
-	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{2}
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Membership) GetRoom() string {
@@ -329,7 +415,7 @@ type StreamKind struct {
 
 func (x *StreamKind) Reset() {
 	*x = StreamKind{}
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[3]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -341,7 +427,7 @@ func (x *StreamKind) String() string {
 func (*StreamKind) ProtoMessage() {}
 
 func (x *StreamKind) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[3]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -354,7 +440,7 @@ func (x *StreamKind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamKind.ProtoReflect.Descriptor instead.
 func (*StreamKind) Descriptor() ([]byte, []int) {
-	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{3}
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *StreamKind) GetKind() string {
@@ -430,7 +516,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[4]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -442,7 +528,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[4]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -455,7 +541,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{4}
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Event) GetName() string {
@@ -539,7 +625,7 @@ type Query struct {
 
 func (x *Query) Reset() {
 	*x = Query{}
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[5]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -551,7 +637,7 @@ func (x *Query) String() string {
 func (*Query) ProtoMessage() {}
 
 func (x *Query) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[5]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -564,7 +650,7 @@ func (x *Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Query.ProtoReflect.Descriptor instead.
 func (*Query) Descriptor() ([]byte, []int) {
-	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{5}
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Query) GetName() string {
@@ -602,7 +688,7 @@ type Signal struct {
 
 func (x *Signal) Reset() {
 	*x = Signal{}
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[6]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -614,7 +700,7 @@ func (x *Signal) String() string {
 func (*Signal) ProtoMessage() {}
 
 func (x *Signal) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[6]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -627,7 +713,7 @@ func (x *Signal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signal.ProtoReflect.Descriptor instead.
 func (*Signal) Descriptor() ([]byte, []int) {
-	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{6}
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Signal) GetName() string {
@@ -668,7 +754,7 @@ type RoomKind struct {
 
 func (x *RoomKind) Reset() {
 	*x = RoomKind{}
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[7]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -680,7 +766,7 @@ func (x *RoomKind) String() string {
 func (*RoomKind) ProtoMessage() {}
 
 func (x *RoomKind) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[7]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -693,7 +779,7 @@ func (x *RoomKind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomKind.ProtoReflect.Descriptor instead.
 func (*RoomKind) Descriptor() ([]byte, []int) {
-	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{7}
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RoomKind) GetKind() string {
@@ -726,7 +812,7 @@ type Shape struct {
 
 func (x *Shape) Reset() {
 	*x = Shape{}
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[8]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -738,7 +824,7 @@ func (x *Shape) String() string {
 func (*Shape) ProtoMessage() {}
 
 func (x *Shape) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[8]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -751,7 +837,7 @@ func (x *Shape) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shape.ProtoReflect.Descriptor instead.
 func (*Shape) Descriptor() ([]byte, []int) {
-	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{8}
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Shape) GetRequired() bool {
@@ -809,7 +895,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[9]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -821,7 +907,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[9]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -834,7 +920,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{9}
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Refusal) GetCode() string {
@@ -863,7 +949,7 @@ type Topic struct {
 
 func (x *Topic) Reset() {
 	*x = Topic{}
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[10]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -875,7 +961,7 @@ func (x *Topic) String() string {
 func (*Topic) ProtoMessage() {}
 
 func (x *Topic) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[10]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -888,7 +974,7 @@ func (x *Topic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Topic.ProtoReflect.Descriptor instead.
 func (*Topic) Descriptor() ([]byte, []int) {
-	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{10}
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Topic) GetName() string {
@@ -1059,14 +1145,20 @@ var File_edumatrix_routing_v1_routing_proto protoreflect.FileDescriptor
 
 const file_edumatrix_routing_v1_routing_proto_rawDesc = "" +
 	"\n" +
-	"\"edumatrix/routing/v1/routing.proto\x12\x14edumatrix.routing.v1\x1a google/protobuf/descriptor.proto\"\xb8\x01\n" +
+	"\"edumatrix/routing/v1/routing.proto\x12\x14edumatrix.routing.v1\x1a google/protobuf/descriptor.proto\"\xf0\x01\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x16\n" +
 	"\x06public\x18\x03 \x01(\bR\x06public\x122\n" +
 	"\x15expires_after_seconds\x18\x04 \x01(\rR\x13expiresAfterSeconds\x12\x18\n" +
 	"\asubject\x18\x05 \x01(\tR\asubject\x12\x1b\n" +
-	"\tmember_of\x18\x06 \x01(\tR\bmemberOf\"E\n" +
+	"\tmember_of\x18\x06 \x01(\tR\bmemberOf\x126\n" +
+	"\brequires\x18\a \x01(\v2\x1a.edumatrix.routing.v1.PartR\brequires\"o\n" +
+	"\x04Part\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x18\n" +
+	"\asubject\x18\x03 \x01(\tR\asubject\x12!\n" +
+	"\fdeleted_code\x18\x04 \x01(\tR\vdeletedCode\"E\n" +
 	"\x05Timer\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x10\n" +
 	"\x03due\x18\x02 \x01(\tR\x03due\x12\x18\n" +
@@ -1153,55 +1245,57 @@ func file_edumatrix_routing_v1_routing_proto_rawDescGZIP() []byte {
 }
 
 var file_edumatrix_routing_v1_routing_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_edumatrix_routing_v1_routing_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_edumatrix_routing_v1_routing_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_edumatrix_routing_v1_routing_proto_goTypes = []any{
 	(Class)(0),                          // 0: edumatrix.routing.v1.Class
 	(*Command)(nil),                     // 1: edumatrix.routing.v1.Command
-	(*Timer)(nil),                       // 2: edumatrix.routing.v1.Timer
-	(*Membership)(nil),                  // 3: edumatrix.routing.v1.Membership
-	(*StreamKind)(nil),                  // 4: edumatrix.routing.v1.StreamKind
-	(*Event)(nil),                       // 5: edumatrix.routing.v1.Event
-	(*Query)(nil),                       // 6: edumatrix.routing.v1.Query
-	(*Signal)(nil),                      // 7: edumatrix.routing.v1.Signal
-	(*RoomKind)(nil),                    // 8: edumatrix.routing.v1.RoomKind
-	(*Shape)(nil),                       // 9: edumatrix.routing.v1.Shape
-	(*Refusal)(nil),                     // 10: edumatrix.routing.v1.Refusal
-	(*Topic)(nil),                       // 11: edumatrix.routing.v1.Topic
-	(*descriptorpb.FileOptions)(nil),    // 12: google.protobuf.FileOptions
-	(*descriptorpb.MessageOptions)(nil), // 13: google.protobuf.MessageOptions
-	(*descriptorpb.MethodOptions)(nil),  // 14: google.protobuf.MethodOptions
-	(*descriptorpb.FieldOptions)(nil),   // 15: google.protobuf.FieldOptions
+	(*Part)(nil),                        // 2: edumatrix.routing.v1.Part
+	(*Timer)(nil),                       // 3: edumatrix.routing.v1.Timer
+	(*Membership)(nil),                  // 4: edumatrix.routing.v1.Membership
+	(*StreamKind)(nil),                  // 5: edumatrix.routing.v1.StreamKind
+	(*Event)(nil),                       // 6: edumatrix.routing.v1.Event
+	(*Query)(nil),                       // 7: edumatrix.routing.v1.Query
+	(*Signal)(nil),                      // 8: edumatrix.routing.v1.Signal
+	(*RoomKind)(nil),                    // 9: edumatrix.routing.v1.RoomKind
+	(*Shape)(nil),                       // 10: edumatrix.routing.v1.Shape
+	(*Refusal)(nil),                     // 11: edumatrix.routing.v1.Refusal
+	(*Topic)(nil),                       // 12: edumatrix.routing.v1.Topic
+	(*descriptorpb.FileOptions)(nil),    // 13: google.protobuf.FileOptions
+	(*descriptorpb.MessageOptions)(nil), // 14: google.protobuf.MessageOptions
+	(*descriptorpb.MethodOptions)(nil),  // 15: google.protobuf.MethodOptions
+	(*descriptorpb.FieldOptions)(nil),   // 16: google.protobuf.FieldOptions
 }
 var file_edumatrix_routing_v1_routing_proto_depIdxs = []int32{
-	0,  // 0: edumatrix.routing.v1.StreamKind.class:type_name -> edumatrix.routing.v1.Class
-	3,  // 1: edumatrix.routing.v1.Event.opens:type_name -> edumatrix.routing.v1.Membership
-	3,  // 2: edumatrix.routing.v1.Event.closes:type_name -> edumatrix.routing.v1.Membership
-	2,  // 3: edumatrix.routing.v1.Event.timers:type_name -> edumatrix.routing.v1.Timer
-	12, // 4: edumatrix.routing.v1.topics:extendee -> google.protobuf.FileOptions
-	12, // 5: edumatrix.routing.v1.subscribable:extendee -> google.protobuf.FileOptions
-	12, // 6: edumatrix.routing.v1.connections:extendee -> google.protobuf.FileOptions
-	12, // 7: edumatrix.routing.v1.streams:extendee -> google.protobuf.FileOptions
-	12, // 8: edumatrix.routing.v1.refusals:extendee -> google.protobuf.FileOptions
-	13, // 9: edumatrix.routing.v1.command:extendee -> google.protobuf.MessageOptions
-	13, // 10: edumatrix.routing.v1.event:extendee -> google.protobuf.MessageOptions
-	13, // 11: edumatrix.routing.v1.signal:extendee -> google.protobuf.MessageOptions
-	14, // 12: edumatrix.routing.v1.query:extendee -> google.protobuf.MethodOptions
-	15, // 13: edumatrix.routing.v1.personal:extendee -> google.protobuf.FieldOptions
-	15, // 14: edumatrix.routing.v1.shape:extendee -> google.protobuf.FieldOptions
-	11, // 15: edumatrix.routing.v1.topics:type_name -> edumatrix.routing.v1.Topic
-	8,  // 16: edumatrix.routing.v1.subscribable:type_name -> edumatrix.routing.v1.RoomKind
-	4,  // 17: edumatrix.routing.v1.streams:type_name -> edumatrix.routing.v1.StreamKind
-	10, // 18: edumatrix.routing.v1.refusals:type_name -> edumatrix.routing.v1.Refusal
-	1,  // 19: edumatrix.routing.v1.command:type_name -> edumatrix.routing.v1.Command
-	5,  // 20: edumatrix.routing.v1.event:type_name -> edumatrix.routing.v1.Event
-	7,  // 21: edumatrix.routing.v1.signal:type_name -> edumatrix.routing.v1.Signal
-	6,  // 22: edumatrix.routing.v1.query:type_name -> edumatrix.routing.v1.Query
-	9,  // 23: edumatrix.routing.v1.shape:type_name -> edumatrix.routing.v1.Shape
-	24, // [24:24] is the sub-list for method output_type
-	24, // [24:24] is the sub-list for method input_type
-	15, // [15:24] is the sub-list for extension type_name
-	4,  // [4:15] is the sub-list for extension extendee
-	0,  // [0:4] is the sub-list for field type_name
+	2,  // 0: edumatrix.routing.v1.Command.requires:type_name -> edumatrix.routing.v1.Part
+	0,  // 1: edumatrix.routing.v1.StreamKind.class:type_name -> edumatrix.routing.v1.Class
+	4,  // 2: edumatrix.routing.v1.Event.opens:type_name -> edumatrix.routing.v1.Membership
+	4,  // 3: edumatrix.routing.v1.Event.closes:type_name -> edumatrix.routing.v1.Membership
+	3,  // 4: edumatrix.routing.v1.Event.timers:type_name -> edumatrix.routing.v1.Timer
+	13, // 5: edumatrix.routing.v1.topics:extendee -> google.protobuf.FileOptions
+	13, // 6: edumatrix.routing.v1.subscribable:extendee -> google.protobuf.FileOptions
+	13, // 7: edumatrix.routing.v1.connections:extendee -> google.protobuf.FileOptions
+	13, // 8: edumatrix.routing.v1.streams:extendee -> google.protobuf.FileOptions
+	13, // 9: edumatrix.routing.v1.refusals:extendee -> google.protobuf.FileOptions
+	14, // 10: edumatrix.routing.v1.command:extendee -> google.protobuf.MessageOptions
+	14, // 11: edumatrix.routing.v1.event:extendee -> google.protobuf.MessageOptions
+	14, // 12: edumatrix.routing.v1.signal:extendee -> google.protobuf.MessageOptions
+	15, // 13: edumatrix.routing.v1.query:extendee -> google.protobuf.MethodOptions
+	16, // 14: edumatrix.routing.v1.personal:extendee -> google.protobuf.FieldOptions
+	16, // 15: edumatrix.routing.v1.shape:extendee -> google.protobuf.FieldOptions
+	12, // 16: edumatrix.routing.v1.topics:type_name -> edumatrix.routing.v1.Topic
+	9,  // 17: edumatrix.routing.v1.subscribable:type_name -> edumatrix.routing.v1.RoomKind
+	5,  // 18: edumatrix.routing.v1.streams:type_name -> edumatrix.routing.v1.StreamKind
+	11, // 19: edumatrix.routing.v1.refusals:type_name -> edumatrix.routing.v1.Refusal
+	1,  // 20: edumatrix.routing.v1.command:type_name -> edumatrix.routing.v1.Command
+	6,  // 21: edumatrix.routing.v1.event:type_name -> edumatrix.routing.v1.Event
+	8,  // 22: edumatrix.routing.v1.signal:type_name -> edumatrix.routing.v1.Signal
+	7,  // 23: edumatrix.routing.v1.query:type_name -> edumatrix.routing.v1.Query
+	10, // 24: edumatrix.routing.v1.shape:type_name -> edumatrix.routing.v1.Shape
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	16, // [16:25] is the sub-list for extension type_name
+	5,  // [5:16] is the sub-list for extension extendee
+	0,  // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_edumatrix_routing_v1_routing_proto_init() }
@@ -1209,14 +1303,14 @@ func file_edumatrix_routing_v1_routing_proto_init() {
 	if File_edumatrix_routing_v1_routing_proto != nil {
 		return
 	}
-	file_edumatrix_routing_v1_routing_proto_msgTypes[8].OneofWrappers = []any{}
+	file_edumatrix_routing_v1_routing_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_edumatrix_routing_v1_routing_proto_rawDesc), len(file_edumatrix_routing_v1_routing_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 11,
 			NumServices:   0,
 		},

@@ -937,6 +937,346 @@ func (x *StoryShown) GetExpiresAt() *timestamppb.Timestamp {
 	return nil
 }
 
+// WritePage adds a page to a story.
+type WritePage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	StoryId       string                 `protobuf:"bytes,1,opt,name=story_id,json=storyId,proto3" json:"story_id,omitempty"`
+	PageId        string                 `protobuf:"bytes,2,opt,name=page_id,json=pageId,proto3" json:"page_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WritePage) Reset() {
+	*x = WritePage{}
+	mi := &file_edumatrix_toy_v1_toy_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WritePage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WritePage) ProtoMessage() {}
+
+func (x *WritePage) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_toy_v1_toy_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WritePage.ProtoReflect.Descriptor instead.
+func (*WritePage) Descriptor() ([]byte, []int) {
+	return file_edumatrix_toy_v1_toy_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *WritePage) GetStoryId() string {
+	if x != nil {
+		return x.StoryId
+	}
+	return ""
+}
+
+func (x *WritePage) GetPageId() string {
+	if x != nil {
+		return x.PageId
+	}
+	return ""
+}
+
+// TearPage tears a page out of a story.
+type TearPage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	StoryId       string                 `protobuf:"bytes,1,opt,name=story_id,json=storyId,proto3" json:"story_id,omitempty"`
+	PageId        string                 `protobuf:"bytes,2,opt,name=page_id,json=pageId,proto3" json:"page_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TearPage) Reset() {
+	*x = TearPage{}
+	mi := &file_edumatrix_toy_v1_toy_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TearPage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TearPage) ProtoMessage() {}
+
+func (x *TearPage) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_toy_v1_toy_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TearPage.ProtoReflect.Descriptor instead.
+func (*TearPage) Descriptor() ([]byte, []int) {
+	return file_edumatrix_toy_v1_toy_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *TearPage) GetStoryId() string {
+	if x != nil {
+		return x.StoryId
+	}
+	return ""
+}
+
+func (x *TearPage) GetPageId() string {
+	if x != nil {
+		return x.PageId
+	}
+	return ""
+}
+
+type PageWritten struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	StoryId       string                 `protobuf:"bytes,1,opt,name=story_id,json=storyId,proto3" json:"story_id,omitempty"`
+	PageId        string                 `protobuf:"bytes,2,opt,name=page_id,json=pageId,proto3" json:"page_id,omitempty"`
+	AuthorId      string                 `protobuf:"bytes,3,opt,name=author_id,json=authorId,proto3" json:"author_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PageWritten) Reset() {
+	*x = PageWritten{}
+	mi := &file_edumatrix_toy_v1_toy_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PageWritten) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PageWritten) ProtoMessage() {}
+
+func (x *PageWritten) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_toy_v1_toy_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PageWritten.ProtoReflect.Descriptor instead.
+func (*PageWritten) Descriptor() ([]byte, []int) {
+	return file_edumatrix_toy_v1_toy_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *PageWritten) GetStoryId() string {
+	if x != nil {
+		return x.StoryId
+	}
+	return ""
+}
+
+func (x *PageWritten) GetPageId() string {
+	if x != nil {
+		return x.PageId
+	}
+	return ""
+}
+
+func (x *PageWritten) GetAuthorId() string {
+	if x != nil {
+		return x.AuthorId
+	}
+	return ""
+}
+
+type PageTorn struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	StoryId       string                 `protobuf:"bytes,1,opt,name=story_id,json=storyId,proto3" json:"story_id,omitempty"`
+	PageId        string                 `protobuf:"bytes,2,opt,name=page_id,json=pageId,proto3" json:"page_id,omitempty"`
+	AuthorId      string                 `protobuf:"bytes,3,opt,name=author_id,json=authorId,proto3" json:"author_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PageTorn) Reset() {
+	*x = PageTorn{}
+	mi := &file_edumatrix_toy_v1_toy_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PageTorn) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PageTorn) ProtoMessage() {}
+
+func (x *PageTorn) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_toy_v1_toy_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PageTorn.ProtoReflect.Descriptor instead.
+func (*PageTorn) Descriptor() ([]byte, []int) {
+	return file_edumatrix_toy_v1_toy_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *PageTorn) GetStoryId() string {
+	if x != nil {
+		return x.StoryId
+	}
+	return ""
+}
+
+func (x *PageTorn) GetPageId() string {
+	if x != nil {
+		return x.PageId
+	}
+	return ""
+}
+
+func (x *PageTorn) GetAuthorId() string {
+	if x != nil {
+		return x.AuthorId
+	}
+	return ""
+}
+
+// Vote adds the actor's vote for a page, unless the actor has voted for it already.
+type Vote struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	StoryId       string                 `protobuf:"bytes,1,opt,name=story_id,json=storyId,proto3" json:"story_id,omitempty"`
+	PageId        string                 `protobuf:"bytes,2,opt,name=page_id,json=pageId,proto3" json:"page_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Vote) Reset() {
+	*x = Vote{}
+	mi := &file_edumatrix_toy_v1_toy_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Vote) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Vote) ProtoMessage() {}
+
+func (x *Vote) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_toy_v1_toy_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Vote.ProtoReflect.Descriptor instead.
+func (*Vote) Descriptor() ([]byte, []int) {
+	return file_edumatrix_toy_v1_toy_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Vote) GetStoryId() string {
+	if x != nil {
+		return x.StoryId
+	}
+	return ""
+}
+
+func (x *Vote) GetPageId() string {
+	if x != nil {
+		return x.PageId
+	}
+	return ""
+}
+
+type Voted struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	StoryId string                 `protobuf:"bytes,1,opt,name=story_id,json=storyId,proto3" json:"story_id,omitempty"`
+	PageId  string                 `protobuf:"bytes,2,opt,name=page_id,json=pageId,proto3" json:"page_id,omitempty"`
+	// The number of all votes for the page.
+	Votes         int64 `protobuf:"varint,3,opt,name=votes,proto3" json:"votes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Voted) Reset() {
+	*x = Voted{}
+	mi := &file_edumatrix_toy_v1_toy_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Voted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Voted) ProtoMessage() {}
+
+func (x *Voted) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_toy_v1_toy_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Voted.ProtoReflect.Descriptor instead.
+func (*Voted) Descriptor() ([]byte, []int) {
+	return file_edumatrix_toy_v1_toy_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Voted) GetStoryId() string {
+	if x != nil {
+		return x.StoryId
+	}
+	return ""
+}
+
+func (x *Voted) GetPageId() string {
+	if x != nil {
+		return x.PageId
+	}
+	return ""
+}
+
+func (x *Voted) GetVotes() int64 {
+	if x != nil {
+		return x.Votes
+	}
+	return 0
+}
+
 var File_edumatrix_toy_v1_toy_proto protoreflect.FileDescriptor
 
 const file_edumatrix_toy_v1_toy_proto_rawDesc = "" +
@@ -1022,7 +1362,35 @@ const file_edumatrix_toy_v1_toy_proto_rawDesc = "" +
 	"\n" +
 	"expires_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt:(\xb2\xbb\x18$\n" +
 	"\x0ftoy.story_shown\x12\x05storyB\n" +
-	"expires_atB\xa9\x03\xaa\xbb\x18\x12\n" +
+	"expires_at\"r\n" +
+	"\tWritePage\x12\x19\n" +
+	"\bstory_id\x18\x01 \x01(\tR\astoryId\x12\x17\n" +
+	"\apage_id\x18\x02 \x01(\tR\x06pageId:1\xaa\xbb\x18-\n" +
+	"\x0etoy.write_page\x12\x10story:{story_id}*\t{page_id}\"p\n" +
+	"\bTearPage\x12\x19\n" +
+	"\bstory_id\x18\x01 \x01(\tR\astoryId\x12\x17\n" +
+	"\apage_id\x18\x02 \x01(\tR\x06pageId:0\xaa\xbb\x18,\n" +
+	"\rtoy.tear_page\x12\x10story:{story_id}*\t{page_id}\"\x88\x01\n" +
+	"\vPageWritten\x12\x19\n" +
+	"\bstory_id\x18\x01 \x01(\tR\astoryId\x12\x17\n" +
+	"\apage_id\x18\x02 \x01(\tR\x06pageId\x12\x1b\n" +
+	"\tauthor_id\x18\x03 \x01(\tR\bauthorId:(\xb2\xbb\x18$\n" +
+	"\x10toy.page_written\x12\x05story2\t{page_id}\"\x84\x01\n" +
+	"\bPageTorn\x12\x19\n" +
+	"\bstory_id\x18\x01 \x01(\tR\astoryId\x12\x17\n" +
+	"\apage_id\x18\x02 \x01(\tR\x06pageId\x12\x1b\n" +
+	"\tauthor_id\x18\x03 \x01(\tR\bauthorId:'\xb2\xbb\x18#\n" +
+	"\rtoy.page_torn\x12\x05story2\t{page_id}8\x01\"\xa2\x01\n" +
+	"\x04Vote\x12\x19\n" +
+	"\bstory_id\x18\x01 \x01(\tR\astoryId\x12\x17\n" +
+	"\apage_id\x18\x02 \x01(\tR\x06pageId:f\xaa\xbb\x18b\n" +
+	"\btoy.vote\x12\x1avotes:{story_id}:{page_id}\x18\x01*\b{$actor}:.\n" +
+	"\x04page\x12\x10story:{story_id}\x1a\t{page_id}\"\tpage_torn\"s\n" +
+	"\x05Voted\x12\x19\n" +
+	"\bstory_id\x18\x01 \x01(\tR\astoryId\x12\x17\n" +
+	"\apage_id\x18\x02 \x01(\tR\x06pageId\x12\x14\n" +
+	"\x05votes\x18\x03 \x01(\x03R\x05votes: \xb2\xbb\x18\x1c\n" +
+	"\ttoy.voted\x12\x05votes2\b{$actor}B\x90\x04\xaa\xbb\x18\x12\n" +
 	"\n" +
 	"toy-events\x10\x03\x18\x80\xa3\x05»\x187\n" +
 	"\x06circle\x12\n" +
@@ -1037,7 +1405,10 @@ const file_edumatrix_toy_v1_toy_proto_rawDesc = "" +
 	"toy-events\x18\x01\"\t{bell_id}*\x0ebell:{bell_id}»\x185\n" +
 	"\x05story\x12\n" +
 	"toy-events\x18\x01\"\n" +
-	"{story_id}*\x12author:{author_id}ZAgithub.com/edumatrix/interlinked/proto/gen/edumatrix/toy/v1;toyv1b\x06proto3"
+	"{story_id}*\x12author:{author_id}»\x18=\n" +
+	"\x05votes\x12\n" +
+	"toy-events\x18\x02\"\x14{story_id}:{page_id}*\x10story:{story_id}ʻ\x18\"\n" +
+	"\tpage_torn\x12\x15The page is torn out.ZAgithub.com/edumatrix/interlinked/proto/gen/edumatrix/toy/v1;toyv1b\x06proto3"
 
 var (
 	file_edumatrix_toy_v1_toy_proto_rawDescOnce sync.Once
@@ -1051,7 +1422,7 @@ func file_edumatrix_toy_v1_toy_proto_rawDescGZIP() []byte {
 	return file_edumatrix_toy_v1_toy_proto_rawDescData
 }
 
-var file_edumatrix_toy_v1_toy_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_edumatrix_toy_v1_toy_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_edumatrix_toy_v1_toy_proto_goTypes = []any{
 	(*OpenCircle)(nil),            // 0: edumatrix.toy.v1.OpenCircle
 	(*LeaveCircle)(nil),           // 1: edumatrix.toy.v1.LeaveCircle
@@ -1070,11 +1441,17 @@ var file_edumatrix_toy_v1_toy_proto_goTypes = []any{
 	(*BellSilenced)(nil),          // 14: edumatrix.toy.v1.BellSilenced
 	(*ShowStory)(nil),             // 15: edumatrix.toy.v1.ShowStory
 	(*StoryShown)(nil),            // 16: edumatrix.toy.v1.StoryShown
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*WritePage)(nil),             // 17: edumatrix.toy.v1.WritePage
+	(*TearPage)(nil),              // 18: edumatrix.toy.v1.TearPage
+	(*PageWritten)(nil),           // 19: edumatrix.toy.v1.PageWritten
+	(*PageTorn)(nil),              // 20: edumatrix.toy.v1.PageTorn
+	(*Vote)(nil),                  // 21: edumatrix.toy.v1.Vote
+	(*Voted)(nil),                 // 22: edumatrix.toy.v1.Voted
+	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
 }
 var file_edumatrix_toy_v1_toy_proto_depIdxs = []int32{
-	17, // 0: edumatrix.toy.v1.BellRang.until:type_name -> google.protobuf.Timestamp
-	17, // 1: edumatrix.toy.v1.StoryShown.expires_at:type_name -> google.protobuf.Timestamp
+	23, // 0: edumatrix.toy.v1.BellRang.until:type_name -> google.protobuf.Timestamp
+	23, // 1: edumatrix.toy.v1.StoryShown.expires_at:type_name -> google.protobuf.Timestamp
 	2,  // [2:2] is the sub-list for method output_type
 	2,  // [2:2] is the sub-list for method input_type
 	2,  // [2:2] is the sub-list for extension type_name
@@ -1093,7 +1470,7 @@ func file_edumatrix_toy_v1_toy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_edumatrix_toy_v1_toy_proto_rawDesc), len(file_edumatrix_toy_v1_toy_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
