@@ -8,7 +8,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
-	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	"github.com/edumatrix/interlinked/shared/eventlog/projection"
 	"github.com/edumatrix/interlinked/shared/owner/consistency"
 	"github.com/edumatrix/interlinked/shared/owner/consume"
@@ -21,12 +20,13 @@ func TestValidate_RefusesAServiceThatLacksAPart(t *testing.T) {
 	c, err := catalog.Load()
 	require.NoError(t, err)
 	s := &Service{name: "toy", env: process.Env{Catalog: c}, aggregates: map[string]NewState{}}
-	for _, kind := range []string{"circle", "diary", "marker", "bell"} {
-		s.HandleCommands(kind, func(string) State { return nil })
+	for _, command := range c.CommandsOf("toy") {
+		if command.Kind() != "diary" {
+			s.HandleCommands(command.Kind(), func(string) State { return nil })
+		}
 	}
-	require.EqualError(t, s.validate(),
-		`command toy.show_story: there is no aggregate for streams of kind "story"`)
-	s.HandleCommands("story", func(string) State { return nil })
+	require.EqualError(t, s.validate(), `command toy.write_note: there is no aggregate for streams of kind "diary"`)
+	s.HandleCommands("diary", func(string) State { return nil })
 	require.NoError(t, s.validate())
 	s.Project(projection.Declare("notes", projection.Options{Streams: []string{"diary"}, Tables: []string{"notes"}}))
 	require.EqualError(t, s.validate(), "projection notes: event toy.note_written of streams of kind diary has no function; "+
@@ -60,14 +60,15 @@ func TestValidate_RefusesAQueryWithoutAProjection(t *testing.T) {
 	}
 	conversations := projection.Declare("conversations", projection.Options{Streams: []string{"conversation"},
 		Tables: []string{"conversations"}})
-	conversations.Ignore(&chatv1.ConversationStarted{}, &chatv1.MemberAdded{}, &chatv1.MemberLeft{}, &chatv1.MessageSent{},
-		&chatv1.MessageEdited{}, &chatv1.MessageDeleted{})
+	for _, e := range c.EventsOf("conversation") {
+		conversations.Ignore(e.Type.New().Interface())
+	}
 	s.Project(conversations)
-	s.served = []string{"/edumatrix.chat.v1.ChatService/"}
-	s.queries = consistency.Projections{"chat.conversations": "conversations", "chat.members": "timers"}
-	require.EqualError(t, s.validate(), `query chat.history is not declared to read a projection
-query chat.members: there is no projection "timers"`)
-	s.queries = consistency.Projections{"chat.conversations": "conversations", "chat.members": "conversations",
-		"chat.history": "conversations"}
+	s.served = []string{"/edumatrix.chat.v1.ReactionService/"}
+	s.queries = consistency.Projections{}
+	require.EqualError(t, s.validate(), "query chat.reactions is not declared to read a projection")
+	s.queries = consistency.Projections{"chat.reactions": "timers"}
+	require.EqualError(t, s.validate(), `query chat.reactions: there is no projection "timers"`)
+	s.queries = consistency.Projections{"chat.reactions": "conversations"}
 	require.NoError(t, s.validate())
 }
