@@ -30,6 +30,16 @@ type Origin struct {
 	At time.Time
 	// Version is the version of the stream when the command is decided; 0 if the stream does not exist.
 	Version Version
+	// Room has facts about the room in the command's member_of. It is zero unless the command declares
+	// count_members_up_to.
+	Room Room
+}
+
+// Room has facts about a room, as they were shortly before a decision.
+type Room struct {
+	Version Version // of the room's stream; 0 if the stream does not exist
+	Joined  Version // the version at which the actor became a member; 0 if the actor is not a member
+	Members int     // the number of members, at most the declared bound
 }
 
 // Fact contains the properties of an event, besides its body, that an aggregate may use.

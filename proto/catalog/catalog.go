@@ -32,7 +32,10 @@ type Command struct {
 	Topic        string        // <owner>-commands
 	Public       bool          // whether clients may send the command
 	ExpiresAfter time.Duration // the time from the receipt of the command until it expires; 0 if it does not expire
-	Type         protoreflect.MessageType
+	// CountMembersUpTo is the number up to which the members of the room of MemberOf are counted for Origin.Room; 0 if
+	// the decision does not need this Room.
+	CountMembersUpTo int
+	Type             protoreflect.MessageType
 
 	stream, subject, memberOf template
 	requires                  *partDeclaration // nil: none
@@ -266,7 +269,8 @@ func (c *Catalog) readMessage(owner string, d protoreflect.MessageDescriptor) er
 			return fmt.Errorf("%s: requires: %w", d.FullName(), err)
 		}
 		cmd := &Command{Name: o.Name, Owner: owner, Topic: CommandTopic(owner), Public: o.Public,
-			ExpiresAfter: time.Duration(o.ExpiresAfterSeconds) * time.Second, Type: mt, stream: stream, subject: subject,
+			ExpiresAfter: time.Duration(o.ExpiresAfterSeconds) * time.Second, CountMembersUpTo: int(o.CountMembersUpTo),
+			Type: mt, stream: stream, subject: subject,
 			memberOf: memberOf, requires: requires}
 		for _, t := range cmd.addresses() {
 			for _, h := range t.placeholders {

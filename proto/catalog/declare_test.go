@@ -31,7 +31,7 @@ func TestAddress_MayHaveSeveralPlaceholders(t *testing.T) {
 	mark, _ := load(t).Command("toy.mark_read")
 	by := Origin{Actor: "alice", CommandID: "1"}
 	m := &toyv1.MarkRead{CircleId: "7"}
-	require.Equal(t, "marker:7:alice", mark.Stream(m, by))
+	require.Equal(t, "bookmark:7:alice", mark.Stream(m, by))
 	require.Equal(t, "circle:7", mark.MemberOf(m, by))
 	require.NoError(t, mark.Check(m))
 	require.ErrorContains(t, mark.Check(&toyv1.MarkRead{CircleId: "7;8"}), "circle_id")
@@ -112,6 +112,9 @@ func TestLoad_RefusesContradictoryDeclarations(t *testing.T) {
 		{"a room without an event that opens it", func(c *Catalog) {
 			c.events["toy.circle_opened"].opens = nil
 		}, "no event of toy opens circle:{circle_id}"},
+		{"a count of the members of no room", func(c *Catalog) {
+			c.commands["toy.ring"].CountMembersUpTo = 3
+		}, "toy.ring: it counts members, but has no member_of"},
 		{"a timer that sends a public command", func(c *Catalog) {
 			c.commands["toy.silence"].Public = true
 		}, "is not an internal command of toy"},
@@ -132,8 +135,8 @@ func TestLoad_RefusesContradictoryDeclarations(t *testing.T) {
 		{"a kind of stream without a room", func(c *Catalog) { c.kinds["circle"].rooms = nil }, "the events have no room"},
 		{"a kind of stream whose id has no field", func(c *Catalog) { c.kinds["circle"].id = "all" }, `id "all" names no field`},
 		{"a dense kind that is not durable", func(c *Catalog) {
-			c.kinds["marker"].dense = true
-		}, `stream kind "marker" of toy: it is dense, but not durable`},
+			c.kinds["bookmark"].dense = true
+		}, `stream kind "bookmark" of toy: it is dense, but not durable`},
 		{"an event with a subject that no command has", func(c *Catalog) {
 			c.events["toy.note_written"].subject = c.events["toy.note_written"].stream
 		}, "no command on streams of kind diary has the subject"},

@@ -180,8 +180,8 @@ func (c *Catalog) check(e *Event) (problems []error) {
 	return problems
 }
 
-// checkCommands returns an error for each command whose stream or member_of names an optional field, or whose member_of
-// names a room of a kind that no event of the command's service opens.
+// checkCommands returns an error for each command whose stream or member_of names an optional field, whose member_of
+// names a room of a kind that no event of the command's service opens, or that counts the members of no room.
 func (c *Catalog) checkCommands() (problems []error) {
 	for _, name := range c.CommandNames() {
 		cmd := c.commands[name]
@@ -191,6 +191,9 @@ func (c *Catalog) checkCommands() (problems []error) {
 			}
 		}
 		if cmd.memberOf.source == "" {
+			if cmd.CountMembersUpTo > 0 {
+				problems = append(problems, fmt.Errorf("%s: it counts members, but has no member_of", name))
+			}
 			continue
 		}
 		opened := false

@@ -6,6 +6,7 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1/chatv1connect"
 	"github.com/edumatrix/interlinked/services/chat/conversation"
+	"github.com/edumatrix/interlinked/services/chat/marker"
 	"github.com/edumatrix/interlinked/services/chat/query"
 	"github.com/edumatrix/interlinked/services/chat/reaction"
 	"github.com/edumatrix/interlinked/services/chat/store"
@@ -24,10 +25,12 @@ func Run(ctx context.Context, env process.Env) error {
 	}
 	s.HandleCommands("conversation", func(stream string) owner.State { return conversation.New(stream) })
 	s.HandleCommands("reactions", func(stream string) owner.State { return reaction.New(stream) })
+	s.HandleCommands("marker", func(stream string) owner.State { return marker.New(stream) })
 	s.Log.BoundRooms("conversation", env.Config.MaxConversations)
 	s.Project(store.DeclareConversations())
 	queries := query.New(s.Log, store.New(env.Stores.Postgres))
 	s.Serve(chatv1connect.NewChatServiceHandler(queries, s.QueryOptions(query.Projections)))
 	s.Serve(chatv1connect.NewReactionServiceHandler(queries, s.QueryOptions(query.Projections)))
+	s.Serve(chatv1connect.NewMarkerServiceHandler(queries, s.QueryOptions(query.Projections)))
 	return s.Run(ctx)
 }

@@ -3,6 +3,7 @@ package eventlog
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -89,6 +90,8 @@ SELECT 'conversation:' || n, 'k', 1, now() + interval '1 day', 'c', '', 'x' || n
 		numbers[n] = int64(1_000_000 + n)
 	}
 
+	versions := func(version int64) []int64 { return slices.Repeat([]int64{version}, members) }
+
 	actors, ids := texts("user%d"), make([]string, members)
 	for n := range ids {
 		ids[n] = fmt.Sprintf("c1-%d", n+97) // a command that user n has sent
@@ -125,6 +128,8 @@ SELECT 'conversation:' || n, 'k', 1, now() + interval '1 day', 'c', '', 'x' || n
 			repeated("a"), repeated("c"), repeated("c"), repeated(""), now, classes, texts("conversation:%d"), repeated(""), repeated(""),
 			texts("m%d"), answers, repeated(""), bodies, bodies, expires}, 0},
 		"rooms": {l.sql.insertRooms, []any{texts("conversation:%d"), numbers}, 0},
+		// Each stream has two superseded events, and each of these events is in one room.
+		"superseded events": {l.sql.forgetRooms, []any{texts("conversation:%d"), versions(40), versions(42)}, 3 * 2 * members},
 		"outcomes": {l.sql.insertOutcomes, []any{texts("user%d"), texts("new%d"), repeated("t"), repeated("s"), repeated("k"), numbers,
 			numbers, repeated(""), repeated(""), repeated(""), repeated(""), time.Now()}, 0},
 		"rooms that open":  {l.sql.openRooms, []any{texts("conversation:%d"), repeated("new"), numbers, numbers}, 0},

@@ -12,7 +12,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// requiring returns a write with one command, which sends a message to a conversation and requires a message of another.
+// requiring returns a write with one command, which sends a message to a conversation and requires a message of
+// another.
 func requiring(conversation, commandID, required string) Write {
 	w := said(conversation, commandID)
 	w.Commands[0].Requires = catalog.Part{Name: "message", Stream: "conversation:other", Subject: required, DeletedCode: "message_deleted"}
@@ -24,8 +25,8 @@ func removed(conversation, message string) Write {
 		Events: []proto.Message{&chatv1.MessageDeleted{ConversationId: conversation, MessageId: message}}}}}
 }
 
-// Writes that send, require and delete a message are committed in one transaction. Each must be checked against the writes
-// before it.
+// Writes that send, require and delete a message are committed in one transaction. Each must be checked against the
+// writes before it.
 func TestCommit_ARequiredPartMayChangeInTheSameTransaction(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
+	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
@@ -29,6 +30,7 @@ type rows struct {
 
 	inRooms     []string // one entry for each room of each event
 	inPositions []int64
+	superseded  superseded
 
 	memberships membershipChanges
 	outcomes    []outcome
@@ -39,6 +41,31 @@ type rows struct {
 type redactions struct {
 	streams, subjects []string
 	versions          []int64
+}
+
+// superseded are the versions of streams of counters that newer events have replaced. The events of streams with
+// subjects are not among them, because a later event about another subject does not replace them. The versions are
+// removed from the index of rooms, because a user who resumes gets only the newest value. Otherwise, the many events of
+// markers in a room would displace the missed messages (see membership.Bounds).
+type superseded struct {
+	streams       []string
+	first, newest []int64 // the versions from first to below newest are superseded
+	index         map[string]int
+}
+
+// add records that an event with a version is now the newest of its stream.
+func (s *superseded) add(stream string, version catalog.Version) {
+	i, ok := s.index[stream]
+	if !ok {
+		if s.index == nil {
+			s.index = map[string]int{}
+		}
+		i = len(s.streams)
+		s.index[stream] = i
+		s.streams, s.first = append(s.streams, stream), append(s.first, int64(version)-1)
+		s.newest = append(s.newest, 0)
+	}
+	s.newest[i] = int64(version)
 }
 
 func (r *rows) event(a *admission, e *entry, d draft, answers bool) {
@@ -71,6 +98,9 @@ func (r *rows) event(a *admission, e *entry, d draft, answers bool) {
 			r.inPositions = append(r.inPositions, int64(a.position))
 		}
 	}
+	if d.declared.Class == routingv1.Class_CLASS_COUNTER && d.place.Subject == "" {
+		r.superseded.add(e.stream, version)
+	}
 	r.memberships.add(d.place, version, a.position)
 	if d.effect != nil {
 		r.caused = append(r.caused, caused{envelope.Event{ID: id.String(), Type: d.declared.Name, Source: a.owner,
@@ -97,6 +127,9 @@ func (r *rows) queue(b *pgx.Batch, sql *statements, at time.Time) {
 	}
 	if len(r.inRooms) > 0 {
 		b.Queue(sql.insertRooms, r.inRooms, r.inPositions)
+	}
+	if len(r.superseded.streams) > 0 {
+		b.Queue(sql.forgetRooms, r.superseded.streams, r.superseded.first, r.superseded.newest)
 	}
 	r.memberships.queue(b, sql)
 	if len(r.redacted.streams) > 0 {

@@ -84,7 +84,15 @@ FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::uuid[], $5::text[], $6::
   $17::boolean[], $18::text[], $19::bytea[], $20::bytea[], $21::timestamptz[])
 AS n (position, stream, version, id, type, topic, actor, cause, command_type, correlation, time, class, rooms, opens,
   closes, subject, answers, traceparent, body, personal, expires)`
-	sqlInsertRooms    = `INSERT INTO owner.event_rooms (room, position) SELECT * FROM unnest($1::text[], $2::bigint[])`
+	sqlInsertRooms = `INSERT INTO owner.event_rooms (room, position) SELECT * FROM unnest($1::text[], $2::bigint[])`
+	// sqlForgetRooms removes the events of a stream from the index of rooms whose versions are from $2 to below $3.
+	sqlForgetRooms = `DELETE FROM owner.event_rooms r USING unnest($1::text[], $2::bigint[], $3::bigint[]) AS n (stream, first, newest),
+LATERAL (SELECT e.position, e.rooms FROM owner.events e
+  WHERE e.stream = n.stream AND e.version >= n.first AND e.version < n.newest
+  ORDER BY e.version LIMIT n.newest - n.first) e,
+LATERAL unnest(e.rooms) AS x (room),
+LATERAL (SELECT f.ctid FROM owner.event_rooms f WHERE f.room = x.room AND f.position = e.position LIMIT 1) f
+WHERE r.ctid = f.ctid`
 	sqlInsertOutcomes = `INSERT INTO owner.outcomes (actor, command_id, type, stream, kind, version, position, code, text,
   field, digest, at)
 SELECT n.*, $12::timestamptz FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[],
@@ -110,6 +118,18 @@ WHERE actor = $1 AND command_id = $2`
 	sqlPruneOutcomes = `WITH gone AS (DELETE FROM owner.outcomes WHERE ctid = ANY (ARRAY(
   SELECT ctid FROM owner.outcomes WHERE at < $1 AND at >= $2 ORDER BY at LIMIT 5000)) RETURNING at)
 SELECT count(*), coalesce(max(at), $2) FROM gone`
+	// sqlPruneSuperseded examines up to 5,000 events of counters (class 2) without a subject from before $1, the oldest
+	// first, beginning after the event with the time $2 and the position $3. It deletes those that the relay has published
+	// and newer events of their streams have superseded. It returns their number, and the last examined event.
+	sqlPruneSuperseded = `WITH examined AS (
+  SELECT time, position, stream, version FROM owner.events
+  WHERE class = 2 AND subject = '' AND time < $1 AND (time, position) > ($2, $3) ORDER BY time, position LIMIT 5000),
+superseded AS MATERIALIZED (
+  SELECT x.position FROM examined x, LATERAL (
+    SELECT FROM owner.events n WHERE n.stream = x.stream AND n.version > x.version LIMIT 1) n
+  WHERE x.position <= (SELECT position FROM owner.relay)),
+gone AS (DELETE FROM owner.events e USING superseded s WHERE e.position = s.position RETURNING e.position)
+SELECT (SELECT count(*) FROM gone), x.time, x.position FROM examined x ORDER BY x.time DESC, x.position DESC LIMIT 1`
 
 	columns    = beforePersonal + `, personal` + afterPersonal
 	impersonal = beforePersonal + `, NULL::bytea AS personal` + afterPersonal // without personal fields
@@ -143,8 +163,8 @@ ORDER BY version LIMIT $3`
 type statements struct {
 	in func(string) string // fills the schema into a statement that is not among the fields below
 
-	head, reincarnate, same, check, insertEvents, insertRooms, insertOutcomes, openRooms, closeRooms, redact string
-	outcome, pruneOutcomes, load, read, readStream                                                           string
+	head, reincarnate, same, check, insertEvents, insertRooms, forgetRooms, insertOutcomes, openRooms, closeRooms, redact string
+	outcome, pruneOutcomes, load, read, readStream                                                                        string
 }
 
 func newStatements(owner string) statements {
@@ -152,7 +172,7 @@ func newStatements(owner string) statements {
 	in := func(s string) string { return strings.ReplaceAll(s, "owner.", schema) }
 	return statements{in: in,
 		head: in(sqlHead), reincarnate: in(sqlReincarnate), same: in(sqlSame), check: in(sqlCheck),
-		insertEvents: in(sqlInsertEvents), insertRooms: in(sqlInsertRooms),
+		insertEvents: in(sqlInsertEvents), insertRooms: in(sqlInsertRooms), forgetRooms: in(sqlForgetRooms),
 		insertOutcomes: in(sqlInsertOutcomes), openRooms: in(sqlOpenRooms), closeRooms: in(sqlCloseRooms),
 		redact:  in(sqlRedact),
 		outcome: in(sqlOutcome), pruneOutcomes: in(sqlPruneOutcomes), load: in(sqlLoad),

@@ -33,5 +33,14 @@ type State interface {
 	Forget()
 }
 
+// Merging is implemented by states whose commands can be merged. Under load, several commands of one user for a stream
+// wait at the same time, for example those that move a marker. If they are merged, they lead to one event.
+type Merging interface {
+	// Merge returns a command with the same effect as two commands of one type that a user has sent one after the other,
+	// or nil if there is no such command. The merged command is decided instead of the earlier one. The later one is then
+	// decided too; normally, nothing is left for it to change.
+	Merge(earlier, later proto.Message) proto.Message
+}
+
 // NewState returns the state of a stream ("conversation:7") before its first event.
 type NewState func(stream string) State

@@ -51,6 +51,7 @@ type pendingCommand struct {
 	trace    context.Context     // of the trace span that handles the command
 	outcome  chan commandOutcome // has room for one outcome
 
+	room    catalog.Room   // facts about the room of member_of, if the command declares to need them
 	refused *refusal.Error // the refusal by the checks under the log's lock; nil: none
 	since   time.Time      // when a decision first returned a NotYetError; zero: none has
 	notYet  *refusal.NotYetError
@@ -173,6 +174,9 @@ func (d *decider) attempt(stream string, batch []*pendingCommand) (rest []*pendi
 			rest, err = batch, fmt.Errorf("load %s: panic: %v", stream, p)
 		}
 	}()
+	if err := d.readRooms(d.ctx, batch); err != nil {
+		return batch, err
+	}
 	h, err := d.load(stream, batch)
 	if err != nil {
 		return batch, err
@@ -204,6 +208,9 @@ func (d *decider) clock(h *loadedState) time.Time {
 // returns the commands that must be decided again.
 func (d *decider) insideCommit(stream string, batch []*pendingCommand) ([]*pendingCommand, error) {
 	d.states.take(stream)
+	if err := d.readRooms(d.ctx, batch); err != nil {
+		return batch, err
+	}
 	r := decidedBatch{decided: batch}
 	committed, err := d.log.CommitDecidingAll(d.ctx, []eventlog.Selection{d.selection(stream, batch)},
 		func(_ context.Context, all []eventlog.Loaded) (eventlog.Write, error) {

@@ -29,8 +29,14 @@ type decidedBatch struct {
 // decide decides the commands in turn, each on a state that includes the events of the earlier commands.
 func (d *decider) decide(h *loadedState, at time.Time, batch []*pendingCommand) (r decidedBatch, err error) {
 	r.write.Expected, r.write.DecidedAt = eventlog.AnyVersion, at
-	for _, pc := range batch {
-		one, err := d.decideOne(h, at, pc)
+	merged := 0 // the number of commands that are decided or merged into an earlier one
+	for i, pc := range batch {
+		m := pc.message
+		if i >= merged {
+			m, merged = d.merge(h.state, batch[i:])
+			merged += i
+		}
+		one, err := d.decideOne(h, at, pc, m)
 		if notYet, is := refusal.IsNotYet(err); is {
 			pc.notYet, r.putOff = notYet, append(r.putOff, pc)
 			continue
@@ -43,8 +49,37 @@ func (d *decider) decide(h *loadedState, at time.Time, batch []*pendingCommand) 
 	return r, nil
 }
 
-// decideOne decides one command. It turns a panic of the aggregate into an error of this command.
-func (d *decider) decideOne(h *loadedState, at time.Time, pc *pendingCommand) (decided eventlog.Decided, err error) {
+// merge merges the first command with those that follow it, as far as the aggregate can merge them (see Merging). It
+// returns the merged command and the number of commands in it, which is 1 if the first command stays as it is.
+func (d *decider) merge(state State, batch []*pendingCommand) (m proto.Message, commands int) {
+	m = batch[0].message
+	merging, ok := state.(Merging)
+	if !ok || !d.mergeable(batch[0]) {
+		return m, 1
+	}
+	for i, pc := range batch[1:] {
+		if pc.declared != batch[0].declared || pc.command.Actor != batch[0].command.Actor || !d.mergeable(pc) {
+			return m, i + 1
+		}
+		both := merging.Merge(m, pc.message)
+		if both == nil {
+			return m, i + 1
+		}
+		m = both
+	}
+	return m, len(batch)
+}
+
+// mergeable reports whether the aggregate decides a command: a command that is refused anyway must have no effect.
+func (d *decider) mergeable(pc *pendingCommand) bool { return pc.refused == nil && !d.expired(pc) }
+
+func (d *decider) expired(pc *pendingCommand) bool {
+	return !pc.command.Expires.IsZero() && d.now().After(pc.command.Expires)
+}
+
+// decideOne decides one command. The parameter message is the command's own message, or one into which later commands
+// were merged. It turns a panic of the aggregate into an error of this command.
+func (d *decider) decideOne(h *loadedState, at time.Time, pc *pendingCommand, message proto.Message) (decided eventlog.Decided, err error) {
 	ctx, span := d.tracer.Start(pc.trace, "decide "+pc.command.Type,
 		trace.WithAttributes(attribute.String("edumatrix.stream", pc.command.Stream)))
 	defer span.End()
@@ -59,19 +94,19 @@ func (d *decider) decideOne(h *loadedState, at time.Time, pc *pendingCommand) (d
 		}
 	}()
 	origin := pc.origin()
-	origin.At, origin.Version = at, h.version
+	origin.At, origin.Version, origin.Room = at, h.version, pc.room
 	decided = eventlog.Decided{Actor: pc.command.Actor, CommandID: pc.command.ID, Type: pc.command.Type, Digest: pc.digest,
 		Correlation: pc.command.Correlation, TraceParent: telemetry.TraceParent(ctx), Stream: pc.command.Stream,
 		Expected: h.version, Timer: pc.timer}
 	switch {
 	case pc.refused != nil:
 		refuse(&decided, pc.refused)
-	case !pc.command.Expires.IsZero() && d.now().After(pc.command.Expires):
+	case d.expired(pc):
 		refuse(&decided, command.Expired)
 	default:
 		decided.MemberOf = pc.declared.MemberOf(pc.message, origin)
 		decided.Requires = pc.declared.Requires(pc.message, origin)
-		err = d.decideWithState(h, origin, pc, &decided)
+		err = d.decideWithState(h, origin, pc, message, &decided)
 	}
 	span.SetAttributes(attribute.String("edumatrix.outcome", string(decided.Kind)))
 	return decided, err
@@ -81,10 +116,11 @@ func refuse(decided *eventlog.Decided, r *refusal.Error) {
 	decided.Kind, decided.Code, decided.Text, decided.Field = envelope.Refused, r.Code, r.Text, r.Field
 }
 
-// decideWithState lets the aggregate decide, stores the result in *decided, and applies the new events of the
-// aggregate's own stream to the aggregate.
-func (d *decider) decideWithState(h *loadedState, origin catalog.Origin, pc *pendingCommand, decided *eventlog.Decided) error {
-	events, err := h.state.Decide(origin, pc.message)
+// decideWithState lets the aggregate decide the parameter message, stores the result in the parameter decided, and
+// applies the new events of the aggregate's own stream to the aggregate.
+func (d *decider) decideWithState(h *loadedState, origin catalog.Origin, pc *pendingCommand, message proto.Message,
+	decided *eventlog.Decided) error {
+	events, err := h.state.Decide(origin, message)
 	if refused, is := refusal.Of(err); is {
 		refuse(decided, refused)
 		return nil

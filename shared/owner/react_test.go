@@ -617,7 +617,7 @@ func TestReaction_LiveAndFilledRecordsInterleave(t *testing.T) {
 				require.Equal(t, want, r.notes(fmt.Sprint("c", c)))
 			}
 			marked := &toyv1.Marked{}
-			all := r.events("marker:1:ann")
+			all := r.events("bookmark:1:ann")
 			require.NoError(t, proto.Unmarshal(all[len(all)-1].Body, marked))
 			require.EqualValues(t, conversations*each-1, marked.UpTo)
 			require.Len(t, r.outcomes("toy.mark_read"), conversations*each)

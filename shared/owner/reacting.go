@@ -123,6 +123,9 @@ func (b *reactionBatch) drop(outcomes map[int]envelope.Outcome) {
 // attempt decides the commands on the states of their streams, which are cached or read from the log, and commits them
 // together with the Write.
 func (b *reactionBatch) attempt(ctx context.Context, w eventlog.Write) (committed eventlog.Committed, err error) {
+	if err := b.decider.readRooms(ctx, b.commands); err != nil {
+		return committed, err
+	}
 	states, err := b.load(ctx)
 	if err != nil {
 		return committed, err
@@ -233,6 +236,9 @@ func (b *reactionBatch) insideCommit(ctx context.Context, w eventlog.Write) (eve
 		b.decider.states.take(stream)
 		selections[i] = b.decider.selection(stream, batches[stream])
 	}
+	if err := b.decider.readRooms(ctx, b.commands); err != nil {
+		return eventlog.Committed{}, err
+	}
 	var written eventlog.Write
 	committed, err := b.decider.log.CommitDecidingAll(ctx, selections,
 		func(_ context.Context, loaded []eventlog.Loaded) (_ eventlog.Write, err error) {
@@ -269,7 +275,7 @@ func (b *reactionBatch) folded(stream string, loaded eventlog.Loaded) (h *loaded
 func (b *reactionBatch) decide(states map[string]*loadedState, at time.Time, w eventlog.Write) (eventlog.Write, error) {
 	w.Expected, w.DecidedAt, w.Commands = eventlog.AnyVersion, at, nil
 	for _, pc := range b.commands {
-		one, err := b.decider.decideOne(states[pc.command.Stream], at, pc)
+		one, err := b.decider.decideOne(states[pc.command.Stream], at, pc, pc.message)
 		if err == nil {
 			err = b.evolveAlso(states, at, one)
 		}

@@ -94,25 +94,34 @@ func (d *diary) Decide(by catalog.Origin, command proto.Message) ([]proto.Messag
 func (d *diary) Evolve(f catalog.Fact, _ proto.Message) { d.n = f.Version }
 func (*diary) Forget()                                  {}
 
-type marker struct {
+type bookmark struct {
 	circle, user string
 	newest       *toyv1.Marked
 	evolved      *atomic.Int64
 }
 
-func (m *marker) Decide(_ catalog.Origin, command proto.Message) ([]proto.Message, error) {
+func (m *bookmark) Decide(by catalog.Origin, command proto.Message) ([]proto.Message, error) {
 	c := command.(*toyv1.MarkRead)
 	if c.UpTo <= m.newest.GetUpTo() {
 		return nil, nil
 	}
-	return []proto.Message{&toyv1.Marked{CircleId: m.circle, UserId: m.user, UpTo: c.UpTo, Moves: m.newest.GetMoves() + 1}}, nil
+	return []proto.Message{&toyv1.Marked{CircleId: m.circle, UserId: m.user, UpTo: c.UpTo, Moves: m.newest.GetMoves() + 1,
+		CircleVersion: int64(by.Room.Version), JoinedVersion: int64(by.Room.Joined), Members: int32(by.Room.Members)}}, nil
 }
 
-func (m *marker) Evolve(_ catalog.Fact, event proto.Message) {
+func (m *bookmark) Evolve(_ catalog.Fact, event proto.Message) {
 	m.evolved.Add(1)
 	m.newest = event.(*toyv1.Marked)
 }
-func (*marker) Forget() {}
+func (*bookmark) Forget() {}
+
+// Merge merges commands in the circle "merging", unless the later one is for a lower place.
+func (m *bookmark) Merge(earlier, later proto.Message) proto.Message {
+	if m.circle != "merging" || later.(*toyv1.MarkRead).UpTo < earlier.(*toyv1.MarkRead).UpTo {
+		return nil
+	}
+	return later
+}
 
 type bell struct {
 	id     string
@@ -209,9 +218,9 @@ func newToyAt(t *testing.T, url string, onRing func(string, time.Time), now func
 		aggregates: map[string]NewState{
 			"circle": func(s string) State { return &circle{id: strings.TrimPrefix(s, "circle:"), members: map[string]bool{}} },
 			"diary":  func(s string) State { return &diary{user: strings.TrimPrefix(s, "diary:"), wait: &y.wait} },
-			"marker": func(s string) State {
+			"bookmark": func(s string) State {
 				parts := strings.Split(s, ":")
-				return &marker{circle: parts[1], user: parts[2], evolved: &y.evolved}
+				return &bookmark{circle: parts[1], user: parts[2], evolved: &y.evolved}
 			},
 			"bell":  func(s string) State { return &bell{id: strings.TrimPrefix(s, "bell:"), onRing: y.onRing} },
 			"story": func(s string) State { return &story{strings.TrimPrefix(s, "story:")} },
@@ -270,7 +279,75 @@ func TestDecide_OnlyMembersOfAnotherStreamsRoom(t *testing.T) {
 	require.Equal(t, "you are not a member of this circle", stranger.Text)
 	y.do("bob", &toyv1.LeaveCircle{CircleId: "7", UserId: "bob"})
 	require.Equal(t, refusal.NotAMember, y.do("bob", &toyv1.MarkRead{CircleId: "7", UpTo: 2}).Code)
-	require.Len(t, y.events("marker:7:bob"), 1)
+	require.Len(t, y.events("bookmark:7:bob"), 1)
+}
+
+// A command declares that its decision needs facts about a circle. A decision gets those of the circle at that moment,
+// also if it is made under the log's lock.
+func TestDecide_GetsFactsAboutTheRoomOfMemberOf(t *testing.T) {
+	t.Parallel()
+	y := newToy(t, meshtest.Postgres(t), nil)
+	y.do("ann", &toyv1.OpenCircle{CircleId: "7", Name: "seven", UserIds: []string{"ann", "bob", "cid", "dan"}})
+	mark := func(upTo int64) *toyv1.Marked {
+		require.Equal(t, envelope.Committed, y.do("ann", &toyv1.MarkRead{CircleId: "7", UpTo: upTo}).Kind)
+		events, marked := y.events("bookmark:7:ann"), &toyv1.Marked{}
+		require.NoError(t, proto.Unmarshal(events[len(events)-1].Body, marked))
+		return marked
+	}
+	facts := func(m *toyv1.Marked) []int64 { return []int64{m.CircleVersion, m.JoinedVersion, int64(m.Members)} }
+	require.Equal(t, []int64{1, 1, 3}, facts(mark(1)), "members are counted up to 3")
+	y.do("bob", &toyv1.LeaveCircle{CircleId: "7", UserId: "bob"})
+	y.do("cid", &toyv1.LeaveCircle{CircleId: "7", UserId: "cid"})
+	require.Equal(t, []int64{3, 1, 2}, facts(mark(2)))
+
+	y.do("dan", &toyv1.LeaveCircle{CircleId: "7", UserId: "dan"})
+	pc := y.pending("ann", &toyv1.MarkRead{CircleId: "7", UpTo: 3})
+	rest, err := y.d.insideCommit("bookmark:7:ann", []*pendingCommand{pc})
+	require.NoError(t, err)
+	require.Empty(t, rest)
+	require.Equal(t, envelope.Committed, (<-pc.outcome).Kind)
+	events, marked := y.events("bookmark:7:ann"), &toyv1.Marked{}
+	require.NoError(t, proto.Unmarshal(events[len(events)-1].Body, marked))
+	require.Equal(t, []int64{4, 1, 1}, facts(marked))
+}
+
+// Several commands that can be merged wait for one stream, together with one that cannot be merged with the earlier
+// ones, and with a repeat. Their run must lead to one event, and each command must get an outcome of its own.
+func TestDecide_MergesTheCommandsOfARun(t *testing.T) {
+	t.Parallel()
+	y := newToy(t, meshtest.Postgres(t), nil)
+	y.do("ann", &toyv1.OpenCircle{CircleId: "merging", Name: "m", UserIds: []string{"ann"}})
+	decide := func(batch ...*pendingCommand) (kinds []envelope.Kind) {
+		y.d.decideAll("bookmark:merging:ann", batch)
+		for _, pc := range batch {
+			outcome := <-pc.outcome
+			require.NoError(t, outcome.err)
+			kinds = append(kinds, outcome.Kind)
+		}
+		return kinds
+	}
+	var batch []*pendingCommand
+	for _, upTo := range []int64{3, 5, 8, 6, 7} {
+		batch = append(batch, y.pending("ann", &toyv1.MarkRead{CircleId: "merging", UpTo: upTo}))
+	}
+	const committed, unchanged = envelope.Committed, envelope.Unchanged
+	require.Equal(t, []envelope.Kind{committed, unchanged, unchanged, unchanged, unchanged}, decide(batch...))
+	events, marked := y.events("bookmark:merging:ann"), &toyv1.Marked{}
+	require.Len(t, events, 1)
+	require.NoError(t, proto.Unmarshal(events[0].Body, marked))
+	require.EqualValues(t, 8, marked.UpTo)
+	require.EqualValues(t, 5, y.count(`SELECT count(*) FROM toy.outcomes WHERE type = 'toy.mark_read'`))
+
+	// A command that has its outcome already, or is refused, has no effect on the others.
+	again := y.pending("ann", &toyv1.MarkRead{CircleId: "merging", UpTo: 8})
+	again.command.ID = batch[2].command.ID
+	late := y.pending("ann", &toyv1.MarkRead{CircleId: "merging", UpTo: 99})
+	late.command.Expires = time.Now().Add(-time.Minute)
+	got := decide(y.pending("ann", &toyv1.MarkRead{CircleId: "merging", UpTo: 9}), again, late)
+	require.Equal(t, []envelope.Kind{committed, unchanged, envelope.Refused}, got)
+	events = y.events("bookmark:merging:ann")
+	require.NoError(t, proto.Unmarshal(events[1].Body, marked))
+	require.EqualValues(t, 9, marked.UpTo)
 }
 
 // A user is removed from a circle while the user's commands are decided on two instances. No command of the user may be
@@ -327,12 +404,12 @@ func TestDecide_ACounterLoadsItsNewestEventAlone(t *testing.T) {
 	for _, pc := range all {
 		require.NoError(t, (<-pc.outcome).err)
 	}
-	y.d.states.take("marker:7:ann")
+	y.d.states.take("bookmark:7:ann")
 	y.evolved.Store(0)
 	require.EqualValues(t, 2001, y.do("ann", &toyv1.MarkRead{CircleId: "7", UpTo: 5000}).Version)
 	require.EqualValues(t, 2, y.evolved.Load(), "one loaded and one decided event")
 	moves := &toyv1.Marked{}
-	page, err := y.log.Read(t.Context(), eventlog.Query{Stream: "marker:7:ann", AfterVersion: 2000})
+	page, err := y.log.Read(t.Context(), eventlog.Query{Stream: "bookmark:7:ann", AfterVersion: 2000})
 	require.NoError(t, err)
 	require.NoError(t, proto.Unmarshal(page.Events[0].Body, moves))
 	require.EqualValues(t, 2001, moves.Moves)

@@ -10,8 +10,8 @@ import (
 	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
 )
 
-// The field limit of a query is bounded twice: by its declaration, which clients see, and by the number of rows that the
-// query reads.
+// The field limit of a query is bounded twice: by its declaration, which clients see, and by the number of rows that
+// the query reads.
 func TestLimits_AreThoseThatTheQueriesDeclare(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()

@@ -26,12 +26,14 @@ var Projections = consistency.Projections{
 	"chat.conversations": store.ProjectionName,
 	"chat.edits":         store.ProjectionName,
 	"chat.history":       store.ProjectionName,
+	"chat.markers":       store.ProjectionName,
 	"chat.members":       store.ProjectionName,
 	"chat.pins":          store.ProjectionName,
 	"chat.reactions":     store.ProjectionName,
+	"chat.unread":        store.ProjectionName,
 }
 
-// Server answers the queries of ChatService and ReactionService.
+// Server answers the queries of ChatService, ReactionService and MarkerService.
 type Server struct {
 	log   *eventlog.Log
 	store *store.Store

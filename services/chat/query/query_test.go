@@ -28,20 +28,26 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// fixture is chat's log and its projection, with a client for the queries.
+// fixture is chat's log and its projection, with clients for the queries.
 type fixture struct {
 	*eventlogtest.Log
-	t    *testing.T
-	chat chatv1connect.ChatServiceClient
+	t     *testing.T
+	chat  chatv1connect.ChatServiceClient
+	marks chatv1connect.MarkerServiceClient
 }
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	l := eventlogtest.Open(t, "chat", store.Migrations())
+	server := query.New(l.Log, store.New(l.Pool))
 	client, url := l.Serve(query.Projections, func(o ...connect.HandlerOption) (string, http.Handler) {
-		return chatv1connect.NewChatServiceHandler(query.New(l.Log, store.New(l.Pool)), o...)
+		return chatv1connect.NewChatServiceHandler(server, o...)
 	})
-	return &fixture{l, t, chatv1connect.NewChatServiceClient(client, url)}
+	_, marksURL := l.Serve(query.Projections, func(o ...connect.HandlerOption) (string, http.Handler) {
+		return chatv1connect.NewMarkerServiceHandler(server, o...)
+	})
+	return &fixture{l, t, chatv1connect.NewChatServiceClient(client, url),
+		chatv1connect.NewMarkerServiceClient(client, marksURL)}
 }
 
 func (f *fixture) follow() { f.Follow(store.DeclareConversations()) }

@@ -77,12 +77,16 @@ const (
 // event for these statements to a batch.
 type conversationWriter struct {
 	start, leave, join, setRole, setTitle, setPicture, advance *projection.Statement
+
+	unread *unreadWriter
 }
 
-// DeclareConversations declares the projection of conversations, their members, and their messages with the reactions.
+// DeclareConversations declares the projection of conversations, their members, their messages with the reactions, and
+// of what is unread.
 func DeclareConversations() *projection.Projection {
-	p := projection.Declare(ProjectionName, projection.Options{Streams: []string{"conversation", "reactions"},
-		Tables: []string{"conversations", "conversation_members", "messages", "edits", "pins", "reaction_counts", "reactions"}})
+	p := projection.Declare(ProjectionName, projection.Options{Streams: []string{"conversation", "marker", "reactions"},
+		Tables: []string{"conversations", "conversation_members", "messages", "edits", "pins", "reaction_counts", "reactions",
+			"markers", "mentions", "unread_conversations"}})
 	// A batch executes its statements in the order of their declaration: a user who leaves and is added again within
 	// one batch has to leave first, and gets a role last.
 	c := &conversationWriter{start: p.Statement(everyRow, sqlStart), leave: p.Statement(byMember, sqlLeave),
@@ -96,6 +100,7 @@ func DeclareConversations() *projection.Projection {
 	projection.On(p, c.titleChanged)
 	projection.On(p, c.pictureChanged)
 	declareMessages(p, c)
+	c.unread = declareUnread(p)
 	return p
 }
 
@@ -117,6 +122,7 @@ func (c *conversationWriter) added(b *projection.Batch, e projection.Event, m *c
 		role = chatv1.Role_ROLE_MEMBER
 	}
 	c.addMember(b, e, m.UserId, role, 0)
+	c.unread.membersChanged(b, e)
 	c.advanceTo(b, e, true)
 }
 
@@ -127,6 +133,7 @@ func (c *conversationWriter) left(b *projection.Batch, e projection.Event, m *ch
 	if m.NewOwnerId != "" {
 		b.Add(c.setRole, e.ID, m.NewOwnerId, int32(chatv1.Role_ROLE_OWNER))
 	}
+	c.unread.membersChanged(b, e)
 	c.advanceTo(b, e, true)
 }
 

@@ -7,6 +7,8 @@ var SQLPins = sqlPins
 
 const SQLEdits = sqlEdits
 
+var SQLUnread, SQLMarkers, SQLRaise, SQLRestore = sqlUnread, sqlMarkers, sqlRaise, sqlRestore
+
 const MaxSmall = maxSmall
 
 var SQLReactions, SQLReactionsOf = sqlReactions, sqlReactionsOf

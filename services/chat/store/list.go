@@ -36,19 +36,20 @@ const maxSmall = 64
 // sqlConversations reads a page of small and a page of large conversations, each sorted by period and then by position,
 // and merges them.
 var sqlConversations = fmt.Sprintf(`WITH page AS (
-		(SELECT c.*, m.role FROM chat.conversation_members m, LATERAL (
+		(SELECT c.*, m.role, m.member, m.joined_version FROM chat.conversation_members m, LATERAL (
 			SELECT * FROM chat.conversations c WHERE c.conversation_id = m.conversation_id LIMIT 1) c
 		WHERE m.member = $1 AND NOT m.large AND m.period <= $2::bigint >> %[2]d AND c.position < $2
 		ORDER BY m.period DESC, c.position DESC LIMIT $3)
 		UNION ALL
-		(SELECT c.*, m.role FROM chat.conversation_members m, LATERAL (
+		(SELECT c.*, m.role, m.member, m.joined_version FROM chat.conversation_members m, LATERAL (
 			SELECT * FROM chat.conversations c WHERE c.conversation_id = m.conversation_id LIMIT 1) c
 		WHERE m.member = $1 AND m.large AND m.period <= $2::bigint >> %[3]d AND c.position < $2
 		ORDER BY m.period DESC, c.position DESC LIMIT $3))
-	SELECT c.conversation_id, c.kind, c.title, c.picture, c.role, c.member_count, c.version, c.position, c.changed_at, ARRAY(
-		SELECT m.member FROM chat.conversation_members m WHERE m.conversation_id = c.conversation_id
-		ORDER BY m.joined_version, m.joined_index LIMIT %[1]d)
-	FROM page c ORDER BY c.position DESC LIMIT $3`, maxSmall, smallShift, largeShift)
+	SELECT m.conversation_id, m.kind, m.title, m.picture, m.role, m.member_count, m.version, m.position, m.changed_at, ARRAY(
+		SELECT o.member FROM chat.conversation_members o WHERE o.conversation_id = m.conversation_id
+		ORDER BY o.joined_version, o.joined_index LIMIT %[1]d), r.read_up_to, %[4]s, %[5]s
+	FROM page m, %[6]s ORDER BY m.position DESC LIMIT $3`, maxSmall, smallShift, largeShift,
+	atMost(queried.messages), atMost(queried.mentions), queried.readUpTo)
 
 // Conversations returns a page of a user's conversations, those with the newest events first. If the parameter below is
 // not 0, only conversations whose newest event has a lower position are returned. The result next is the value of the
@@ -68,7 +69,8 @@ func (s *Store) Conversations(ctx context.Context, user string, below catalog.Po
 		c := &chatv1.Conversation{}
 		var position catalog.Position
 		var changed time.Time
-		err := row.Scan(&c.ConversationId, &c.Kind, &c.Title, &c.Picture, &c.Role, &c.MemberCount, &c.Version, &position, &changed, &c.UserIds)
+		err := row.Scan(&c.ConversationId, &c.Kind, &c.Title, &c.Picture, &c.Role, &c.MemberCount, &c.Version, &position, &changed, &c.UserIds,
+			&c.ReadUpTo, &c.UnreadCount, &c.MentionCount)
 		c.Role, c.ChangedAt = shownRole(c.Kind, c.Role), timestamppb.New(changed)
 		positions = append(positions, position)
 		bytes += len(c.ConversationId) + len(c.Title) + len(c.Picture)

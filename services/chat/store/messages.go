@@ -68,11 +68,13 @@ func (w messageWriter) sent(b *projection.Batch, e projection.Event, m *chatv1.M
 	b.Add(w.send, e.ID, e.Version, m.MessageId, e.Actor, storable(m.Body), e.Time, m.ReplyTo, m.ThreadId,
 		strings.Join(m.MentionedUserIds, ","), m.MentionsAll)
 	w.countReply(b, e, m.ThreadId, 1, e.Actor)
+	w.unread.sent(b, e, m)
 	w.advanceTo(b, e, false)
 }
 
 func (w messageWriter) edited(b *projection.Batch, e projection.Event, m *chatv1.MessageEdited) {
 	b.Add(w.edit, e.ID, m.MessageId, e.Version, storable(m.Body), e.Time, strings.Join(m.MentionedUserIds, ","), m.MentionsAll)
+	w.unread.changed(b, e, m.MessageId)
 	w.advanceTo(b, e, false)
 }
 
@@ -80,6 +82,7 @@ func (w messageWriter) deleted(b *projection.Batch, e projection.Event, m *chatv
 	b.Add(w.remove, e.ID, m.MessageId, e.Version)
 	w.reactions.messageDeleted(b, e, m.MessageId)
 	w.countReply(b, e, m.ThreadId, -1, "")
+	w.unread.changed(b, e, m.MessageId)
 	w.advanceTo(b, e, false)
 }
 

@@ -38,6 +38,9 @@ const MaxPageBytes = 512 << 10
 //	pins                  one row for each pinned message
 //	reaction_counts       one row for each message that anybody has reacted to
 //	reactions             one row for each reaction of each user
+//	markers               one row for each user who has moved the marker in a conversation
+//	mentions              one row for each user whom the newest text of a message mentions, or one for all members
+//	unread_conversations  one row for each member of a small conversation who has unread messages or mentions in it
 
 // Store reads the rows that the projection wrote. Its statements name the schema chat, because its connections do not
 // set search_path. The projection's statements name no schema, because a rebuild runs them in another schema.

@@ -66,10 +66,10 @@ type Absence struct {
 }
 
 // Of returns the events that a user has missed, in order, and the rooms that are not recovered. A room is not recovered
-// if it is in missed.NotRecovered, or if it has more than b.Events events. If the other rooms together have more than
-// b.Bytes bytes, the largest of them are not recovered either. The events of a room that is not recovered are returned
-// only if they are also in a recovered room. Of a stream of class counter, only the newest event is returned, and the
-// newest one that the user has caused.
+// if it is in missed.NotRecovered, or if the client needs more than b.Events of its events. If the other rooms together
+// have more than b.Bytes bytes, the largest of them are not recovered either. The events of a room that is not
+// recovered are returned only if they are also in a recovered room. Of a stream of class counter, a client needs only
+// the newest event, and the newest one that the user has caused.
 func (p *MissedEvents) Of(user string, encoding frame.Encoding, missed Absence, b Bounds) (events []*Event, notRecovered []string) {
 	rooms := make(map[string][]int, len(missed.Intervals)+1)
 	for _, gap := range interval.Missed(user, missed.Subscribed, missed.Intervals, missed.After, missed.Until) {
@@ -95,7 +95,7 @@ func (p *MissedEvents) Of(user string, encoding frame.Encoding, missed Absence, 
 	encoded := 0
 	for room, list := range rooms {
 		slices.Sort(list)
-		rooms[room] = slices.Compact(list)
+		rooms[room] = p.newest(user, slices.Compact(list))
 		s := share{room: room}
 		for _, i := range rooms[room] {
 			if encoded++; encoded%encodedAtOnce == 0 {
@@ -127,7 +127,10 @@ func (p *MissedEvents) Of(user string, encoding frame.Encoding, missed Absence, 
 		}
 	}
 	slices.Sort(all)
-	return p.newest(user, slices.Compact(all)), notRecovered
+	for _, i := range p.newest(user, slices.Compact(all)) {
+		events = append(events, p.events[i])
+	}
+	return events, notRecovered
 }
 
 // at returns the index of the event at a position, or false if the field events does not contain such an event.
@@ -137,28 +140,26 @@ func (p *MissedEvents) at(position catalog.Position) (int, bool) {
 	})
 }
 
-// newest returns the events with the given indices. Of a stream of class counter, it returns only the newest of them,
-// and the newest one that the user has caused.
-func (p *MissedEvents) newest(user string, indices []int) []*Event {
-	var events []*Event
+// newest returns those of the given indices that a client needs: of a stream of class counter, only that of the newest
+// event, and that of the newest event that the user has caused. The indices ascend.
+func (p *MissedEvents) newest(user string, indices []int) (needed []int) {
 	type seenBy struct {
 		stream string
 		own    bool
 	}
 	seen := map[seenBy]bool{}
 	for _, i := range slices.Backward(indices) {
-		e := p.events[i]
-		if e.mergeable() {
+		if e := p.events[i]; e.mergeable() {
 			own := e.Actor == user
 			if seen[seenBy{e.Stream, own}] || !own && seen[seenBy{e.Stream, true}] {
 				continue
 			}
 			seen[seenBy{e.Stream, own}] = true
 		}
-		events = append(events, e)
+		needed = append(needed, i)
 	}
-	slices.Reverse(events)
-	return events
+	slices.Reverse(needed)
+	return needed
 }
 
 // moves reports whether an event opens or closes a room for a user. The user gets such an event even if that room is

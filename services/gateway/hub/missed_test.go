@@ -110,6 +110,25 @@ func TestMissed_OnlyTheRoomOverTheBoundIsNotRecovered(t *testing.T) {
 	require.Equal(t, []string{"conversation:h"}, notRecovered, "the owner has found more events")
 }
 
+// Members of a group read its messages, and each time a counter changes. A client needs only the newest value of each
+// counter. The superseded values must not make the room count as not recovered.
+func TestMissed_CountsOnlyTheNewestValueOfACounter(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{})
+	events := []envelope.Event{w.began(`["bob"]`)}
+	for n := range 9 {
+		for _, user := range []string{"alice", "carol"} {
+			events = append(events, w.chat.Append(user, "chat.messages_seen",
+				fmt.Sprintf(`{"conversation_id":"g","user_id":%q,"up_to":%d}`, user, n+1)))
+		}
+	}
+	p := w.missedEvents(append(events, w.sent("last"))...)
+	got, notRecovered := p.Of("bob", frame.JSON, hub.Absence{After: 1, Until: 20,
+		Intervals: []interval.Interval{{Room: "conversation:g", From: 1}}}, hub.Bounds{Events: 3, Bytes: 1 << 20})
+	require.Equal(t, []catalog.Position{18, 19, 20}, at(got))
+	require.Empty(t, notRecovered)
+}
+
 // A client disconnects and resumes many times. It must get the same events as a client that stays connected.
 func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 	t.Parallel()

@@ -12,6 +12,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/membership"
 	"github.com/edumatrix/interlinked/shared/owner/decidetest"
 )
 
@@ -49,6 +50,12 @@ func Decide[S decidetest.State](l *Log, create func(stream string) S, user strin
 		state.Evolve(catalog.NewFact(e.Actor, e.Version, e.Time, nil), m)
 	}
 	by.Version = loaded.Version
+	if declared.CountMembersUpTo > 0 {
+		rooms, err := membership.Facts(l.t.Context(), l.Log, []membership.Fact{{Room: declared.MemberOf(command, by), User: user,
+			MaxCounted: declared.CountMembersUpTo}})
+		l.require(err)
+		by.Room = rooms[0]
+	}
 	outcome := decidetest.Decide(l.t, state, by, command)
 	decided := eventlog.Decided{Actor: user, Type: declared.Name, MemberOf: declared.MemberOf(command, by),
 		Requires: declared.Requires(command, by)}

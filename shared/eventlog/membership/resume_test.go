@@ -198,3 +198,37 @@ func TestResume_AnswersFewerWhenTheirEventsAreLarge(t *testing.T) {
 		}
 	}
 }
+
+// Bob misses one message, and many events of the markers of others, which are counters. He must get the message and the
+// newest event of each marker. The many superseded events must not make the room count as not recovered.
+func TestResume_CountsOnlyTheNewestEventOfACounter(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	commit(t, l, on("1", "c1", started("1", "alice", "bob", "carol"))) // position 1
+	seen := func(user string, upTo int64) proto.Message {
+		return &chatv1.MessagesSeen{ConversationId: "1", UserId: user, UpTo: upTo}
+	}
+	move := func(user string, from, to int64) {
+		w := eventlog.Write{}
+		for upTo := from; upTo <= to; upTo++ {
+			w.Appends = append(w.Appends, eventlog.Append{Stream: "seen:1:" + user, Expected: eventlog.AnyVersion, Actor: user,
+				Events: []proto.Message{seen(user, upTo)}})
+		}
+		commit(t, l, w)
+	}
+	move("alice", 1, 1)  // position 2
+	move("carol", 1, 30) // positions 3 to 32, in one commit
+	commit(t, l, on("1", "c2", sent("1", "m", "x")))
+	move("alice", 2, 30) // positions 34 to 62
+	for upTo := range int64(3) {
+		move("carol", 31+upTo, 31+upTo) // positions 63 to 65, each in a commit of its own
+	}
+	got, err := Resume(t.Context(), l, []Resumer{{"bob", 1, 1, nil}}, Bounds{Events: 3})
+	if err != nil || got.Resumed[0].NotRecovered != nil || !slices.Equal(positions(got.Events), []catalog.Position{33, 62, 65}) {
+		t.Errorf("%v %v %v", got.Resumed, positions(got.Events), err)
+	}
+	page, err := l.Read(t.Context(), eventlog.Query{Stream: "seen:1:carol"})
+	if err != nil || len(page.Events) != 33 {
+		t.Errorf("the log has %d events of carol's marker, %v", len(page.Events), err)
+	}
+}

@@ -63,6 +63,7 @@ type Case struct {
 	given   History
 	by      string
 	command proto.Message
+	room    catalog.Room
 	want    Outcome
 }
 
@@ -78,6 +79,12 @@ type Sent struct{ c Case }
 // When returns the command that a user sends after the events.
 func (h History) When(user string, command proto.Message) Sent {
 	return Sent{Case{given: h, by: user, command: command}}
+}
+
+// In sets the facts about the room in the member_of of the command, for a command that declares count_members_up_to.
+func (s Sent) In(room catalog.Room) Sent {
+	s.c.room = room
+	return s
 }
 
 // Then returns the case in which the command leads to events.
@@ -120,6 +127,7 @@ func (c Case) Run(t T, stream string, s State) {
 	t.Helper()
 	Evolve(t, s, stream, c.given...)
 	by := Origin(c.by)
+	by.Room = c.room
 	by.Version, by.At = catalog.Version(len(c.given)), begun.Add(time.Duration(len(c.given))*time.Second)
 	if got := Decide(t, s, by, c.command); !got.Equal(c.want) {
 		t.Fatalf("got %v %q, want %v %q", got.Events, got.Code, c.want.Events, c.want.Code)

@@ -92,7 +92,23 @@ type Conversation struct {
 	MemberCount int32  `protobuf:"varint,7,opt,name=member_count,json=memberCount,proto3" json:"member_count,omitempty"`
 	Picture     string `protobuf:"bytes,8,opt,name=picture,proto3" json:"picture,omitempty"`
 	// The role of the calling user; absent in direct conversations.
-	Role          Role `protobuf:"varint,9,opt,name=role,proto3,enum=edumatrix.chat.v1.Role" json:"role,omitempty"`
+	Role Role `protobuf:"varint,9,opt,name=role,proto3,enum=edumatrix.chat.v1.Role" json:"role,omitempty"`
+	// The number of unread messages, at most 100, which stands for 100 or more. These are the messages of other users
+	// with versions above read_up_to that belong to no thread and are not deleted. Only the first 1,000 messages above
+	// read_up_to are considered, including the user's own.
+	//
+	// A client keeps the number up to date with events: chat.message_sent adds 1, unless the message belongs to a thread
+	// or the user has sent it. chat.message_deleted subtracts 1 if the deleted message was counted. A client that does
+	// not have the deleted message, or whose number is 100, loads chat.markers instead. See also chat.read_marker_moved.
+	UnreadCount int32 `protobuf:"varint,10,opt,name=unread_count,json=unreadCount,proto3" json:"unread_count,omitempty"`
+	// The number of unread mentions of the user, at most 100, which stands for 100 or more. These are the messages of
+	// other users with versions above read_up_to, also those in threads, that are not deleted and whose newest text
+	// mentions the user or all members. Events change the number as they change unread_count; chat.message_edited changes
+	// it too, if the mentions of the edited message change. An edited message keeps the version at which it was sent.
+	MentionCount int32 `protobuf:"varint,11,opt,name=mention_count,json=mentionCount,proto3" json:"mention_count,omitempty"`
+	// The version up to which the user has read the conversation: the place of the user's marker, but at least the
+	// version at which the user joined. Messages that were sent before never count as unread.
+	ReadUpTo      int64 `protobuf:"varint,12,opt,name=read_up_to,json=readUpTo,proto3" json:"read_up_to,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -188,6 +204,27 @@ func (x *Conversation) GetRole() Role {
 		return x.Role
 	}
 	return Role_ROLE_UNSPECIFIED
+}
+
+func (x *Conversation) GetUnreadCount() int32 {
+	if x != nil {
+		return x.UnreadCount
+	}
+	return 0
+}
+
+func (x *Conversation) GetMentionCount() int32 {
+	if x != nil {
+		return x.MentionCount
+	}
+	return 0
+}
+
+func (x *Conversation) GetReadUpTo() int64 {
+	if x != nil {
+		return x.ReadUpTo
+	}
+	return 0
 }
 
 type ConversationsResponse struct {
@@ -1158,7 +1195,7 @@ const file_edumatrix_chat_v1_queries_proto_rawDesc = "" +
 	"\x14ConversationsRequest\x12$\n" +
 	"\x05limit\x18\x01 \x01(\x05B\t\xb2\xbb\x18\x05(\x010\xc8\x01H\x00R\x05limit\x88\x01\x01\x12\x14\n" +
 	"\x05after\x18\x02 \x01(\tR\x05afterB\b\n" +
-	"\x06_limit\"\xd4\x02\n" +
+	"\x06_limit\"\xba\x03\n" +
 	"\fConversation\x12'\n" +
 	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12+\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x17.edumatrix.chat.v1.KindR\x04kind\x12\x14\n" +
@@ -1169,7 +1206,12 @@ const file_edumatrix_chat_v1_queries_proto_rawDesc = "" +
 	"changed_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tchangedAt\x12!\n" +
 	"\fmember_count\x18\a \x01(\x05R\vmemberCount\x12\x18\n" +
 	"\apicture\x18\b \x01(\tR\apicture\x12+\n" +
-	"\x04role\x18\t \x01(\x0e2\x17.edumatrix.chat.v1.RoleR\x04role\"r\n" +
+	"\x04role\x18\t \x01(\x0e2\x17.edumatrix.chat.v1.RoleR\x04role\x12!\n" +
+	"\funread_count\x18\n" +
+	" \x01(\x05R\vunreadCount\x12#\n" +
+	"\rmention_count\x18\v \x01(\x05R\fmentionCount\x12\x1c\n" +
+	"\n" +
+	"read_up_to\x18\f \x01(\x03R\breadUpTo\"r\n" +
 	"\x15ConversationsResponse\x12E\n" +
 	"\rconversations\x18\x01 \x03(\v2\x1f.edumatrix.chat.v1.ConversationR\rconversations\x12\x12\n" +
 	"\x04next\x18\x02 \x01(\tR\x04next\"\xf5\x01\n" +

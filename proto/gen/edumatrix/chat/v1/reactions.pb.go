@@ -30,9 +30,9 @@ type AddReaction struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
 	MessageId      string                 `protobuf:"bytes,2,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
-	// One emoji, or the name of an emoji of this installation between colons, such as ":party-parrot:". A name has 1 to 32
-	// of the characters a-z 0-9 _ + -. An emoji may be written with and without the variation selector U+FE0F: if somebody
-	// has added the same emoji in another form, the form that was used first is counted.
+	// One emoji, or the name of an emoji of this installation between colons, such as ":party-parrot:". A name has 1 to
+	// 32 of the characters a-z 0-9 _ + -. An emoji may be written with and without the variation selector U+FE0F: if
+	// somebody has added the same emoji in another form, the form that was used first is counted.
 	Emoji         string `protobuf:"bytes,3,opt,name=emoji,proto3" json:"emoji,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -154,9 +154,9 @@ func (x *RemoveReaction) GetEmoji() string {
 
 // ReactionsChanged has the reactions to a message after its actor has added or removed one. Under load, and after a
 // reconnect, a client gets only the newest event of a message, and the newest one that its own user has caused. Both
-// contain all counts; the latter also contains all reactions of the user. A client ignores an event whose version is not
-// higher than the one that it has, and all events about a deleted message: the reactions of a message are deleted with
-// the message, for which there is no event but chat.message_deleted.
+// contain all counts; the latter also contains all reactions of the user. A client ignores an event whose version is
+// not higher than the one that it has, and all events about a deleted message: the reactions of a message are deleted
+// with the message, for which there is no event but chat.message_deleted.
 type ReactionsChanged struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`

@@ -40,8 +40,8 @@ const (
 	Class_CLASS_UNSPECIFIED Class = 0
 	// A client gets every event. The connection of a client that does not keep up is closed.
 	Class_CLASS_DURABLE Class = 1
-	// Each event contains the whole value of its stream and, if it has a subject, the whole value of the subject. A client
-	// gets the newest event, and the newest event that its own user has caused; older ones may be left out.
+	// Each event contains the whole value of its stream and, if it has a subject, the whole value of the subject. A
+	// client gets the newest event, and the newest event that its own user has caused; older ones may be left out.
 	Class_CLASS_COUNTER Class = 2
 	// A client gets the newest event, unless its queue is full: events of this class are the first to be dropped.
 	Class_CLASS_EPHEMERAL Class = 3
@@ -103,20 +103,25 @@ type Command struct {
 	// The time in seconds after which the command is refused as expired if it was not decided yet; 0: it does not expire.
 	ExpiresAfterSeconds uint32 `protobuf:"varint,4,opt,name=expires_after_seconds,json=expiresAfterSeconds,proto3" json:"expires_after_seconds,omitempty"`
 	// The part of the stream that the command is about, such as "{message_id}". A decision reads the events of the stream
-	// without a subject and the events with this subject. Empty: only the events without a subject. If the subject names an
-	// optional field that is absent, the command has no subject.
+	// without a subject and the events with this subject. Empty: only the events without a subject. If the subject names
+	// an optional field that is absent, the command has no subject.
 	Subject string `protobuf:"bytes,5,opt,name=subject,proto3" json:"subject,omitempty"`
 	// The room of which the actor must be a member when the command is committed, such as
 	// "conversation:{conversation_id}". It must be a room that events of the same service open. A command of any other
 	// user is refused as not_a_member. Use member_of for the room of another stream. The members of the command's own
 	// stream are part of its state, so a rule about them belongs in the aggregate.
 	MemberOf string `protobuf:"bytes,6,opt,name=member_of,json=memberOf,proto3" json:"member_of,omitempty"`
-	// The part of another stream that must exist when the command is committed, such as the message to which a reaction is
-	// added. Without it, the command is refused as not_found. If it is deleted, the command is refused with deleted_code.
-	// The part of the command's own stream is in its state, so a rule about it belongs in the aggregate.
-	Requires      *Part `protobuf:"bytes,7,opt,name=requires,proto3" json:"requires,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// The part of another stream that must exist when the command is committed, such as the message to which a reaction
+	// is added. Without it, the command is refused as not_found. If it is deleted, the command is refused with
+	// deleted_code. The part of the command's own stream is in its state, so a rule about it belongs in the aggregate.
+	Requires *Part `protobuf:"bytes,7,opt,name=requires,proto3" json:"requires,omitempty"`
+	// If it is above 0, the decision gets facts about the room in member_of (catalog.Origin.Room): the version of the
+	// room's stream, the version at which the actor became a member, and the number of members, counted up to this bound.
+	// The facts are read before the decision. Unlike member_of itself, they are not checked when the command is
+	// committed, so they may be slightly out of date.
+	CountMembersUpTo uint32 `protobuf:"varint,8,opt,name=count_members_up_to,json=countMembersUpTo,proto3" json:"count_members_up_to,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Command) Reset() {
@@ -196,6 +201,13 @@ func (x *Command) GetRequires() *Part {
 		return x.Requires
 	}
 	return nil
+}
+
+func (x *Command) GetCountMembersUpTo() uint32 {
+	if x != nil {
+		return x.CountMembersUpTo
+	}
+	return 0
 }
 
 // Part is a part of a stream, such as one message of a conversation. It exists from the first event about it until an
@@ -1145,7 +1157,7 @@ var File_edumatrix_routing_v1_routing_proto protoreflect.FileDescriptor
 
 const file_edumatrix_routing_v1_routing_proto_rawDesc = "" +
 	"\n" +
-	"\"edumatrix/routing/v1/routing.proto\x12\x14edumatrix.routing.v1\x1a google/protobuf/descriptor.proto\"\xf0\x01\n" +
+	"\"edumatrix/routing/v1/routing.proto\x12\x14edumatrix.routing.v1\x1a google/protobuf/descriptor.proto\"\x9f\x02\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x16\n" +
@@ -1153,7 +1165,8 @@ const file_edumatrix_routing_v1_routing_proto_rawDesc = "" +
 	"\x15expires_after_seconds\x18\x04 \x01(\rR\x13expiresAfterSeconds\x12\x18\n" +
 	"\asubject\x18\x05 \x01(\tR\asubject\x12\x1b\n" +
 	"\tmember_of\x18\x06 \x01(\tR\bmemberOf\x126\n" +
-	"\brequires\x18\a \x01(\v2\x1a.edumatrix.routing.v1.PartR\brequires\"o\n" +
+	"\brequires\x18\a \x01(\v2\x1a.edumatrix.routing.v1.PartR\brequires\x12-\n" +
+	"\x13count_members_up_to\x18\b \x01(\rR\x10countMembersUpTo\"o\n" +
 	"\x04Part\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x18\n" +

@@ -412,7 +412,7 @@ func (x *NoteWritten) GetNumber() int64 {
 	return 0
 }
 
-// MarkRead moves the actor's marker in a circle.
+// MarkRead moves the actor's bookmark in a circle.
 type MarkRead struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	CircleId      string                 `protobuf:"bytes,1,opt,name=circle_id,json=circleId,proto3" json:"circle_id,omitempty"`
@@ -470,8 +470,12 @@ type Marked struct {
 	CircleId string                 `protobuf:"bytes,1,opt,name=circle_id,json=circleId,proto3" json:"circle_id,omitempty"`
 	UserId   string                 `protobuf:"bytes,2,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
 	UpTo     int64                  `protobuf:"varint,3,opt,name=up_to,json=upTo,proto3" json:"up_to,omitempty"`
-	// The number of times that the marker was moved.
-	Moves         int64 `protobuf:"varint,4,opt,name=moves,proto3" json:"moves,omitempty"`
+	// The number of times that the bookmark was moved.
+	Moves int64 `protobuf:"varint,4,opt,name=moves,proto3" json:"moves,omitempty"`
+	// The facts about the circle with which the event was decided.
+	CircleVersion int64 `protobuf:"varint,5,opt,name=circle_version,json=circleVersion,proto3" json:"circle_version,omitempty"`
+	JoinedVersion int64 `protobuf:"varint,6,opt,name=joined_version,json=joinedVersion,proto3" json:"joined_version,omitempty"`
+	Members       int32 `protobuf:"varint,7,opt,name=members,proto3" json:"members,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -530,6 +534,27 @@ func (x *Marked) GetUpTo() int64 {
 func (x *Marked) GetMoves() int64 {
 	if x != nil {
 		return x.Moves
+	}
+	return 0
+}
+
+func (x *Marked) GetCircleVersion() int64 {
+	if x != nil {
+		return x.CircleVersion
+	}
+	return 0
+}
+
+func (x *Marked) GetJoinedVersion() int64 {
+	if x != nil {
+		return x.JoinedVersion
+	}
+	return 0
+}
+
+func (x *Marked) GetMembers() int32 {
+	if x != nil {
+		return x.Members
 	}
 	return 0
 }
@@ -1316,18 +1341,21 @@ const file_edumatrix_toy_v1_toy_proto_rawDesc = "" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x16\n" +
 	"\x06number\x18\x03 \x01(\x03R\x06number:\x1d\xb2\xbb\x18\x19\n" +
-	"\x10toy.note_written\x12\x05diary\"\x84\x01\n" +
+	"\x10toy.note_written\x12\x05diary\"\x88\x01\n" +
 	"\bMarkRead\x12\x1b\n" +
 	"\tcircle_id\x18\x01 \x01(\tR\bcircleId\x12\x13\n" +
-	"\x05up_to\x18\x02 \x01(\x03R\x04upTo:F\xaa\xbb\x18B\n" +
-	"\rtoy.mark_read\x12\x1bmarker:{circle_id}:{$actor}\x18\x012\x12circle:{circle_id}\"\x83\x01\n" +
+	"\x05up_to\x18\x02 \x01(\x03R\x04upTo:J\xaa\xbb\x18F\n" +
+	"\rtoy.mark_read\x12\x1dbookmark:{circle_id}:{$actor}\x18\x012\x12circle:{circle_id}@\x03\"\xed\x01\n" +
 	"\x06Marked\x12\x1b\n" +
 	"\tcircle_id\x18\x01 \x01(\tR\bcircleId\x12\x17\n" +
 	"\auser_id\x18\x02 \x01(\tR\x06userId\x12\x13\n" +
 	"\x05up_to\x18\x03 \x01(\x03R\x04upTo\x12\x14\n" +
-	"\x05moves\x18\x04 \x01(\x03R\x05moves:\x18\xb2\xbb\x18\x14\n" +
+	"\x05moves\x18\x04 \x01(\x03R\x05moves\x12%\n" +
+	"\x0ecircle_version\x18\x05 \x01(\x03R\rcircleVersion\x12%\n" +
+	"\x0ejoined_version\x18\x06 \x01(\x03R\rjoinedVersion\x12\x18\n" +
+	"\amembers\x18\a \x01(\x05R\amembers:\x1a\xb2\xbb\x18\x16\n" +
 	"\n" +
-	"toy.marked\x12\x06marker\"e\n" +
+	"toy.marked\x12\bbookmark\"e\n" +
 	"\x04Ring\x12\x17\n" +
 	"\abell_id\x18\x01 \x01(\tR\x06bellId\x12\"\n" +
 	"\fmilliseconds\x18\x02 \x01(\x03R\fmilliseconds: \xaa\xbb\x18\x1c\n" +
@@ -1390,7 +1418,7 @@ const file_edumatrix_toy_v1_toy_proto_rawDesc = "" +
 	"\bstory_id\x18\x01 \x01(\tR\astoryId\x12\x17\n" +
 	"\apage_id\x18\x02 \x01(\tR\x06pageId\x12\x14\n" +
 	"\x05votes\x18\x03 \x01(\x03R\x05votes: \xb2\xbb\x18\x1c\n" +
-	"\ttoy.voted\x12\x05votes2\b{$actor}B\x90\x04\xaa\xbb\x18\x12\n" +
+	"\ttoy.voted\x12\x05votes2\b{$actor}B\x92\x04\xaa\xbb\x18\x12\n" +
 	"\n" +
 	"toy-events\x10\x03\x18\x80\xa3\x05»\x187\n" +
 	"\x06circle\x12\n" +
@@ -1398,8 +1426,8 @@ const file_edumatrix_toy_v1_toy_proto_rawDesc = "" +
 	"\x04name\x12\n" +
 	"toy-events\x18\x01\"\x06{name}*\x12circle:{circle_id}»\x180\n" +
 	"\x05diary\x12\n" +
-	"toy-events\x18\x01\"\t{user_id}*\x0euser:{user_id}»\x18=\n" +
-	"\x06marker\x12\n" +
+	"toy-events\x18\x01\"\t{user_id}*\x0euser:{user_id}»\x18?\n" +
+	"\bbookmark\x12\n" +
 	"toy-events\x18\x02\"\x15{circle_id}:{user_id}*\x0euser:{user_id}»\x18/\n" +
 	"\x04bell\x12\n" +
 	"toy-events\x18\x01\"\t{bell_id}*\x0ebell:{bell_id}»\x185\n" +

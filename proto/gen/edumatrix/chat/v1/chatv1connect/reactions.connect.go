@@ -40,8 +40,8 @@ const (
 
 // ReactionServiceClient is a client for the edumatrix.chat.v1.ReactionService service.
 type ReactionServiceClient interface {
-	// Reactions returns a page of the users who have reacted to a message, in the order in which they did. Only members of
-	// the conversation may send the query. A deleted message has no reactions.
+	// Reactions returns a page of the users who have reacted to a message, in the order in which they did. Only members
+	// of the conversation may send the query. A deleted message has no reactions.
 	Reactions(context.Context, *connect.Request[v1.ReactionsRequest]) (*connect.Response[v1.ReactionsResponse], error)
 }
 
@@ -77,8 +77,8 @@ func (c *reactionServiceClient) Reactions(ctx context.Context, req *connect.Requ
 
 // ReactionServiceHandler is an implementation of the edumatrix.chat.v1.ReactionService service.
 type ReactionServiceHandler interface {
-	// Reactions returns a page of the users who have reacted to a message, in the order in which they did. Only members of
-	// the conversation may send the query. A deleted message has no reactions.
+	// Reactions returns a page of the users who have reacted to a message, in the order in which they did. Only members
+	// of the conversation may send the query. A deleted message has no reactions.
 	Reactions(context.Context, *connect.Request[v1.ReactionsRequest]) (*connect.Response[v1.ReactionsResponse], error)
 }
 
