@@ -39,7 +39,7 @@ const SupersededKept = 31 * 24 * time.Hour
 // PruneSuperseded deletes events of counters that are older than a duration and that newer events of their streams have
 // superseded. The newest event of a stream stays, and contains the whole value. Events with a subject stay too, because
 // a newer event of their stream may be about another subject. PruneSuperseded returns the number of deleted events. See
-// docs/decisions/0014-superseded-counters.md.
+// docs/decisions/0015-superseded-counters.md.
 func (l *Log) PruneSuperseded(ctx context.Context, olderThan time.Duration) (removed int64, err error) {
 	before := l.o.Now().Add(-olderThan)
 	at, position := time.Unix(0, 0), catalog.Position(0)

@@ -16,9 +16,10 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/eventlogtest"
 )
 
-// Ann is in 10,000 conversations. In half of them she has an unread message, and in the first 50 a mention. In "busy",
-// 30,000 messages are unread for everyone, and 20,000 of ann's own messages follow; 10,000 messages of it are deleted.
-// The number of rows that a query reads must depend on the counts, which end at 100, and not on these numbers.
+// Ann is in 10,000 conversations. In half of them she has an unread message, and in the first 50 a mention. In
+// "busy", 30,000 messages are unread for everyone, and 20,000 of ann's own messages follow; 10,000 messages of it are
+// deleted. The number of rows that a query reads must depend on the counts, which end at 100, and not on these
+// numbers.
 func TestPlans_UnreadMessagesAreCountedUpToABound(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

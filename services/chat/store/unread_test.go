@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
@@ -283,5 +284,28 @@ func TestUnread_ARebuildNeedsOnlyTheNewestEventOfAMarker(t *testing.T) {
 	// Bob's marker has moved three times, and cid's four times. Others have seen each of them move three times.
 	require.EqualValues(t, 2+3+2+2, removed)
 	require.Contains(t, f.Rows(), "markers (c,cid,4,5)")
+	f.RequireRebuild()
+}
+
+// Migrating the tables down and up again must lead to the rows that the projection has written.
+func TestMigration_OfUnreadMessagesEqualsARebuild(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.example()
+	f.happens("ann", group("c", "ann", "bob", "cid"))
+	f.happens("ann", &chatv1.MessageSent{ConversationId: "c", MessageId: "m1", Body: "hi", MentionsAll: true},
+		&chatv1.MessageSent{ConversationId: "c", MessageId: "m2", Body: "hi", MentionedUserIds: []string{"bob", "ann"}},
+		&chatv1.MessageSent{ConversationId: "c", MessageId: "m3", Body: "hi", ThreadId: "m1", MentionedUserIds: []string{"cid"}})
+	f.happens("ann", &chatv1.MessageEdited{ConversationId: "c", MessageId: "m2", Body: "hi", MentionedUserIds: []string{"cid"}},
+		&chatv1.MessageDeleted{ConversationId: "c", MessageId: "m1"})
+	want := f.Rows()
+	require.Contains(t, want, "unread_conversations (c,cid,t,t)")
+	require.Contains(t, want, "unread_conversations (c,bob,t,f)")
+	for _, direction := range []string{"Down", "Up"} {
+		_, err := f.Pool.Exec(t.Context(), "SET search_path = chat;"+migration(t, "00006_markers.sql", direction)+
+			";RESET search_path", pgx.QueryExecModeSimpleProtocol)
+		require.NoError(t, err)
+	}
+	require.Equal(t, want, f.Rows())
 	f.RequireRebuild()
 }

@@ -77,6 +77,7 @@ func suiteIn(t *testing.T, m *mesh) {
 			"ManyConversationsKeepTheirOrder":   testOrder,
 			"TypingGoesToMembersOnly":           testTyping,
 			"ReactionsReachMembersOnly":         testReactions,
+			"MarkersAreSharedByDevices":         testMarkers,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()

@@ -375,7 +375,7 @@ type MarkersResponse struct {
 	// The markers of all members, in the order in which they joined. It is empty if the conversation has more than 32
 	// members.
 	Markers []*Marker `protobuf:"bytes,1,rep,name=markers,proto3" json:"markers,omitempty"`
-	// The numbers of unread messages and mentions of the calling user, and the marker, as in chat.conversations.
+	// The unread messages and mentions of the calling user, and the place of the marker, as in chat.conversations.
 	UnreadCount  int32 `protobuf:"varint,2,opt,name=unread_count,json=unreadCount,proto3" json:"unread_count,omitempty"`
 	MentionCount int32 `protobuf:"varint,3,opt,name=mention_count,json=mentionCount,proto3" json:"mention_count,omitempty"`
 	ReadUpTo     int64 `protobuf:"varint,4,opt,name=read_up_to,json=readUpTo,proto3" json:"read_up_to,omitempty"`

@@ -106,8 +106,8 @@ type Conversation struct {
 	// mentions the user or all members. Events change the number as they change unread_count; chat.message_edited changes
 	// it too, if the mentions of the edited message change. An edited message keeps the version at which it was sent.
 	MentionCount int32 `protobuf:"varint,11,opt,name=mention_count,json=mentionCount,proto3" json:"mention_count,omitempty"`
-	// The version up to which the user has read the conversation: the place of the user's marker, but at least the
-	// version at which the user joined. Messages that were sent before never count as unread.
+	// The version up to which the user has read the conversation: the place of the user's marker, but at least the version
+	// at which the user joined. Messages from before that never count as unread.
 	ReadUpTo      int64 `protobuf:"varint,12,opt,name=read_up_to,json=readUpTo,proto3" json:"read_up_to,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
