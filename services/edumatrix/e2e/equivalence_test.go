@@ -161,7 +161,10 @@ func equivalenceOfConversations(q *equivalence) {
 		watch(user, func() view.View {
 			return &view.History{UserID: q.id(user), ConversationID: conversation, ThreadID: question}
 		})
-		watch(user, func() view.View { return &view.Pins{ConversationID: conversation} })
+		watch(user, func() view.View { return &view.Pins{UserID: q.id(user), ConversationID: conversation} })
+		watch(user, func() view.View { return &view.Markers{UserID: q.id(user), ConversationID: conversation} })
+		watch(user, func() view.View { return &view.Unread{UserID: q.id(user)} })
+		watch(user, func() view.View { return &view.Reactions{ConversationID: conversation, MessageID: question} })
 		watch(user, func() view.View { return &view.Edits{ConversationID: conversation, MessageID: question} })
 	}
 	conversation, question = "none", "none" // so that the queries are refused until there is a conversation
@@ -186,6 +189,21 @@ func equivalenceOfConversations(q *equivalence) {
 	answer := send("ann", "body", "you", "reply_to", question, "in_thread", true)
 	send("bob", "body", "me?", "reply_to", answer, "in_thread", true)
 	send("bob", "body", "quoted", "reply_to", question, "mentions_all", true)
+	for _, r := range []struct{ user, command, emoji string }{
+		{"ann", "chat.add_reaction", "👍"}, {"bob", "chat.add_reaction", "👍"}, {"bob", "chat.add_reaction", ":party:"},
+		{"ann", "chat.remove_reaction", "👍"}, {"ann", "chat.add_reaction", "🎉"}} {
+		q.step(r.user, r.command, in("message_id", question, "emoji", r.emoji))
+	}
+	// Only the user's own devices get the event that a marker has moved.
+	read := func(user, command, field string, version int) {
+		q.inside = []string{user}
+		q.step(user, command, in(field, version))
+		q.inside = []string{"ann", "bob"}
+	}
+	read("ann", "chat.mark_read", "up_to", 6)
+	read("ann", "chat.mark_read", "up_to", 1_000) // the newest version
+	read("ann", "chat.mark_unread", "from", 5)
+	read("bob", "chat.mark_read", "up_to", 1_000)
 	q.step("bob", "chat.edit_message", in("message_id", question, "body", "who is it?"))
 	q.step("bob", "chat.pin_message", in("message_id", question))
 	q.step("ann", "chat.delete_message", in("message_id", answer))

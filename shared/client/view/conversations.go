@@ -35,6 +35,9 @@ func (v *Conversations) Apply(e Event) error {
 	i := slices.IndexFunc(all, func(c *chatv1.Conversation) bool {
 		return catalog.Address("conversation", c.ConversationId) == e.Stream
 	})
+	if moved, is := e.Body.(*chatv1.ReadMarkerMoved); is {
+		return v.read(moved)
+	}
 	if i < 0 {
 		return v.unknown(e)
 	}
@@ -63,6 +66,17 @@ func (v *Conversations) Apply(e Event) error {
 		}
 	case *chatv1.MemberLeft:
 		return v.left(c, b)
+	}
+	return unread{&c.UnreadCount, &c.MentionCount}.apply(v.UserID, e)
+}
+
+// read applies the event that the user's marker has moved.
+func (v *Conversations) read(b *chatv1.ReadMarkerMoved) error {
+	for _, c := range v.Response.Conversations {
+		if c.ConversationId == b.ConversationId {
+			c.ReadUpTo = b.UpTo
+			return unread{&c.UnreadCount, &c.MentionCount}.move(b, c.Version)
+		}
 	}
 	return nil
 }

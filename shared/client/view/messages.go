@@ -28,6 +28,10 @@ func (v *History) Answer() proto.Message { return &v.Response }
 // the reader leaves the conversation, Apply returns ErrReload, because the answer no longer contains pins and numbers
 // of replies.
 func (v *History) Apply(e Event) error {
+	if b, is := e.Body.(*chatv1.ReactionsChanged); is {
+		v.react(e, b)
+		return nil
+	}
 	if !e.newer(v.ConversationID, v.Response.Version) {
 		return nil
 	}
@@ -43,6 +47,7 @@ func (v *History) Apply(e Event) error {
 	case *chatv1.MessageDeleted:
 		if m := v.message(b.MessageId); m != nil {
 			m.Body, m.EditedAt, m.MentionedUserIds, m.MentionsAll, m.Deleted = "", nil, nil, false, true
+			m.Reactions, m.ReactionsVersion = nil, 0
 		}
 		if first := v.message(b.ThreadId); first != nil {
 			first.ReplyCount--
@@ -86,6 +91,7 @@ func (v *History) message(id string) *chatv1.Message {
 
 // Pins is the first page of chat.pins.
 type Pins struct {
+	UserID         string // the reader
 	ConversationID string
 	Response       chatv1.PinsResponse
 }
@@ -101,17 +107,19 @@ func (v *Pins) Answer() proto.Message { return &v.Response }
 // Apply applies an event of the conversation. The event that a message was pinned does not contain the message, so
 // Apply returns ErrReload.
 func (v *Pins) Apply(e Event) error {
-	if !e.newer(v.ConversationID, v.Response.Version) {
-		return nil
-	}
-	history := History{ConversationID: v.ConversationID, ThreadID: "\x00"} // of no thread, so that no message is added
+	// The history has no thread with this id, so Apply adds no message.
+	history := History{UserID: v.UserID, ConversationID: v.ConversationID, ThreadID: "\x00"}
+	history.Response.Version = v.Response.Version
 	for _, p := range v.Response.Pins {
 		history.Response.Messages = append(history.Response.Messages, p.Message)
 	}
 	if err := history.Apply(e); err != nil {
 		return err
 	}
-	v.Response.Version = e.Version
+	if v.Response.Version == history.Response.Version {
+		return nil
+	}
+	v.Response.Version = history.Response.Version
 	switch b := e.Body.(type) {
 	case *chatv1.MessagePinned:
 		return ErrReload
