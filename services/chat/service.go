@@ -27,10 +27,11 @@ func Run(ctx context.Context, env process.Env) error {
 	s.HandleCommands("reactions", func(stream string) owner.State { return reaction.New(stream) })
 	s.HandleCommands("marker", func(stream string) owner.State { return marker.New(stream) })
 	s.Log.BoundRooms("conversation", env.Config.MaxConversations)
-	s.Project(store.DeclareConversations())
+	s.Project(store.DeclareConversations(), store.DeclareSearch())
 	queries := query.New(s.Log, store.New(env.Stores.Postgres))
 	s.Serve(chatv1connect.NewChatServiceHandler(queries, s.QueryOptions(query.Projections)))
 	s.Serve(chatv1connect.NewReactionServiceHandler(queries, s.QueryOptions(query.Projections)))
 	s.Serve(chatv1connect.NewMarkerServiceHandler(queries, s.QueryOptions(query.Projections)))
+	s.Serve(chatv1connect.NewSearchServiceHandler(queries, s.QueryOptions(query.Projections)))
 	return s.Run(ctx)
 }

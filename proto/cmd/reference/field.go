@@ -31,6 +31,7 @@ type field struct {
 	name     string
 	comment  string
 	required bool // whether a sent message must have the field, or a received message always has it
+	address  bool // whether the field is part of an address or a subject, so that it is not empty if it is present
 	id       bool
 	maxChars int // 0 if there is no limit
 	maxItems int // 0 if there is no limit
@@ -67,8 +68,9 @@ func (d *declarations) fields(m protoreflect.MessageDescriptor, dir direction) (
 		}
 		if dir == sent {
 			address := slices.Contains(addressFields(m), v.name)
-			v.required = v.required || shape.GetRequired() || address && !f.HasPresence()
-			v.id = v.id || address
+			v.required = v.required || shape.GetRequired() || address && !f.HasPresence() ||
+				!f.HasPresence() && shape.GetMin() > 0 // an absent number is checked as 0
+			v.id, v.address = v.id || address, address
 		} else {
 			v.required = v.required || f.IsList() || f.IsMap() || !f.HasPresence() && f.Kind() != protoreflect.EnumKind
 		}

@@ -151,14 +151,15 @@ func (s *schemas) single(f field, dir direction) object {
 	return object{"type": "integer", "format": "int64"}
 }
 
-// text returns the schema of a text field. In a sent message, required texts and the texts in a list must not be empty.
+// text returns the schema of a text field. In a sent message, required texts, texts in an address and the texts in a
+// list must not be empty.
 func text(f field, dir direction) object {
 	schema := object{"type": "string"}
 	if dir == received {
 		return schema
 	}
 	least := 0
-	if f.required || f.desc.IsList() {
+	if f.required || f.address || f.desc.IsList() {
 		least = 1
 	}
 	if f.id {

@@ -21,7 +21,7 @@ import (
 // limits bound the number of conversations, messages or members in a page.
 var limits = page.Limits{Default: 50, Max: 200}
 
-// Projections declares which projection each query reads.
+// Projections declares which projections each query reads.
 var Projections = consistency.Projections{
 	"chat.conversations": store.ProjectionName,
 	"chat.edits":         store.ProjectionName,
@@ -30,10 +30,11 @@ var Projections = consistency.Projections{
 	"chat.members":       store.ProjectionName,
 	"chat.pins":          store.ProjectionName,
 	"chat.reactions":     store.ProjectionName,
+	"chat.search":        consistency.All(store.ProjectionName, store.SearchName),
 	"chat.unread":        store.ProjectionName,
 }
 
-// Server answers the queries of ChatService, ReactionService and MarkerService.
+// Server answers the queries of ChatService, MarkerService, ReactionService and SearchService.
 type Server struct {
 	log   *eventlog.Log
 	store *store.Store

@@ -12,3 +12,4 @@ var SQLUnread, SQLMarkers, SQLRaise, SQLRestore = sqlUnread, sqlMarkers, sqlRais
 const MaxSmall = maxSmall
 
 var SQLReactions, SQLReactionsOf = sqlReactions, sqlReactionsOf
+var SQLJoined, SQLBlocks, SQLMatch, SQLSent, SQLFound = sqlJoined, sqlBlocks, sqlMatch, sqlSent, sqlFound

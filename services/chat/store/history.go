@@ -16,9 +16,9 @@ import (
 // Range is a range of versions, both ends included.
 type Range struct{ From, To catalog.Version }
 
-// sqlMessages reads messages of the conversation $1 in three steps. The first step, which is the first verb, finds at
-// most one page of messages ($4) and their order. For each of them, the second step looks up by index the newest edit
-// within the readable ranges ($2, $3). The third step cuts the page where the texts exceed a number of bytes ($5), but
+// sqlMessages reads messages in three steps. The first step, which is the first verb, finds at most one page of
+// messages and their order. For each of them, the second step looks up by index the newest edit within the readable
+// ranges, which are the third verb. The third step cuts the page where the texts exceed a number of bytes ($5), but
 // not before the first message. The column count is the number of messages that the page would have without this cut.
 const sqlMessages = `WITH found AS (%[1]s),
 	page AS (
@@ -28,15 +28,15 @@ const sqlMessages = `WITH found AS (%[1]s),
 			coalesce(p.pinned_by, '') AS pinned_by, p.pinned_at
 		FROM found m
 		LEFT JOIN LATERAL (
-			SELECT newest.* FROM unnest($2::bigint[], $3::bigint[]) AS readable (lower, upper), LATERAL (
+			SELECT newest.* FROM %[3]s AS readable (lower, upper), LATERAL (
 				SELECT version, body, edited_at, mentioned, mentions_all FROM chat.edits
-				WHERE conversation_id = $1 AND message_id = m.message_id
+				WHERE conversation_id = m.conversation_id AND message_id = m.message_id
 					AND version >= greatest(lower, m.version + 1) AND version <= upper
 				ORDER BY version DESC LIMIT 1) newest
 			ORDER BY newest.version DESC LIMIT 1) e ON NOT m.deleted
 		LEFT JOIN LATERAL (
 			SELECT pinned_by, pinned_at FROM chat.pins
-			WHERE conversation_id = $1 AND message_id = m.message_id LIMIT 1) p ON true),
+			WHERE conversation_id = m.conversation_id AND message_id = m.message_id LIMIT 1) p ON true),
 	sized AS (
 		SELECT *, count(*) OVER () AS count, sum(octet_length(body)) OVER (
 			ORDER BY sort %[2]s ROWS UNBOUNDED PRECEDING) AS bytes, row_number() OVER (ORDER BY sort %[2]s) AS row
@@ -45,8 +45,11 @@ const sqlMessages = `WITH found AS (%[1]s),
 		reply_count, last_reply_at, last_reply_by, pinned_by, pinned_at, sort, count FROM sized
 	WHERE bytes <= $5 OR row = 1 ORDER BY sort %[2]s`
 
-// sqlInRanges finds messages of the thread $8 in some ranges of versions ($6, $7), at most one page from each range,
-// and reads no row outside of the ranges.
+// sqlReadable are the readable ranges of a statement that reads messages of one conversation.
+const sqlReadable = "unnest($2::bigint[], $3::bigint[])"
+
+// sqlInRanges finds at most one page ($4) of messages of the conversation $1. They are in the thread $8 and in some
+// ranges of versions ($6, $7). It reads at most one page from each range, and no row outside of the ranges.
 const sqlInRanges = `SELECT m.*, m.version AS sort FROM unnest($6::bigint[], $7::bigint[]) AS range (lower, upper), LATERAL (
 		SELECT * FROM chat.messages m
 		WHERE m.conversation_id = $1 AND m.thread_id = $8 AND m.version >= lower AND m.version <= upper
@@ -57,8 +60,8 @@ const sqlInRanges = `SELECT m.*, m.version AS sort FROM unnest($6::bigint[], $7:
 // rows of one page.
 const maxRanges = 16
 
-var sqlOldest = fmt.Sprintf(sqlMessages, fmt.Sprintf(sqlInRanges, "ASC"), "ASC")
-var sqlNewest = fmt.Sprintf(sqlMessages, fmt.Sprintf(sqlInRanges, "DESC"), "DESC")
+var sqlOldest = fmt.Sprintf(sqlMessages, fmt.Sprintf(sqlInRanges, "ASC"), "ASC", sqlReadable)
+var sqlNewest = fmt.Sprintf(sqlMessages, fmt.Sprintf(sqlInRanges, "DESC"), "DESC", sqlReadable)
 
 // Page selects the messages to read.
 type Page struct {

@@ -19,7 +19,7 @@ var sqlPins = fmt.Sprintf(sqlMessages, `SELECT m.*, p.version AS sort FROM chat.
 		ORDER BY m.version DESC LIMIT 1) m
 	WHERE p.conversation_id = $1 AND p.version < $6 AND EXISTS (
 		SELECT FROM unnest($2::bigint[], $3::bigint[]) AS readable (lower, upper) WHERE m.version BETWEEN lower AND upper)
-	ORDER BY p.version DESC LIMIT $4`, "DESC")
+	ORDER BY p.version DESC LIMIT $4`, "DESC", sqlReadable)
 
 // Pins returns a page of the pinned messages of a conversation whose versions are within ranges, the one that was
 // pinned last first. Only messages that were pinned before the version below are returned. The result next is the value

@@ -1,5 +1,5 @@
-// Package store is the projection of chat's log that queries read: each user's conversations, their members and their
-// messages. The tables contain nothing that cannot be rebuilt from the log.
+// Package store has the projections of chat's log that queries read: each user's conversations, their members and their
+// messages, and the words by which messages are found. The tables contain nothing that cannot be rebuilt from the log.
 package store
 
 import (
@@ -41,9 +41,14 @@ const MaxPageBytes = 512 << 10
 //	markers               one row for each user who has moved the marker in a conversation
 //	mentions              one row for each user whom the newest text of a message mentions, or one for all members
 //	unread_conversations  one row for each member of a small conversation who has unread messages or mentions in it
+//	search_conversations  the number of each conversation with messages, for the tables search_…
+//	search_blocks         one row for each 512 versions of a conversation with messages: the times of these messages
+//	search_messages       one row for each message that is not deleted
+//	search_words          one row for each word in a block: the messages that have had the word
+//	search_spans          one row for each word in 512 blocks: the blocks that have the word
 
-// Store reads the rows that the projection wrote. Its statements name the schema chat, because its connections do not
-// set search_path. The projection's statements name no schema, because a rebuild runs them in another schema.
+// Store reads the rows that the projections wrote. Its statements name the schema chat, because its connections do not
+// set search_path. The projections' statements name no schema, because a rebuild runs them in another schema.
 type Store struct{ pool *pgxpool.Pool }
 
 // New returns a Store that reads from a pool.

@@ -60,6 +60,7 @@ func suiteIn(t *testing.T, m *mesh) {
 			"EveryConnectionOfAMember":          testEveryConnectionOfAMember,
 			"EditAndDelete":                     testEditAndDelete,
 			"HistoryHasItsBounds":               testHistoryHasItsBounds,
+			"SearchFindsWhatMembersRead":        testSearchFindsWhatMembersRead,
 			"SameCommandSameOutcome":            testSameCommandSameOutcome,
 			"AnIDIsPerUserAndPerCommand":        testOneIDForTwoUsersAndTwoThings,
 			"RefusalIsFinalAtEveryGateway":      testRefusalStays,

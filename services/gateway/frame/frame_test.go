@@ -43,7 +43,8 @@ func TestEncode_MatchesTheDeclarationInEitherEncoding(t *testing.T) {
 	outcome := &gatewayv1.Outcome{Kind: gatewayv1.OutcomeKind_OUTCOME_KIND_COMMITTED, CommandId: "c", Stream: proto.String("s"),
 		Version: proto.Int64(7)}
 	ended := &gatewayv1.Outcome{Kind: gatewayv1.OutcomeKind_OUTCOME_KIND_REFUSED, CommandId: "c", Error: errorOf}
-	data := `{"conversation_id":"g","message_id":"m","body":"a < \"b\""}`
+	data := `{"conversation_id":"g","message_id":"m","body":"a < \"b\"","reply_to":"","thread_id":"",` +
+		`"mentioned_user_ids":[],"mentions_all":false}`
 	for _, c := range []struct {
 		encode func(e frame.Encoding) ([]byte, error)
 		json   string

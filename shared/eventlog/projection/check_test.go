@@ -7,6 +7,7 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	toyv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/toy/v1"
+	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog/projection"
 )
 
@@ -19,6 +20,24 @@ func bells(name string) *projection.Projection {
 	projection.On(p, func(b *projection.Batch, e projection.Event, _ *toyv1.BellAnswered) { b.Remove(rang, e.ID) })
 	p.Ignore(&toyv1.BellSilenced{})
 	return p
+}
+
+// A projection with IgnoreOthers needs no line for the other events of its streams. Events of other streams, functions
+// that are declared afterwards, and events that this release does not know are errors nevertheless.
+func TestIgnoreOthers_LeavesOutTheOtherEvents(t *testing.T) {
+	t.Parallel()
+	c, err := catalog.Load()
+	require.NoError(t, err)
+	p := projection.Declare("bells", projection.Options{Streams: []string{"bell"}, Tables: []string{"bells"}})
+	rang := p.Statement(1, `INSERT INTO bells (id) SELECT unnest($1::text[])`)
+	projection.On(p, func(b *projection.Batch, e projection.Event, _ *toyv1.BellRang) { b.Add(rang, e.ID) })
+	p.IgnoreOthers()
+	require.NoError(t, projection.Check(c, "toy", p))
+	happened := func(event string) []envelope.Event { return []envelope.Event{{Stream: "bell:1", Type: event}} }
+	require.NoError(t, p.Apply(t.Context(), nil, happened("toy.bell_silenced")))
+	require.ErrorContains(t, p.Apply(t.Context(), nil, happened("toy.bell_stolen")), "this release has no function for the event")
+	projection.On(p, func(*projection.Batch, projection.Event, *toyv1.BellAnswered) {})
+	require.ErrorContains(t, projection.Check(c, "toy", p), "event toy.bell_answered is declared twice")
 }
 
 func TestCheck_NamesForgottenAndUnknownEvents(t *testing.T) {

@@ -4,7 +4,7 @@
 //
 // Everything else follows from the declaration: which events are read and how they are decoded, the statements of a
 // batch, the tables that a rebuild replaces and compares, and the checks at the start of a service. A service does not
-// start if an event has neither a function nor an Ignore, or if a table has no projection.
+// start if an event has neither a function nor an Ignore (or IgnoreOthers), or if a table has no projection.
 //
 // Follow applies the log to a projection, and package rebuild rebuilds projections.
 package projection
@@ -16,6 +16,8 @@ import (
 	"strings"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 
 	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
 	"github.com/edumatrix/interlinked/shared/envelope"
@@ -90,6 +92,19 @@ func (p *Projection) Ignore(events ...proto.Message) {
 	for _, m := range events {
 		p.ignored[p.add(m)] = true
 	}
+}
+
+// IgnoreOthers declares that the events of the projection's streams for which On was not called before do not change
+// the projection. A projection that few events change does not have to name each new event then. An event that only a
+// later release knows stops the projection nevertheless, because that release may have a function for it.
+func (p *Projection) IgnoreOthers() {
+	protoregistry.GlobalTypes.RangeMessages(func(m protoreflect.MessageType) bool {
+		e := proto.GetExtension(m.Descriptor().Options(), routingv1.E_Event).(*routingv1.Event)
+		if slices.Contains(p.o.Streams, e.GetKind()) && p.functions[e.GetName()] == nil {
+			p.ignored[e.GetName()] = true
+		}
+		return true
+	})
 }
 
 // add returns the name of an event. It records a problem if the message is not an event or is declared already.

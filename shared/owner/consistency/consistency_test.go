@@ -148,6 +148,35 @@ func TestInterceptor_AHandlerSeesEarlierCommits(t *testing.T) {
 	}
 }
 
+// A query reads two projections, and one of them lags. The query must wait for both.
+func TestInterceptor_WaitsForEveryProjectionOfAQuery(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.Follow(&other{})
+	for _, names := range []string{consistency.All("messages", "other"), consistency.All("other", "messages")} {
+		client, url := w.Serve(consistency.Projections{"chat.members": names},
+			func(o ...connect.HandlerOption) (string, http.Handler) {
+				return chatv1connect.NewChatServiceHandler(w.server, o...)
+			})
+		w.client = chatv1connect.NewChatServiceClient(client, url)
+		position := w.say()
+		require.NoError(t, projection.WaitFor(t.Context(), w.Log.Log, "other", position))
+		_, err := w.client.Members(rpc.WithPosition(t.Context(), position), connect.NewRequest(&chatv1.MembersRequest{ConversationId: "c"}))
+		w.requireUnavailable(err)
+	}
+	close(w.m.pass)
+	got, err := eventlogtest.Ask(rpc.WithPosition(t.Context(), w.say()), w.client.Members, &chatv1.MembersRequest{ConversationId: "c"})
+	require.NoError(t, err)
+	require.EqualValues(t, 3, got.GetVersion())
+}
+
+// other is a projection without rows.
+type other struct{}
+
+func (*other) Name() string { return "other" }
+
+func (*other) Apply(context.Context, projection.Tx, []envelope.Event) error { return nil }
+
 // A request names no position, and the handler of the query calls WaitFor for a position. The answer must contain all
 // commits up to that position.
 func TestWaitFor_OfALaterPosition(t *testing.T) {
@@ -175,15 +204,18 @@ func TestProjections_AreValidated(t *testing.T) {
 		}
 		return all
 	}
-	served := []string{"/edumatrix.chat.v1.ChatService/"}
-	good := consistency.Projections{"chat.conversations": "a", "chat.history": "b", "chat.members": "a"}
+	served := []string{"/edumatrix.chat.v1.MarkerService/"}
+	good := consistency.Projections{"chat.markers": "a", "chat.unread": "b"}
 	require.Empty(t, good.Validate(c, "chat", served, []string{"a", "b"}))
+	require.Empty(t, consistency.Projections{"chat.history": consistency.All("a", "b")}.Validate(c, "chat", nil, []string{"a", "b"}))
+	require.Equal(t, []string{`query chat.history: there is no projection "c"`}, texts(consistency.Projections{
+		"chat.history": consistency.All("a", "c")}.Validate(c, "chat", nil, []string{"a", "b"})))
 	require.Empty(t, consistency.Projections{}.Validate(c, "chat", []string{"/other/"}, nil), "no query is served")
 	require.Equal(t, []string{
-		"query chat.members is not declared to read a projection",
-		`query chat.history: there is no projection "b"`,
+		"query chat.unread is not declared to read a projection",
+		`query chat.markers: there is no projection "b"`,
 		"a projection of query chat.nothing: chat has no such query",
 		"a projection of query presence.sessions: chat has no such query",
-	}, texts(consistency.Projections{"chat.conversations": "a", "chat.history": "b", "chat.nothing": "a",
+	}, texts(consistency.Projections{"chat.markers": "b", "chat.nothing": "a",
 		"presence.sessions": "a"}.Validate(c, "chat", served, []string{"a"})))
 }

@@ -26,6 +26,8 @@ ALTER TABLE edits
     ADD COLUMN mentioned text[] NOT NULL DEFAULT '{}',
     ADD COLUMN mentions_all boolean NOT NULL DEFAULT false;
 
+-- A conversation has at most 100 pins, so they need no index by version. With one, the planner would also choose it for the
+-- lookup of one message.
 CREATE TABLE pins (
     conversation_id text NOT NULL,
     message_id      text NOT NULL,
@@ -35,7 +37,6 @@ CREATE TABLE pins (
     pinned_at       timestamptz NOT NULL,
     PRIMARY KEY (conversation_id, message_id)
 );
-CREATE INDEX pins_by_version ON pins (conversation_id, version);
 
 -- +goose Down
 DROP TABLE pins;
