@@ -213,7 +213,12 @@ func (j *judge) effect(c *Command, o Outcome, caused []Event) {
 				types[k] = true
 			}
 		}
-		e := caused[len(caused)-1]
+		own := slices.DeleteFunc(slices.Clone(caused), func(e Event) bool { return e.Stream != o.Stream })
+		if len(own) == 0 {
+			j.broken(kept, "%s is committed, but has no event in %s", c, o.Stream)
+			return
+		}
+		e := own[len(own)-1]
 		if e.Stream != o.Stream || e.Version != o.Version || e.Position != o.Position {
 			j.broken(oneOutcome, "%s: outcome at %s %d (%d), event at %s %d (%d)", c, o.Stream, o.Version, o.Position, e.Stream,
 				e.Version, e.Position)

@@ -29,21 +29,27 @@ func (j *judge) sessions() {
 		}
 	}
 	for _, s := range j.h.sessions {
-		v := &viewer{judge: j, session: s, acked: acked, last: map[string]int64{}, jumps: map[string]bool{}}
+		v := &viewer{judge: j, session: s, acked: acked, last: map[string]int64{}, jumps: map[string]bool{},
+			notRecovered: map[string]bool{}}
 		for _, e := range s.Events {
 			if e.Type == NotRecovered {
-				v.jumps[streamIn(e.Stream)] = true
+				v.jumps[streamIn(e.Stream)], v.notRecovered[e.Stream] = true, true
 				continue
 			}
 			owner, _, _ := strings.Cut(e.Type, ".")
-			if l := logs[owner]; l != nil && strings.HasPrefix(e.Stream, "post:") {
+			switch l := logs[owner]; {
+			case l == nil:
+			case strings.HasPrefix(e.Stream, "post:"):
 				v.seePost(l, e)
-			} else if l != nil {
+			case isCounter(e.Stream):
+				v.seeCounter(l, e)
+			default:
 				v.see(l, e)
 			}
 		}
 		for _, l := range logs {
 			v.missed(l)
+			v.missedCounters(l)
 		}
 		if feed := logs["feed"]; feed != nil {
 			v.missedPosts(feed)
@@ -77,8 +83,11 @@ func newSeenLog(l *Log) *seenLog {
 
 // open returns the membership intervals of a user in the room of a stream. The user's own streams, such as
 // notifications:ann for ann, have one interval that contains all versions. open returns false for streams whose rooms
-// have no members, because users subscribe to these rooms.
+// have no members, because users subscribe to these rooms, and for counters.
 func (l *seenLog) open(stream, user string) ([]interval, bool) {
+	if isCounter(stream) {
+		return nil, false
+	}
 	if room := l.members[stream]; room != nil {
 		return room[user], true
 	}
@@ -95,6 +104,8 @@ type viewer struct {
 	acked   map[string]map[int64]time.Time
 	last    map[string]int64 // the last version that the session received, by stream
 	jumps   map[string]bool  // streams whose rooms were not recovered, until the next event of the stream
+
+	notRecovered map[string]bool // rooms that were not recovered at least once
 }
 
 func (v *viewer) broken(promise, format string, args ...any) {

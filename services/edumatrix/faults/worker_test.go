@@ -37,8 +37,12 @@ func (w *worker) something() {
 		w.say(t.id)
 	case n < 54:
 		w.answer(t)
-	case n < 58:
+	case n < 56:
 		w.pin()
+	case n < 60:
+		w.react()
+	case n < 62:
+		w.mark(t)
 	case n < 64:
 		w.lead(t)
 	case n < 72:
@@ -101,6 +105,28 @@ func (w *worker) pin() {
 		}
 		w.do("chat", command, "", map[string]any{"conversation_id": m.conversation, "message_id": m.id})
 	}
+}
+
+// react adds a reaction to one of the user's own messages, or removes one.
+func (w *worker) react() {
+	if m, ok := w.device.own(w.random); ok {
+		command := "chat.add_reaction"
+		if w.random.IntN(3) == 0 {
+			command = "chat.remove_reaction"
+		}
+		w.do("chat", command, "", map[string]any{"conversation_id": m.conversation, "message_id": m.id,
+			"emoji": []string{"👍", "🎉", ":party:"}[w.random.IntN(3)]})
+	}
+}
+
+// mark moves the user's marker in a conversation forward or back.
+func (w *worker) mark(t talk) {
+	version := 1 + w.random.IntN(200)
+	if w.random.IntN(4) == 0 {
+		w.do("chat", "chat.mark_unread", "", map[string]any{"conversation_id": t.id, "from": version})
+		return
+	}
+	w.do("chat", "chat.mark_read", "", map[string]any{"conversation_id": t.id, "up_to": version})
 }
 
 // lead changes the title, the picture or a role of a conversation. Often the command is refused, because the user is
