@@ -26,8 +26,8 @@ type patched struct {
 	added []string
 }
 
-// readPatch returns the files that a patch changes. A patch contains only files that are edited by hand, no generated
-// ones.
+// readPatch returns the files that a patch changes. A patch contains only files that are edited by hand, and no
+// generated files.
 func readPatch(t *testing.T, name string) (files []*patched) {
 	t.Helper()
 	inHunk := false

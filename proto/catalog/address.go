@@ -50,8 +50,8 @@ type Fact struct {
 	read    *bool // set to true by At; may be nil
 }
 
-// NewFact returns a Fact. If the pointer read is not nil, At sets *read to true. So the caller can detect a state that
-// depends on the time of an event that is decided but not committed. Such a time may still change.
+// NewFact returns a Fact. If the pointer read is not nil, At sets *read to true. So the caller can detect that a state
+// depends on the time of an event that is not committed yet. Such a time may still change.
 func NewFact(actor string, version Version, at time.Time, read *bool) Fact {
 	return Fact{Actor: actor, Version: version, at: at, read: read}
 }
@@ -65,8 +65,8 @@ func (f Fact) At() time.Time {
 }
 
 // Expecting is an event for another stream of the same service, together with the version that this other stream must
-// have (0 if the stream must not exist). If the stream has another version, the command is refused with the error in
-// the field Otherwise.
+// have (0 if the stream must not exist). If it has a different version, the command is refused with the error in the
+// field Otherwise.
 type Expecting struct {
 	proto.Message
 	Version   Version

@@ -24,8 +24,8 @@ func TestValidID_AcceptsTheSubjectsOfIdentityProviders(t *testing.T) {
 	}
 }
 
-// id generates texts from some characters of ids, among them many separators, and from "%", which an id must not
-// contain.
+// id generates texts from a few characters: letters and digits, many separators that ids may contain, and "%", which an
+// id must not contain.
 var id = rapid.Custom(func(t *rapid.T) string {
 	return string(rapid.SliceOfN(rapid.SampledFrom([]rune("ab3:|+.%@-_A")), 1, 8).Draw(t, "id"))
 })

@@ -98,8 +98,8 @@ func TestLoad_RefusesDeclarationsThatOccurTwice(t *testing.T) {
 	require.ErrorContains(t, c.readMethod("feed", history), "the name chat.history is used already")
 }
 
-// A declaration contradicts another one or lacks something. checkAll, which Load calls, must return an error that names
-// the declaration.
+// In each case, the function damage makes a declaration contradict another one, or removes a part of it. checkAll,
+// which Load calls, must return an error that names the damaged declaration.
 func TestLoad_RefusesContradictoryDeclarations(t *testing.T) {
 	for _, test := range []struct {
 		name     string

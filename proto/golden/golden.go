@@ -68,8 +68,8 @@ func (s Sample) Decode(c *catalog.Catalog) (proto.Message, error) {
 }
 
 // History returns the decoded samples of one kind of stream ("conversation") of one release, in the order in which the
-// events are declared. All of them belong to one stream, in which each id is that of its field: conversation_id is
-// "conversation", message_id is "message", and so on.
+// events are declared. All of them belong to one stream, because the value of each id follows from the name of its
+// field: conversation_id is "conversation", message_id is "message", and so on.
 func History(c *catalog.Catalog, release, kind string) (events []proto.Message, err error) {
 	all, err := Samples()
 	if err != nil {

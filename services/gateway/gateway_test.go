@@ -168,7 +168,7 @@ func (m *mesh) release() {
 	m.kept = nil
 }
 
-// The method commits decides a command that sends a message: it appends the event of the message and publishes it.
+// m.commits decides a command that sends a message: it appends the event of the message and publishes it.
 func (m *mesh) commits(c envelope.Command) {
 	declared, _ := m.catalog.Command(c.Type)
 	body := declared.Type.New().Interface()

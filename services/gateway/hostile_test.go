@@ -29,7 +29,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/process"
 )
 
-// ordinary measures how long the actions of ordinary users take: one sends a message, another gets it, and a third
+// ordinary measures how long the actions of ordinary users take: one user sends a message, another gets it, and a third
 // connects.
 func (m *mesh) ordinary(t testing.TB, address string, n int) (l meshtest.Latencies) {
 	t.Helper()
@@ -92,7 +92,7 @@ var hostilities = map[string]func(address, token string){
 			return fmt.Sprintf(`{"id":"%s%d","type":"ping"}`, long, n)
 		})
 	},
-	// The user subscribes to the same room all the time.
+	// The user subscribes to the same room again and again.
 	"subscriptions": func(address, token string) {
 		hostileFrames(address, token, 1, 1000, func(int, int) string {
 			return `{"id":"l","type":"subscribe","data":{"rooms":["post:7"]}}`
@@ -167,7 +167,7 @@ func cpu(t testing.TB) time.Duration {
 	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
-// BenchmarkHostile measures, for each attack, how long the actions of ordinary users take with and without a hostile
+// BenchmarkHostile measures, for each attack, how long the actions of ordinary users take, with and without a hostile
 // user. Measurements with and without the hostile user alternate in one run, because the machine may be busy with other
 // work. The hostile user's process runs on the same cores as the gateway, and thereby slows ordinary users down,
 // whatever the gateway does. Therefore the benchmark also prints the CPU time of that process.

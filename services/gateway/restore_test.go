@@ -33,7 +33,7 @@ func (m *mesh) shown(user string, others ...string) (rooms []string) {
 	return rooms
 }
 
-// The method keeps waits until exactly the given rooms of a session are stored.
+// m.keeps waits until exactly the given rooms of a session are stored.
 func (m *mesh) keeps(user, session string, rooms ...string) {
 	m.t.Helper()
 	require.EventuallyWithT(m.t, func(c *assert.CollectT) {

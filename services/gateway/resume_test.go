@@ -36,8 +36,8 @@ func (m *mesh) reader() *hub.Hub {
 	return hub.New(hub.Options{Catalog: m.catalog, TokenKey: key})
 }
 
-// The method returns connects a user who was connected before, with a resume token and the given rooms, but without any
-// other state of the earlier connection.
+// m.returns connects a user who was connected before, with a resume token and the given rooms, but without any other
+// state of the earlier connection.
 func (m *mesh) returns(address, user, token string, rooms ...string) *inbox {
 	m.t.Helper()
 	return connect(m.t, address, user, func(o *client.Options) { o.ResumeToken, o.Rooms = token, rooms })

@@ -40,8 +40,7 @@ func (s *signals) received() []string {
 	return append([]string(nil), s.got...)
 }
 
-// The method types sends the signal chat.typing. It returns the code of the refusal, or "" if the gateway accepts the
-// signal.
+// s.types sends the signal chat.typing. It returns the code of the refusal, or "" if the gateway accepts the signal.
 func (s *signals) types(t *testing.T, conversation string) string {
 	t.Helper()
 	err := s.Signal(t.Context(), "chat.typing", map[string]any{"conversation_id": conversation})

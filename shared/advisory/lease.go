@@ -38,7 +38,7 @@ type LeaseOptions struct {
 	Renewal time.Duration
 	// Every is the average time between two attempts to get the lock (see Await). It is required.
 	Every time.Duration
-	// Standby is called after the server has answered and before the first attempt to get the lock. Nil: not called.
+	// Standby is called when the connection is open, before the first attempt to get the lock. Nil: not called.
 	Standby func()
 }
 

@@ -93,9 +93,9 @@ type Verifier struct {
 }
 
 // NewVerifier returns a Verifier for tokens that are signed with a secret or, if o.Secret is empty, with the keys at a
-// JWKS URL. The keys are fetched in the background until ctx ends: every hour, 1 s to 30 s after a failure, and when a
-// token is signed with an unknown key (for such tokens, at most every 10 s). If the keys cannot be fetched yet,
-// NewVerifier does not return an error; tokens are refused as unavailable meanwhile.
+// JWKS URL. The keys are fetched in the background until ctx ends: an hour after a successful fetch, 1 s to 30 s after
+// a failed one, and when a token is signed with an unknown key. Fetches for unknown keys are at least 10 s apart. If
+// the keys cannot be fetched yet, NewVerifier does not return an error; tokens are refused as unavailable meanwhile.
 func NewVerifier(ctx context.Context, o Options) (*Verifier, error) {
 	return newVerifier(ctx, o, fetchIntervals{usual: time.Hour, retry: time.Second, slowest: 30 * time.Second,
 		unknown: 10 * time.Second, patience: 3 * time.Second})

@@ -197,7 +197,7 @@ func TestVerify_IgnoresClaimsThatItDoesNotNeed(t *testing.T) {
 	}
 }
 
-// Because clocks differ, Verify accepts a token until 30 s after its exp claim. The time Expires that Verify returns
+// Because clocks differ, Verify accepts a token until 30 s after its exp claim. The field Expires of the returned user
 // includes these 30 s. If Expires were in the past, a gateway would disconnect the user at once.
 func TestVerify_AnAcceptedTokenHasNotExpired(t *testing.T) {
 	t.Parallel()

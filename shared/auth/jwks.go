@@ -27,7 +27,7 @@ type fetchIntervals struct {
 	usual    time.Duration // after a successful fetch
 	retry    time.Duration // after a fetch that failed; doubled after each further failure, up to the field slowest
 	slowest  time.Duration
-	unknown  time.Duration // minimum interval of fetches for tokens with an unknown key, because anyone can make such tokens
+	unknown  time.Duration // minimum interval of fetches for tokens with an unknown key; anyone can make such tokens
 	patience time.Duration // how long a token with an unknown key waits for a fetch before it is refused as unavailable
 }
 
@@ -54,8 +54,8 @@ type keySet struct {
 
 	mu      sync.Mutex
 	keys    []publicKey
-	begun   int           // fetches that have begun
-	done    int           // fetches that have ended: equal to the field begun, or one less
+	begun   int           // number of fetches that have begun
+	done    int           // number of fetches that have ended: equal to the field begun, or one less
 	failed  error         // error of the last fetch
 	wanted  bool          // a token was signed with an unknown key, and no fetch has begun since
 	allowed time.Time     // earliest time at which a fetch for an unknown key may begin
@@ -271,8 +271,9 @@ var (
 )
 
 // key returns the keys that may verify a token's signature. If the token's kid names only stored keys for other
-// methods, the error is errKeyMethod. If no stored key has the token's kid, or suits a token without a kid, key first
-// waits for newly fetched keys (see renew). If the keys cannot be fetched in time, the error is errNoKeys.
+// methods, the error is errKeyMethod. If no stored key has the token's kid, the function key first waits for newly
+// fetched keys (see renew). For a token without a kid, it does the same if no stored key suits the token's method. If
+// the keys cannot be fetched in time, the error is errNoKeys.
 func (k *keySet) key(ctx context.Context, token *jwt.Token) (any, error) {
 	id, named := token.Header["kid"].(string)
 	if !named && token.Header["kid"] != nil {

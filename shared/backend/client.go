@@ -36,7 +36,7 @@ func (k Kafka) Options() []kgo.Opt {
 		kgo.RequestTimeoutOverhead(requestTimeout - FetchWait),
 		kgo.RequestRetries(maxRetries),
 		kgo.RetryBackoffFn(retryPause),
-		// Brokers close connections that are idle for ten minutes.
+		// Brokers close connections that are idle for ten minutes, so the client closes them earlier.
 		kgo.ConnIdleTimeout(5 * time.Minute),
 		// Partitions that are added to a topic are noticed within this time.
 		kgo.MetadataMaxAge(5 * time.Second),

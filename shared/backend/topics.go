@@ -64,8 +64,8 @@ func (k Kafka) EnsureTopics(ctx context.Context, topics []catalog.Topic) (differ
 type found struct {
 	partitions int
 	retention  time.Duration // negative: unlimited
-	replicas   int           // of the partition that has the fewest replicas
-	inSync     int           // replicas that must have a record before the record is confirmed
+	replicas   int           // number of replicas of the partition that has the fewest
+	inSync     int           // number of replicas that must have a record before the record is confirmed
 }
 
 // replicated is the number of replicas of a new topic if there are enough brokers. For a topic with that many
@@ -92,7 +92,7 @@ func (f found) differences(declared catalog.Topic, name string, brokers int) (li
 	return list
 }
 
-// describe returns the given topics that exist, by their names in the catalog, and the number of brokers.
+// describe returns the given topics that exist, in a map by their names in the catalog, and the number of brokers.
 func (k Kafka) describe(ctx context.Context, admin *kadm.Client, topics []catalog.Topic) (
 	all map[string]found, brokers int, err error) {
 	var names []string

@@ -89,7 +89,7 @@ func overOf(ctx context.Context) <-chan struct{} {
 
 // Release lets the lane of a message deliver the next message before this message is acknowledged. A handler calls it
 // when the order of the key's messages no longer depends on the lane, for example because the handler has queued this
-// message. The committed offset still waits for the acknowledgement. Releasing a message again, or a message that was
+// message. The committed offset still waits for the acknowledgment. Releasing a message again, or a message that was
 // not delivered by a Subscriber, has no effect.
 func Release(m *message.Message) {
 	if d, ok := deliveryOf(m.Context()); ok && d.lanes != nil {

@@ -13,8 +13,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/bus"
 )
 
-// A service handles the messages of a topic, and the messages of one key in order. A message that cannot be handled
-// would become a dead letter in the topic "greeter.dead-letter".
+// A service handles the messages of a topic. It handles messages of the same key in order. A message that cannot be
+// handled would become a dead letter in the topic "greeter.dead-letter".
 func Example() {
 	broker, err := embedded.StartKafka(embedded.KafkaOptions{})
 	if err != nil {

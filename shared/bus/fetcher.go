@@ -32,7 +32,7 @@ type receiver interface {
 // removed between two polls, so no receiver gets records that were polled before the receiver was added.
 type fetcher struct {
 	client *kgo.Client
-	poll   func(context.Context) kgo.Fetches // of the client
+	poll   func(context.Context) kgo.Fetches // the client's PollFetches, or a function of a test
 	gather time.Duration                     // see SubscriberOptions.Gather
 	log    *slog.Logger
 	ended  chan struct{}

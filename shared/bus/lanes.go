@@ -10,9 +10,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// lanes delivers the records of one claim: records of the same key one after another, unless they are released (see
-// Release), and records of different keys concurrently. Records without a key share one lane, which keeps their order
-// in the partition. With SubscriberOptions.InOrder, all records share one lane.
+// lanes delivers the records of one claim. Records of different keys are delivered concurrently. A record waits for the
+// earlier records of its key, except those that are released (see Release). Records without a key share one lane, which
+// keeps their order in the partition. With SubscriberOptions.InOrder, all records share one lane.
 //
 // The watermark is the offset below which all records are acknowledged; only the watermark is committed. A record is
 // open from its admission for delivery until the watermark has passed it. The window is the maximum number of
@@ -25,14 +25,14 @@ type lanes struct {
 	giveUp   context.CancelFunc
 	window   int
 	inOrder  bool
-	pause    time.Duration  // delay before a message that was not acknowledged is delivered again
+	pause    time.Duration  // first delay before a message that was not acknowledged is delivered again
 	mark     func(int64)    // records the watermark: the offset from which to read after a restart
 	drained  func()         // called when the backlog has room again
 	stopping chan struct{}  // the claim's Done; closed by stop, after which no lane begins another record
 	serving  sync.WaitGroup // goroutines that run serve
 
 	mu      sync.Mutex
-	waiting bool          // nothing is delivered before begin is called
+	waiting bool          // delivery has not begun; begin sets the field to false
 	open    []*openRecord // by offset; the first one is not acknowledged
 	backlog []*kgo.Record
 	full    bool // the backlog was reported full
@@ -238,7 +238,7 @@ func (l *lanes) advance() {
 	l.admit()
 }
 
-// detach stops the recording of the watermark: later acknowledgements do not change the offset to commit.
+// detach stops the recording of the watermark: later acknowledgments do not change the offset to commit.
 func (l *lanes) detach() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -66,7 +66,7 @@ func newMember(k backend.Kafka, topic string, o SubscriberOptions, ctx context.C
 		values: context.WithoutCancel(ctx), held: map[int32]*assigned{}, marks: map[int32]int64{},
 		progress: make(chan struct{}, 1)}
 	m.log = o.Log.With("topic", topic, "group", m.group)
-	built := make(chan struct{}) // the client may call back before m.client is set
+	built := make(chan struct{}) // closed when m.client is set; the client may call back before that
 	defer close(built)
 	options := []kgo.Opt{
 		kgo.ConsumerGroup(m.group),

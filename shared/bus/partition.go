@@ -17,8 +17,8 @@ const byKey = -1
 var beyondLast = context.WithValue(context.Background(), struct{ beyondLast bool }{}, true)
 
 // partitioner returns a partitioner that chooses the partition that a record names. If the record names none, its key
-// determines the partition. A record that has no key either goes to a random partition. All partitions of the topic can
-// be chosen, including partitions that have no leader at the moment.
+// determines the partition. A record with neither a partition nor a key goes to a random partition. All partitions of
+// the topic can be chosen, including partitions that have no leader at the moment.
 func partitioner() kgo.Partitioner {
 	return kgo.BasicConsistentPartitioner(func(string) func(*kgo.Record, int) int {
 		return func(r *kgo.Record, n int) int {

@@ -38,10 +38,10 @@ type ReaderOptions struct {
 }
 
 // Reader reads every partition of topics without a consumer group, each partition in order. It tracks its offsets
-// itself, so it continues after any failure of the brokers. If a partition no longer has the Reader's offset,
-// because records were deleted or lost, the Reader continues with the oldest record and logs a warning. The positions
-// in the records (see envelope.Event) show which records are repeats and which are missing. A Reader can read a topic
-// only once at a time. It also implements Watermill's Subscriber.
+// itself, so it continues after any failure of the brokers. If a partition no longer has the Reader's offset, because
+// records were deleted or lost, the Reader continues with the oldest record and logs a warning. The positions in the
+// records (see envelope.Event) show which records are repeats and which are missing. Two calls of a Reader must not
+// read the same topic at the same time. It also implements Watermill's Subscriber.
 type Reader struct {
 	kafka   backend.Kafka
 	options ReaderOptions

@@ -173,7 +173,7 @@ func kill(t testing.TB, process *exec.Cmd) {
 func TestSubscriber_ContinuesWhileTheGroupWaitsForADeadMember(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, k backend.Kafka) {
-		const partitions, longest = 4, 2 * time.Second // the dead member's session lasts 6 s
+		const partitions, longest = 4, 2 * time.Second // longest is well below the 6 s of the dead member's session
 		createTopic(t, k, "topic", partitions)
 		process, lines := startMember(t, k, "")
 		var theirs atomic.Int64

@@ -71,8 +71,8 @@ func recordOf(topic string, r *kgo.Record) Record {
 		Headers: r.Headers}
 }
 
-// headerID is the header in which watermill-kafka's marshaler stores a message's UUID. Each metadata entry except
-// MetadataKey and MetadataPartition is a header of the same name, and the payload is the record's value.
+// headerID is the header with a message's UUID. Records have the format of watermill-kafka's marshaler: each metadata
+// entry except MetadataKey and MetadataPartition is a header of the same name, and the payload is the record's value.
 const headerID = "_watermill_message_uuid"
 
 // produced converts a message to a Kafka record.

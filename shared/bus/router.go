@@ -22,7 +22,7 @@ type RouterOptions struct {
 	// OnDeadLetter is called before a message goes to the dead letters or is dropped. It is called again if it fails
 	// (see DeadLetter), or if the message is delivered again, so it must accept repeats.
 	OnDeadLetter func(ctx context.Context, m *message.Message, cause error) error
-	Retries      int // of a failing handler; default 3, negative: none
+	Retries      int // maximum number of retries of a failing handler; default 3, negative: none
 	// Backoff is the delay before the first retry; default 100 ms. Later delays double, up to 50 times the first one.
 	Backoff time.Duration
 	// Waiting is called with an error when messages begin to wait for a dependency, and with a nil error when the

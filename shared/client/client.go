@@ -335,7 +335,8 @@ func (r Reply) outcome() (Reply, error) {
 	return r, nil
 }
 
-// Write sends a message without changing it. Replies to ids that Request did not create are dropped.
+// Write sends a message of encoded frames without changing it. The client drops the replies to these frames, because it
+// passes on only replies to frames that Request has sent.
 func (c *Client) Write(frame []byte) error {
 	c.write.Lock()
 	defer c.write.Unlock()
@@ -399,7 +400,7 @@ func (c *Client) read() {
 	c.conn.SetPongHandler(func(string) error { extendDeadline(); return nil })
 	var ping *time.Timer
 	ended := false
-	var pinging sync.Mutex // guards the variables ping and ended; the first ping waits until ping is set
+	var pinging sync.Mutex // guards ping and ended; the timer's function waits until ping is set
 	pinging.Lock()
 	ping = time.AfterFunc(silence*2/5, func() {
 		_ = c.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(time.Second))
@@ -517,7 +518,7 @@ func (c *Client) takeReply(f *received) error {
 	if !waits {
 		return nil
 	}
-	if of.kind == "connect" && f.OK { // handled here, so that the resume token keeps its place among the events
+	if of.kind == "connect" && f.OK { // handled here, so that OnResumeToken is called in the order of the frames
 		var connected Connected
 		if err := json.Unmarshal(f.Data, &connected); err != nil {
 			return err

@@ -43,8 +43,8 @@ type Config struct {
 	Port    int
 	// PortVariable is the variable that sets Port, for error messages.
 	PortVariable string
-	// MetricsPort is the port on which the gateway serves its metrics, separate from Port for clients; 0: none.
-	// MetricsHost is the address of that listener; "" means every address.
+	// MetricsPort is the port on which the gateway serves its metrics; 0: none. It is not the port for clients, which is
+	// Port. MetricsHost is the address of that listener; "" means every address.
 	MetricsHost string
 	MetricsPort int
 

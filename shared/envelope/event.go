@@ -68,7 +68,7 @@ type Event struct {
 	Before      catalog.Position // position of the previous record in the same partition
 	Time        time.Time
 	Actor       string
-	Cause       string // id of the command
+	Cause       string // id of what caused the event: a command or, for the event of a reaction, another owner's event
 	Correlation string
 	Class       routingv1.Class
 	Rooms       []string

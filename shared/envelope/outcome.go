@@ -45,7 +45,7 @@ const (
 	headerKind = "ce_outcome"
 	headerCode = "ce_code"
 	headerText = "ce_message"
-	// headerField is absent in records of releases before it was added, and of outcomes without a field.
+	// headerField is absent if the outcome has no field, or if a release that did not have this header wrote the record.
 	headerField = "ce_field"
 
 	typeOutcome = "mesh.outcome"

@@ -21,7 +21,7 @@ import (
 //   - *WriteError: the write itself is at fault and fails whenever it is tried.
 //   - an error that wraps retry.ErrUnavailable (the database is unavailable or too slow, or Run has ended), or the
 //     cause of ctx (ctx ended first). The write may or may not have been committed, so commit it again. If it was
-//     committed, Commit recognises its command ids, Advance or Resolution, and returns a RepeatedError, an
+//     committed, Commit recognizes its command ids, Advance or Resolution, and returns a RepeatedError, an
 //     inbox.StaleCheckpointError or an inbox.ParkedChangedError. A Write without command ids, Advance and
 //     Resolution may be appended twice.
 //

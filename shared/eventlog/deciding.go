@@ -151,8 +151,8 @@ func (a *admission) note(stream string, d draft) {
 	}
 }
 
-// eachMembership calls f for each user whom an event adds to a room (true) or removes from a room (false). Additions
-// come first, because they are also stored first.
+// eachMembership calls f for each user whom an event adds to a room (true) or removes from a room (false). It calls f
+// for the additions first, as the log stores the additions of an event before its removals.
 func eachMembership(p catalog.Place, f func(k membershipKey, is bool)) {
 	for _, m := range p.Opens {
 		for _, user := range m.Users {

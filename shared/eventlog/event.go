@@ -23,8 +23,8 @@ type Logged struct {
 }
 
 // scan reads an event from the last columns of a row, which must be those of one of the select lists in statements.go
-// (the constants columns and impersonal). It stores the preceding columns in the caller's variables, to which the
-// elements of the parameter into point.
+// (the constants columns and impersonal). It stores the preceding columns in variables of the caller; the parameter
+// into contains pointers to these variables.
 func (l *Log) scan(found pgx.Rows, into ...any) (Logged, error) {
 	e := Logged{Event: envelope.Event{Source: l.o.Owner}}
 	var (

@@ -22,8 +22,8 @@ type Fill struct {
 	Days int
 }
 
-// sqlFill inserts the rows of the table events that commits would have made, for events whose only room is their own
-// stream. Positions and versions are dense; ids are random.
+// sqlFill inserts rows like those that commits insert into the table owner.events. The only room of each event is its
+// own stream. Positions and versions are dense; ids are random.
 const sqlFill = `WITH heads AS MATERIALIZED (
   SELECT s, coalesce((SELECT max(version) FROM owner.events e WHERE e.stream = $3 || s), 0) AS have
   FROM generate_series(0, $2::bigint - 1) s)

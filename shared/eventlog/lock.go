@@ -9,8 +9,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// lockPollInterval is the average interval at which an instance tries to get the lock for migrations. Another instance
-// holds this lock until its own migrations have ended.
+// lockPollInterval is the average interval at which an instance tries to get the lock for migrations. The instance that
+// migrates holds this lock until its migrations have ended.
 const lockPollInterval = 400 * time.Millisecond
 
 // lockWaitSlice is how long one statement waits for the log's lock, which is usually held for milliseconds. The

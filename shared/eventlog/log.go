@@ -76,8 +76,8 @@ type Log struct {
 }
 
 // MaxHold is how long a holder may keep the log's lock. Nothing can be appended meanwhile. The server ends the database
-// session of a holder that exceeds this time. Under HoldLock, this may happen only after about twice this time, because
-// the server bounds each transaction and each pause between transactions separately.
+// session of a holder that exceeds this time. Under HoldLock, the server may end the session as late as after twice
+// MaxHold, because it bounds each transaction and each pause between transactions separately.
 const MaxHold = 2 * time.Second
 
 // timeouts bound how long an instance waits for the log's lock, and how long it holds the lock.

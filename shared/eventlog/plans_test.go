@@ -62,7 +62,7 @@ func TestPlans_PruningReadsOnlyRemovedRows(t *testing.T) {
 	assert.Zero(t, left)
 }
 
-// More outcomes have the same time than one statement removes. PruneOutcomes must remove all of them.
+// Many outcomes have the same time, and one statement removes only some of them. PruneOutcomes must remove all of them.
 func TestPruneOutcomes_OfOneMoment(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

@@ -34,7 +34,8 @@ type prepared struct {
 	bytes    int
 }
 
-// entry is what one command, or one Append, writes to one stream.
+// entry contains the events that one command, one Also or one Append adds to one stream, and the outcome of the
+// command.
 type entry struct {
 	stream      string
 	expected    catalog.Version
@@ -64,7 +65,7 @@ type draft struct {
 	body     []byte
 	personal []byte // nil: the event has no personal fields
 	set      []timerRowOf
-	cancel   []string // keys of timers
+	cancel   []string // keys of the timers that the event cancels
 	effect   Effect   // nil: no jobs follow from the event
 	message  proto.Message
 }

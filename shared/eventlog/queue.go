@@ -156,7 +156,7 @@ func (s *quarantine) match(p *prepared) bool {
 	return false
 }
 
-// keys returns the ids by which a Write is recognised when it is tried again.
+// keys returns the ids by which a Write is recognized when it is tried again.
 func (p *prepared) keys() (keys []any) {
 	for _, e := range p.entries {
 		if e.command && e.cause != "" {

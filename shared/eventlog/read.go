@@ -63,7 +63,8 @@ func (l *Log) Read(ctx context.Context, q Query) (Page, error) {
 		limit = 500
 	}
 	limit = min(limit, 1000)
-	// No event is added below the head, so a statement that sees a later state of the log reads the same events.
+	// The statement below may see a later state of the log than the statement that read the head. This does not matter,
+	// because no event is added below the head.
 	until := head
 	if q.Until > 0 {
 		until = min(until, q.Until)

@@ -10,9 +10,9 @@ import (
 )
 
 // BoundRooms limits the number of rooms of a kind ("conversation") that a user may be in at the same time. A command
-// whose events would exceed the limit is refused (refusal.TooMany). Users who are in more rooms already stay in them.
-// Events of an Append are not limited. If the parameter rooms is 0 or negative, BoundRooms sets no limit. Call
-// BoundRooms before Run.
+// whose events would exceed the limit is refused (refusal.TooMany). A user who is in more rooms when the limit is
+// introduced stays in all of them. Events of an Append are not limited. If the parameter rooms is 0 or negative,
+// BoundRooms sets no limit. Call BoundRooms before Run.
 //
 // The cost of connecting, listing rooms and leaving grows with the number of a user's rooms. Without a limit, other
 // users could raise this cost by adding the user to rooms. For commands, the limit is exact, because it is checked

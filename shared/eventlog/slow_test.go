@@ -9,8 +9,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// slowed returns a log whose lock may be held for 400 ms. Inserting an event takes as long as the duration in the
-// parameter each if the event's stream matches the pattern in the parameter streams.
+// slowed returns a log whose lock may be held for 400 ms. If an event's stream matches the pattern in the parameter
+// streams, inserting the event takes the time in the parameter each.
 func slowed(t *testing.T, each time.Duration, streams string) *Log {
 	t.Helper()
 	l := instance(t, database(t))

@@ -91,7 +91,7 @@ WHERE t.stream = n.stream AND t.key = n.key`
 )
 
 // TimerChanges are changes of the table of timers: the rows of timers that events set, and the keys of timers that are
-// gone because an event cancelled them or their command has an outcome. Each column is a slice.
+// gone because an event has canceled them or their command has an outcome. Each column is a slice.
 type TimerChanges struct {
 	Streams, Keys, Commands []string
 	CommandIDs              []string

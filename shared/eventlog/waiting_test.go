@@ -47,7 +47,7 @@ func TestWaiting_LetsTheDatabaseVacuum(t *testing.T) {
 }
 
 // Another session holds the log's lock for longer than LockWait, and a commit waits for the lock. The commit must fail
-// with ErrUnavailable. Commits after the lock is free must succeed.
+// with ErrUnavailable. Once the lock is free, commits must succeed.
 func TestCommit_BoundsTheWaitForTheLock(t *testing.T) {
 	t.Parallel()
 	url := database(t)

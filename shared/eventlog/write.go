@@ -57,7 +57,7 @@ type Decided struct {
 	// fails with a *RefusedError.
 	Requires catalog.Part
 	// Timer is the timer that sent the command; nil: none did. The Write removes the timer. If the timer is not due, or
-	// was replaced or cancelled, the Write fails with a *TimerError.
+	// was replaced or canceled, the Write fails with a *TimerError.
 	Timer *TimerKey
 	// Also are events that the command leads to in other streams of the log. Their positions are below those of the
 	// command's own events.

@@ -65,7 +65,7 @@ type Options struct {
 }
 
 const (
-	// maxRunning is the maximum number of jobs that an instance runs at once.
+	// maxRunning is the maximum number of jobs that an instance runs concurrently.
 	maxRunning = 16
 	// poll is how often an instance looks for jobs. The queue does not use NOTIFY, because the transaction that commits
 	// the events would then hold a lock of the whole database cluster until the transaction is on disk.

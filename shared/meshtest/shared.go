@@ -39,7 +39,7 @@ type holder struct {
 	store, variable string
 
 	once    sync.Once
-	input   io.Closer // never closed: testservers stops the server when its input ends, together with this process
+	input   io.Closer // never closed; it ends when this process ends, and then testservers stops the server
 	address string
 	err     error
 }

@@ -34,7 +34,7 @@ type decider struct {
 	logger     *slog.Logger
 	waiting    func(dependency string, err error)
 	now        func() time.Time
-	patience   time.Duration // how long a command that lacks a fact is retried; 0: notYetPatience
+	patience   time.Duration // how long a command is retried after a refusal.NotYetError; 0: notYetPatience
 
 	ctx       context.Context // ends when nothing may be committed any more
 	states    *states

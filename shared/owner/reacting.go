@@ -19,8 +19,8 @@ import (
 
 // commitDeciding decides the commands of reactions one after another, each on the state of its stream. It commits their
 // outcomes together with the Write w, which has no commands of its own. The positions of w's events are above those of
-// the commands' events. A command that has an outcome already counts as done; a refusal is an outcome. The error is an
-// error of Log.Commit for w, or a *consume.CommandError.
+// the commands' events. A command counts as done if it has an outcome already, such as a refusal. The error is an error
+// of Log.Commit for w, or a *consume.CommandError.
 //
 // commitDeciding first decides on states that are cached or read from the log. If another commit has changed one of the
 // streams since, it decides again under the log's lock.

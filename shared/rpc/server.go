@@ -35,7 +35,7 @@ const (
 type ServerOptions struct {
 	Addr         string       // host:port
 	PortVariable string       // name of the variable for the port, used in the error if the port is in use
-	Listener     net.Listener // instead of Addr
+	Listener     net.Listener // used instead of Addr; nil: Addr is used
 	Credential   Credential
 	// Health serves /health, /livez, /readyz and /metrics, which need no credential.
 	Health http.Handler

@@ -186,8 +186,8 @@ func (s *Service) Run(ctx context.Context, prepare func(*Parts) error) error {
 	return errors.Join(running.Wait(), err, s.Publisher.Close())
 }
 
-// serve marks the service as ready once it consumes, and calls env.Ready once all health checks have succeeded too. It
-// returns when the service has to stop.
+// serve marks the service as ready when it has begun to consume. When all health checks have succeeded as well, it
+// calls env.Ready. It returns when the service has to stop.
 func (s *Service) serve(ctx, failed context.Context, consuming <-chan struct{}) {
 	wait := func(signal <-chan struct{}) bool {
 		select {

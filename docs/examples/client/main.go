@@ -1,5 +1,5 @@
-// Command client sends a message to a user, and prints the events that it receives, until the message itself has
-// arrived. When the connection is lost, the client reconnects and gets the missed events.
+// Command client sends a message to a user, and prints the events that it receives, up to the event of this message.
+// When the connection is lost, the client reconnects and gets the missed events.
 package main
 
 import (

@@ -19,8 +19,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
-// notInAnyQuery are the events that change the answer of no query. An event of any other type must be caused by a step
-// of TestEquivalence, or the test fails.
+// notInAnyQuery contains the types of events that do not change the answer of any query. A step of TestEquivalence must
+// cause an event of every other type, or the test fails.
 var notInAnyQuery = map[string]string{
 	"feed.post_created":     "feed has no queries yet",
 	"notification.raised":   "notification has no queries yet",
@@ -29,7 +29,7 @@ var notInAnyQuery = map[string]string{
 }
 
 // equivalence runs commands one after the other. Around each command, it loads views of several users, and requires
-// that each view changes exactly as the events say that the user received: answer before + events = answer after.
+// that the events that the user received explain how each view has changed: answer before + events = answer after.
 type equivalence struct {
 	t       *testing.T
 	catalog *catalog.Catalog
@@ -39,7 +39,7 @@ type equivalence struct {
 	caused  map[string]bool // types of events
 }
 
-// viewer is a user with a query. The function create returns the view of the query before it is loaded.
+// viewer is a user with a query. The function create returns a new view of the query, which has no answer yet.
 type viewer struct {
 	user   string
 	create func() view.View
@@ -92,9 +92,9 @@ func (q *equivalence) step(actor, command string, data any) client.Outcome {
 	return outcome
 }
 
-// compare applies the events that a user has received since a view was loaded, and requires the answer of the second
-// load. Events of another stream may arrive a little later than the outcome, so compare waits for further events while
-// the answers differ.
+// compare applies the events that a user has received since a view was loaded, and requires that the result equals the
+// answer of the second load. Events of another stream may arrive a little later than the outcome, so compare waits for
+// further events while the answers differ.
 func (q *equivalence) compare(command string, before, after loaded) {
 	q.t.Helper()
 	p := q.people[before.user]
@@ -214,7 +214,7 @@ func equivalenceOfConversations(q *equivalence) {
 	q.inside = []string{"ann", "bob", "cid"}
 	q.step("bob", "chat.add_member", in("user_id", q.id("cid")))
 	q.step("ann", "chat.set_role", in("user_id", q.id("cid"), "role", "owner"))
-	q.step("cid", "chat.leave", in()) // ann, the only admin who joined before bob, becomes the owner again
+	q.step("cid", "chat.leave", in()) // ann, the admin who joined first, becomes the owner again
 	q.inside = []string{"ann", "bob"}
 	q.step("ann", "chat.remove_member", in("user_id", q.id("bob")))
 	q.inside = []string{"ann"}

@@ -141,7 +141,7 @@ func (c *crowd) read(conn *websocket.Conn, receiver bool) {
 	}
 }
 
-// load is a number of messages that are sent at a constant rate.
+// load is a series of messages that are sent at a constant rate.
 type load struct {
 	name    []byte // the number of this load with a dot, such as "3."; it follows "load " in the bodies
 	rate    int

@@ -469,7 +469,7 @@ func testStorm(t *testing.T, m *mesh) {
 	last = owner.say(stream, "missed")
 	storm(1, "recent")
 
-	// Now restart both gateways. The first gateway starts only after the messages were sent, so its event buffer is
+	// Now restart both gateways. The first gateway starts only after the messages below are sent, so its event buffer is
 	// empty and only the log has the missed events.
 	for _, p := range gateways {
 		p.Kill()

@@ -45,10 +45,10 @@ var mistakes = []mistake{
 		breaks: []string{topicsHave, kept},
 	},
 	{
-		// Saving the checkpoint too late would break no promise: a reaction that runs again derives the same ids, so
-		// the log drops the repeated effects. The mistake is therefore to save the checkpoint too early. A kill between
-		// the two commits then loses the effects. The pause between the commits makes such a kill likely, even on fast
-		// machines. Nevertheless only a few kills happen between the commits, because the consumer group needs some
+		// Saving the checkpoint too late would break no promise: a reaction that runs again derives the same ids, so the log
+		// drops the repeated effects. Therefore this mistake commits the checkpoint too early, before the effects. A kill
+		// between the two commits then loses the effects. The pause between the commits makes such a kill likely, even on
+		// fast machines. Nevertheless only a few kills happen between the commits, because the consumer group needs some
 		// seconds after each kill until it consumes again.
 		name: "checkpoint saved before the transaction",
 		changes: []change{{"shared/owner/consume/batch.go", `			_, err := a.o.Commit(a.ctx, commands, w)
@@ -133,7 +133,7 @@ func TestBroken_IsCaught(t *testing.T) {
 }
 
 // caught runs the faults of the mistake until Check reports that one of the promises in m.breaks is broken. It fails
-// the test after three runs.
+// the test after three runs without such a report.
 func (m mistake) caught(t *testing.T, s *stand, broken meshrun.Binaries) {
 	const tries = 3
 	size := size{clients: 20, commands: 2200, faults: len(m.faults), rate: 220}

@@ -196,8 +196,8 @@ func (j *judge) commands() {
 	}
 }
 
-// effect compares a command's events with its outcome. The outcome is that of the command's last event. A command that
-// was decided twice would have two events of one type in a stream.
+// effect compares a command's events with its outcome. The outcome must contain the stream, version and position of the
+// command's last event. A command that was decided twice would have two events of one type in a stream.
 func (j *judge) effect(c *Command, o Outcome, caused []Event) {
 	switch {
 	case o.Kind != Committed && len(caused) > 0:
@@ -240,8 +240,8 @@ func (c *Command) kinds() (all []string) {
 	return all
 }
 
-// order compares versions with real time. A command that was sent after the outcome of another command of its stream
-// had arrived must have the higher version.
+// order compares versions with real time. If a command was sent after the outcome of another command of the same stream
+// had arrived, its version must be the higher one.
 func (j *judge) order() {
 	type span struct {
 		sent, answered time.Time

@@ -126,8 +126,7 @@ func (x *fixture) outcome(command int, kind string) {
 	x.s.Logs[0].Outcomes[command].Kind, x.h.commands[command].Answers[1].Kind = kind, kind
 }
 
-// came moves the beginning and the subscription of a session to the given duration after the time in the variable
-// begun.
+// came makes a session begin and subscribe at a later time: the time in the variable begun plus the given duration.
 func (x *fixture) came(s *Session, late time.Duration) {
 	s.Dialed, s.Ready, s.Subscribed = begun.Add(late), begun.Add(late), begun.Add(late)
 }

@@ -10,12 +10,12 @@ import (
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 )
 
-// by is an event of a conversation.
+// by returns an event of the conversation that the given actor has caused.
 func by(actor string, m proto.Message) Event { return Event{Actor: actor, Stream: room, Message: m} }
 
-// Each case is the end of a conversation of ann (the owner), bob (an admin), cid and dan, in which cid has sent m, bob
-// has answered it with r in its thread, and ann has pinned m. The judge must find the broken rule of the last event,
-// and no other one.
+// Each case adds a last event to a conversation of ann (the owner), bob (an admin), cid and dan. In this conversation,
+// cid has sent m, bob has answered m with r in its thread, and ann has pinned m. The judge must report the rule that
+// the last event breaks, and no other rule.
 func TestConversations_FindsEachBrokenRule(t *testing.T) {
 	t.Parallel()
 	begin := []Event{

@@ -9,8 +9,8 @@ import (
 
 // sessions compares the events that each session received, over all its connections, with the logs. A session must have
 // received every event that was written to its rooms after the session began, once and in order (posts in any order).
-// Only missed events of rooms that were not recovered may be lacking, and the last events of a session that ended
-// before the end of the run. A session must not have received events of other rooms.
+// Only two kinds of events may be lacking: missed events of rooms that were not recovered, and the last events of a
+// session that ended before the end of the run. A session must not have received events of other rooms.
 func (j *judge) sessions() {
 	logs := map[string]*seenLog{}
 	for i := range j.s.Logs {

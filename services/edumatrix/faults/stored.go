@@ -147,7 +147,8 @@ func within(all []interval, version int64) bool {
 	return slices.ContainsFunc(all, func(s interval) bool { return s.from <= version && version <= s.to })
 }
 
-// after returns the lowest version above the given one that lies in one of the intervals, or 0 if there is none.
+// after returns the lowest version that is above the given version and lies in one of the intervals, or 0 if there is
+// none.
 func after(all []interval, version int64) int64 {
 	for _, s := range all {
 		if version < s.from {

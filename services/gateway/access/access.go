@@ -86,7 +86,7 @@ func (o *refusedOrigins) log(origin string, now time.Time) bool {
 	return true
 }
 
-// maxClip bounds the part of a client's text that is logged or sent back, in bytes.
+// maxClip is the maximum length, in bytes, of the part of a client's text that is logged or sent back.
 const maxClip = 256
 
 // Clip shortens a text from a client to about maxClip bytes.

@@ -86,8 +86,8 @@ func (t *topic) countOf(epoch int32) int32 {
 	if n := t.counts[epoch]; n > 0 {
 		return n
 	}
-	// Relays of earlier releases had no epochs. Assume that the topic then had as many partitions as when this gateway
-	// started.
+	// Relays of earlier releases had no epochs. Assume that, while such a relay ran, the topic had as many partitions as
+	// when this gateway started.
 	if epoch <= 1 {
 		return t.counts[0]
 	}
@@ -96,7 +96,7 @@ func (t *topic) countOf(epoch int32) int32 {
 
 // await waits until every partition of the previous epoch has begun the given epoch. Each of them has then handled all
 // its events of the earlier epochs. Without waiting, an event could be delivered before an earlier event of its stream,
-// because that event may be in another partition.
+// because the earlier event may be in another partition.
 func (t *topic) await(ctx context.Context, epoch int32) error {
 	n := t.countOf(epoch - 1)
 	for {

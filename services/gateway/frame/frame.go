@@ -135,7 +135,7 @@ func (f Frame) Encode(e Encoding) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("frame: encode the data of %s: %w", f.kind, err)
 		}
-		body = proto.Clone(body) // f.body must stay without data, because the JSON of the frame would contain the data twice
+		body = proto.Clone(body) // f.body must stay without data, or the JSON of the frame would contain the data twice
 		r := body.ProtoReflect()
 		r.Set(r.Descriptor().Fields().ByName("data"), protoreflect.ValueOfBytes(encoded))
 	}

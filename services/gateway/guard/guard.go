@@ -27,8 +27,8 @@ func New(log *slog.Logger, r prometheus.Registerer) *Guard {
 }
 
 // Recover must be deferred at the top of a goroutine, a timer or a handler: defer g.Recover("reader", end). After a
-// panic, Recover logs the stack and counts the panic under the given place. If the parameter then is not nil, Recover
-// finally calls it.
+// panic, Recover logs the stack and counts the panic under the given place. Finally, Recover calls the function in the
+// second parameter, unless it is nil.
 func (g *Guard) Recover(place string, then func()) {
 	p := recover()
 	if p == nil {

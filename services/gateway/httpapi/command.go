@@ -18,7 +18,7 @@ type outcome struct {
 }
 
 // command publishes a command and waits for its outcome. If there is no outcome within intake.Options.Patience, the
-// client can get it later by sending the command again with the same id.
+// client can get the outcome later by sending the command again with the same id.
 func (s *Server) command(w http.ResponseWriter, r *http.Request, declared *catalog.Command, actor, id string,
 	body []byte) error {
 	c, err := intake.Read(declared, actor, id, frame.Data{Bytes: body}, 0)

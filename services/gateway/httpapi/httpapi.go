@@ -215,7 +215,7 @@ func (s *Server) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 }
 
 // response limits how long a client may take to read an answer: the client must accept each 16 KiB of the answer within
-// the time in the field wait. The size is defined by the constant part.
+// the time in the field wait. The constant part defines this size.
 type response struct {
 	http.ResponseWriter
 	wait  time.Duration

@@ -38,7 +38,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// tokens is a verifier that takes every token for the id of its user, except the token "unknown", which cannot be
+// tokens is a verifier that treats every token as the id of its user, except the token "unknown", which cannot be
 // checked.
 type tokens struct{}
 

@@ -35,9 +35,9 @@ func (w *world) long(n, bytes int) *hub.Event {
 		fmt.Sprintf(`{"conversation_id":"g","message_id":"%d","body":%q}`, n, strings.Repeat("x", bytes))))
 }
 
-// A user has 60 connections that nobody reads. The bytes that wait for all of them together must stay within twice the
-// limit of one user: once the limit is reached, each connection may still hold an equal share of the limit. Only
-// connections of this user may be closed.
+// A user has 60 connections that nobody reads. The total size of the data that waits for these connections must stay
+// within twice the limit of one user: once the limit is reached, each connection may still hold an equal share of the
+// limit. Only connections of this user may be closed.
 func TestAccount_UnreadConnectionsShareOneBound(t *testing.T) {
 	t.Parallel()
 	const bound = 200_000
@@ -128,8 +128,9 @@ func TestAccount_AnswersThatAreNotReadAreBounded(t *testing.T) {
 	require.True(t, w.connect(t, "eve", nil, 0).Reply([]byte(strings.Repeat("x", bound-1000)), nil))
 }
 
-// A user resumes on many connections and does not read them. The missed events must be bounded for all connections of
-// the user together. For the connections above the bound, the room must not be recovered.
+// A user resumes on many connections and does not read them. The total size of the missed events that wait for these
+// connections must be bounded. On a connection whose missed events would exceed the bound, the room must not be
+// recovered.
 func TestAccount_BoundsMissedEventsOfAUser(t *testing.T) {
 	t.Parallel()
 	const bound = 100_000

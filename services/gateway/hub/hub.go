@@ -29,8 +29,8 @@ type Options struct {
 	Catalog *catalog.Catalog
 	// Buffer bounds the event buffers of all owners together, in bytes. The default is 64 MiB.
 	Buffer int
-	// Missed bounds the missed events that are queued for all connections together, in bytes. The default is 256 MiB.
-	// If a client's missed events of one log would raise the sum above Missed, no room of the client in this log is
+	// Missed bounds the total size, in bytes, of the missed events in the queues of all connections. The default is 256
+	// MiB. If a client's missed events of one log would raise this size above Missed, no room of the client in this log is
 	// recovered.
 	Missed int
 	// Limits bound the frames that wait for one connection or one user.

@@ -32,7 +32,7 @@ func TestResume_VeryManyRoomsDoNotHoldUpDelivery(t *testing.T) {
 		rooms[n] = fmt.Sprint("conversation:", n)
 	}
 	const rounds = 3
-	delivered := 0 // the number of events that were delivered while eve's connection was attached and removed
+	delivered := 0 // the number of events that were delivered while eve's connection was being attached and removed
 	for range rounds {
 		eve, err := w.hub.Add("eve", frame.JSON)
 		require.NoError(t, err)
@@ -50,7 +50,7 @@ func TestResume_VeryManyRoomsDoNotHoldUpDelivery(t *testing.T) {
 				w.deliver(w.sent("live"))
 				require.Equal(t, []string{"live"}, seen(t, bob))
 				delivered++
-				runtime.Gosched() // on one processor, this loop would hold up the attaching goroutine
+				runtime.Gosched() // on one processor, this loop would otherwise hold up the attaching goroutine
 			}
 		}
 	}

@@ -199,9 +199,10 @@ func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 	}
 }
 
-// asOf returns the membership intervals in an answer of the owner that is as of the given position. The client has the
-// events up to the position in the parameter after. Intervals that end at or below that position are left out, and so
-// are intervals that begin above the given position. An interval that ends above the given position is still open.
+// asOf returns the membership intervals in the answer of an owner as of the given position. The parameter after is the
+// client's position: the client has the events up to it. The answer lacks the intervals that end at or below the
+// client's position, and the intervals that begin above the given position. An interval that ends above the given
+// position is still open in the answer.
 func asOf(intervals []interval.Interval, after, position catalog.Position) (known []interval.Interval) {
 	for _, s := range intervals {
 		if s.Until > position {

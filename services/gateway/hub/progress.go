@@ -9,8 +9,8 @@ import (
 )
 
 // progress records two positions for each log: the position up to which events were queued for a connection, and the
-// position in the connection's last resume token. It also records how many answers the reply to connect, called the
-// greeting, still waits for. It is guarded by the connection's lock.
+// position in the connection's last resume token. It also counts the answers that the greeting (the reply to connect)
+// still waits for. It is guarded by the connection's lock.
 type progress struct {
 	awaited      int // logs whose rooms are not known yet, plus the calls of Release that are still to come
 	greet        func(Greeting) frame.Frame

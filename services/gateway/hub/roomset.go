@@ -1,7 +1,7 @@
 package hub
 
 // roomSet holds the memberships of a connection in one shard. They are in a slice until the set gets more than maxFew
-// memberships, or expect announces more than maxFew. From then on they are in a map.
+// memberships, or a call of expect announces that it will. From then on they are in a map.
 type roomSet struct {
 	few  []*membership
 	many map[*room]*membership

@@ -46,8 +46,9 @@ type Lease struct {
 
 	asks chan *ask // calls of Rooms
 
-	// subscribed contains the connections whose rooms differ from the reported ones. Subscribed is called while locks of
-	// the hub are held, so its lock subscribedMu is held only briefly, and no other lock is taken while it is held.
+	// subscribed contains the connections whose rooms differ from the reported ones. The method Subscribed is called while
+	// locks of the hub are held. Therefore subscribedMu, which guards this field, is held only briefly, and no other lock
+	// is taken while it is held.
 	subscribedMu sync.Mutex
 	subscribed   map[string]bool
 }

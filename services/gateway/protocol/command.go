@@ -31,7 +31,7 @@ func (h *Handler) command(ctx context.Context, r frame.Request, declared *catalo
 	}
 	span.SetAttributes(attribute.String("edumatrix.stream", c.Stream), attribute.String("edumatrix.command.id", c.ID))
 	ended := func() bool { return true }
-	if span.IsRecording() { // a connection that ends before the answer has to end the span
+	if span.IsRecording() { // if the connection ends before the answer, end the span then
 		ended = context.AfterFunc(ctx, func() { span.End() })
 	}
 	id := r.ID // so that the function below does not keep the data of r in memory

@@ -76,7 +76,7 @@ type Handler struct {
 	controls  controls
 
 	work    sync.WaitGroup // queries and renewals of the token in flight
-	pending atomic.Int64   // rooms for which the owner has not answered yet whether the client may subscribe
+	pending atomic.Int64   // number of rooms for which the owner has not answered yet whether the client may subscribe
 
 	mu     sync.Mutex
 	asking int // number of queries in flight; see query

@@ -20,7 +20,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/auth"
 )
 
-// hourly is a verifier that takes every token for a token of alice. The token "eternal" does not expire; every other
+// hourly is a verifier that treats every token as a token of alice. The token "eternal" does not expire; every other
 // token expires in an hour.
 type hourly struct{}
 

@@ -106,7 +106,7 @@ func (a *Asker) ask(ctx context.Context, q *catalog.Query, m proto.Message, acto
 
 func refused(q *catalog.Query, err error) error {
 	if r, ok := rpc.Refusal(err); ok && r.Code != refusal.Unauthorized {
-		return r // Unauthorized, in contrast, means that the owner refuses the gateway's own credential
+		return r // the code Unauthorized is excluded above, because it is about the gateway's own credential
 	}
 	switch connect.CodeOf(err) {
 	case connect.CodeUnavailable, connect.CodeDeadlineExceeded, connect.CodeCanceled, connect.CodeUnknown:

@@ -16,7 +16,7 @@ import (
 const grace = 5 * time.Second
 
 // cut sets the last write deadline of the connection, which also ends a write that is blocked. The deadline is the time
-// grace after the first call of cut.
+// of the first call of cut plus the constant grace.
 func (c *connection) cut() {
 	if c.ending.Swap(true) {
 		return
@@ -119,8 +119,8 @@ func (c *connection) discard() {
 	}
 }
 
-// abandon sets the option of the socket with which closing it discards all data that the client has not acknowledged.
-// Without this option, the system would retransmit the data for minutes.
+// abandon sets an option of the socket. With this option, closing the socket discards all data that the client has not
+// acknowledged. Without it, the system would retransmit the data for minutes.
 func (c *connection) abandon() {
 	if tcp, ok := c.net.(interface{ SetLinger(int) error }); ok {
 		_ = tcp.SetLinger(0)

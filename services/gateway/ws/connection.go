@@ -27,7 +27,7 @@ type connection struct {
 	conn     *hub.Conn
 
 	seen        atomic.Int64 // when the client was last known to be alive, in nanoseconds since 1970
-	unconfirmed atomic.Int64 // bytes written since alive was last called
+	unconfirmed atomic.Int64 // bytes written since the last call of alive
 
 	pingDue atomic.Bool
 	ending  atomic.Bool // whether the write deadline is final; see cut

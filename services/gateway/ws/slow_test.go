@@ -54,8 +54,9 @@ func (m *mesh) slow(t *testing.T, token, connect string, rate int) *websocket.Co
 	return socket
 }
 
-// hurried makes the gateway close a connection whose client gives no sign of life for 8 s. The transfers in these
-// tests take longer than 8 s on their slow links. Even a busy machine can answer a ping within 8 s.
+// hurried makes the gateway close a connection whose client gives no sign of life for 8 s. The transfers in these tests
+// take longer, so a test fails if the gateway does not count a slow transfer as a sign of life. Even a busy machine can
+// answer a ping within 8 s.
 var hurried = ws.Options{Ping: 4 * time.Second}
 
 func TestSlowLink_SixteenPagesAtOnceAreAllAnswered(t *testing.T) {

@@ -205,8 +205,8 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request, e frame.Encoding
 const maxRefusing = 32
 
 // RefuseFull refuses the request of a web page because this gateway accepts no more connections. It returns false if
-// the caller has to respond with an HTTP status instead: to a program, to a page of an origin that may not connect, or
-// if maxRefusing web pages are already being refused.
+// the caller has to respond with an HTTP status instead. This is the case for programs, for pages of origins that may
+// not connect, and while maxRefusing web pages are already being refused.
 func (s *Server) RefuseFull(w http.ResponseWriter, r *http.Request) bool {
 	if !browser(r) || !s.options.Access.Origin(r) {
 		return false

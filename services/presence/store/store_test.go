@@ -334,8 +334,8 @@ func TestReport_FromManyAtOnce(t *testing.T) {
 	})
 }
 
-// runOut calls Expire until the lease of a gateway has expired. It calls the function meanwhile before each of these
-// calls.
+// runOut calls Expire until the lease of a gateway has expired. Before each of these calls, it calls the given
+// function.
 func runOut(t *testing.T, s *store.Store, meanwhile func()) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); ; {

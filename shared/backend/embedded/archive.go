@@ -163,9 +163,10 @@ func (a archive) check(dir string) (string, error) {
 	return found[0], nil
 }
 
-// downloadArchive makes the library download its archive from the URL in the parameter source ("": from the library's
-// own source). The library would then unpack and run the programs, although the archive is not checked yet. To prevent
-// that, the library is configured to unpack to a folder that cannot be created, so it fails after the download.
+// downloadArchive makes the library download its archive from the URL in the parameter source. If that is "", the
+// library uses its default URL. The library would then unpack and run the programs, although the archive is not checked
+// yet. To prevent that, the library is configured to unpack to a folder that cannot be created, so it fails after the
+// download.
 func downloadArchive(ctx context.Context, into, source string) error {
 	port, err := freePort()
 	if err != nil {

@@ -147,7 +147,7 @@ func (c *cluster) setPassword(ctx context.Context) error { return c.setPasswordI
 func (c *cluster) setPasswordIn(ctx context.Context, dir string) error {
 	text := func(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
 	role := pgx.Identifier{c.options.User}.Sanitize()
-	// A server in single-user mode reads one statement per line, without a password, and accepts no connections.
+	// A server in single-user mode requires no password, reads one statement per line, and accepts no connections.
 	single, err := c.command(dir, "postgres", "--single", "-c", "exit_on_error=true",
 		"-c", "log_min_error_statement=panic", "template1")
 	if err != nil {
@@ -265,8 +265,8 @@ func (c *cluster) awaitReady(ctx context.Context, server *child) error {
 }
 
 // running reads the status file of the data folder, postmaster.pid. It returns the process id and the status of the
-// server that wrote the file; this server may have ended without removing the file. The result pid is 0 if there is no
-// such file.
+// server that wrote the file; this server may have ended without removing the file. The result pid is 0 if the file is
+// missing or does not begin with a process id.
 func (c *cluster) running() (pid int, status string) {
 	text, err := os.ReadFile(filepath.Join(c.dir, "postmaster.pid"))
 	if err != nil {

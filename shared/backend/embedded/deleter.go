@@ -54,8 +54,8 @@ func (d *deleter) pass(ctx context.Context) error {
 	for name := range kept {
 		topics = append(topics, name)
 	}
-	// Read the committed offsets first. If a group commits a higher offset meanwhile, the records that it has read
-	// since are kept until the next pass.
+	// It is safe that the committed offsets are a little old when the records are deleted: if a group commits a higher
+	// offset meanwhile, the records below that offset are merely kept until the next pass.
 	committed, err := d.committed(ctx)
 	if err != nil {
 		return err

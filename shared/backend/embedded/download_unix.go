@@ -13,8 +13,8 @@ import (
 	"strings"
 )
 
-// A child process that downloads gets two environment variables: the folder for the archive, and the URL of the source
-// ("": the library's own source).
+// A child process that downloads gets two environment variables: the folder for the archive, and the URL from which to
+// download ("": the library's default URL).
 const (
 	downloadInto   = "EDUMATRIX_DOWNLOAD_INTO"
 	downloadSource = "EDUMATRIX_DOWNLOAD_SOURCE"

@@ -128,8 +128,8 @@ func (p *Postgres) start(ctx context.Context) (err error) {
 	if !wrongPassword(err) {
 		return err
 	}
-	// The data was created with another database user or password. An account that may start the server may change
-	// both.
+	// The data was created with another database user or password. Set the configured ones: this process has full access
+	// to the data anyway.
 	if err := p.server.stop(p.cluster); err != nil {
 		return err
 	}
@@ -180,8 +180,9 @@ func (p *Postgres) Version() string { return p.cluster.binaries.version }
 // Done returns a channel that is closed when the server has ended, by Stop or unexpectedly.
 func (p *Postgres) Done() <-chan struct{} { return p.server.done }
 
-// Stop stops the server and waits until it has ended. The server first writes its memory to disk. After 20 s, it is
-// stopped at once; after another 20 s, it is killed, and Stop returns an error. Stop may be called again.
+// Stop stops the server and waits until it has ended. The server first writes its memory to disk. If the server has not
+// ended after 20 s, Stop makes it end at once. If it has not ended after another 20 s, Stop kills it and returns an
+// error. Stop may be called again.
 func (p *Postgres) Stop() error {
 	p.stop.Do(func() {
 		if p.server != nil {
@@ -216,7 +217,8 @@ func freePort() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, l.Close()
 }
 
-// slow logs an operation once it has taken a second. The caller calls the returned function when the operation ends.
+// slow logs an operation that takes longer than a second, as soon as the second has passed. The caller calls the
+// returned function when the operation ends.
 func slow(log *slog.Logger, what string, args ...any) (over func()) {
 	t := time.AfterFunc(time.Second, func() { log.Info(what, args...) })
 	return func() { t.Stop() }

@@ -105,7 +105,7 @@ func TestPostgres_UsesTheConfiguredMemory(t *testing.T) {
 			t.Parallel()
 			o := postgresOptions(t)
 			o.Cache = test.cache
-			if test.cache < 0 { // explicit settings take precedence over the option Cache
+			if test.cache < 0 { // the case in which explicit settings take precedence over the option Cache
 				o.Cache, o.Settings = 512<<20, maps.Clone(quick)
 				o.Settings["shared_buffers"], o.Settings["max_wal_size"] = "192MB", "1GB"
 			}

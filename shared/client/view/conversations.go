@@ -28,8 +28,9 @@ func (v *Conversations) Query() (string, proto.Message) {
 func (v *Conversations) Answer() proto.Message { return &v.Response }
 
 // Apply applies an event of a conversation, which becomes the first of the list. Apply returns ErrReload for an event
-// of a conversation that the list does not contain. It also returns ErrReload if a member of a conversation with more
-// than 64 members leaves, because the list names the members who joined first.
+// of a conversation that the list does not contain, except the event that the user has left the conversation. It also
+// returns ErrReload if another member leaves a conversation with more than 64 members: the list names only 64 members,
+// and the event does not contain the member who takes the place of the one that has left.
 func (v *Conversations) Apply(e Event) error {
 	all := v.Response.Conversations
 	i := slices.IndexFunc(all, func(c *chatv1.Conversation) bool {

@@ -1,13 +1,13 @@
 // Package view keeps the answers of queries up to date with events. A client loads a query once and applies each event
 // that it receives: the answer then equals what the query would return now. So a client need not query again after each
-// event. A test compares each reducer with the queries of a real mesh.
+// event. A test compares the results of each Apply method with those of the query on a real mesh.
 //
 // An answer contains everything up to a version of its stream, and an event of a later version changes it. Apply
 // ignores events that are older than the answer, and events of other streams. If an event does not contain what the
 // answer needs, Apply returns ErrReload, and the client has to load the query again.
 //
-// The reducers of this package are the rules that docs/reference.md names beside the events. A client in another
-// language implements the same rules.
+// The Apply methods follow the rules that docs/reference.md contains in the descriptions of the events. A client in
+// another language implements the same rules.
 package view
 
 import (
@@ -57,7 +57,7 @@ func Read(c *catalog.Catalog, e client.Event) (Event, error) {
 	return Event{Event: e, Body: body}, nil
 }
 
-// at returns the time of an event, as answers contain it.
+// at returns the time of an event with the precision that times in answers have, a microsecond.
 func (e Event) at() *timestamppb.Timestamp { return timestamppb.New(e.Time.Truncate(time.Microsecond)) }
 
 // newer reports whether an event belongs to a conversation, and is newer than the version of an answer.

@@ -227,7 +227,7 @@ func (i *Inbox) LegacyVersions(ctx context.Context, source string, streams []str
 
 // LegacyPosition returns the position up to which an earlier release had applied every event of a topic, as that
 // release stored it for the topic. The result found is also true, with position 0, if that release had applied events
-// of the source, but had stored such a position for none of its topics.
+// of the source, but had not stored such a position for any topic of the source.
 func (i *Inbox) LegacyPosition(ctx context.Context, source, topic string) (position catalog.Position, found bool, err error) {
 	var stored *catalog.Position
 	var began *bool

@@ -9,7 +9,7 @@ CREATE TABLE events (
     type         text NOT NULL,
     topic        text NOT NULL,
     actor        text NOT NULL,
-    cause        text NOT NULL, -- id of the command that caused the event
+    cause        text NOT NULL, -- id of what caused the event: a command, or another owner's event
     command_type text NOT NULL,
     correlation  text NOT NULL,
     time         timestamptz NOT NULL,

@@ -50,8 +50,8 @@ CREATE TABLE parked_streams (
     record     bytea NOT NULL, -- edumatrix.mesh.v1.Record of the event that failed, without its body
     error      text NOT NULL,
     at         timestamptz NOT NULL,
-    -- An operator's retry is about to catch up with the checkpoint: until this time, no further event of the stream may
-    -- be passed over. Null: the stream is not held.
+    -- Until this time, no further event of the stream may be passed over, because an operator's retry is about to catch
+    -- up with the checkpoint. Null: the stream is not held.
     held_until timestamptz,
     PRIMARY KEY (source, topic, stream)
 );

@@ -4,7 +4,7 @@
 ALTER TABLE events ADD COLUMN expires timestamptz;
 
 -- Timers: commands to be sent at a later time. The table contains the timers that the events of each stream have set,
--- without those that were cancelled or sent. The generation is the version of the event that set the timer.
+-- without those that were canceled or sent. The generation is the version of the event that set the timer.
 CREATE TABLE timers (
     stream     text COLLATE "C" NOT NULL,
     key        text COLLATE "C" NOT NULL,

@@ -1,7 +1,7 @@
 -- +goose Up
 
--- For users with many rooms: the rooms that a user was in as of a position, sorted and separated by commas, which names
--- of rooms do not contain. Readers write a list when they had to read many memberships, so that the next reader reads
+-- For users with many rooms: the rooms that a user was in as of a position, sorted and separated by commas (names of
+-- rooms contain no commas). Readers write a list when they had to read many memberships, so that the next reader reads
 -- only the memberships that have changed since. Without the list, the answer is the same, and takes longer.
 CREATE TABLE room_lists (
     member   text COLLATE "C" PRIMARY KEY,

@@ -74,8 +74,8 @@ func (h *heard) take() []string {
 	return all
 }
 
-// configured returns an option for an instance: the instance gets a pool whose configuration the function change has
-// edited.
+// configured returns an option that gives an instance a pool of its own. The function change edits the configuration of
+// that pool.
 func configured(t testing.TB, change func(*pgxpool.Config)) func(*eventlog.Options) {
 	return func(o *eventlog.Options) {
 		config := o.Pool.Config()

@@ -43,7 +43,7 @@ type Progress struct {
 type Result struct {
 	Projections []string
 	Position    catalog.Position // position as of which the tables were swapped and compared
-	Behind      catalog.Position // position of the old rows, if they did not reach Position in time; else 0
+	Behind      catalog.Position // position of the old rows at the swap, if it was below Position; else 0
 	Held        time.Duration    // how long the log's lock was held; nothing could be appended meanwhile
 	Tables      []TableDifference
 	Left        string // problems after the swap, in the comparison or the cleanup; empty: none
@@ -60,7 +60,7 @@ func (r Result) Differ() (rows int64) {
 const (
 	maxBatch     = 500              // maximum number of events that are read at a time
 	swapTries    = 20               // attempts to swap the tables
-	maxUnderLock = 2 * maxBatch     // if more events than this are applied under the log's lock, no further batch is begun
+	maxUnderLock = 2 * maxBatch     // a swap fails if more events than this have to be applied under the log's lock
 	liveWithin   = 10 * time.Second // maximum wait, before the swap, until the live rows have caught up
 )
 

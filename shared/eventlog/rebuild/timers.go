@@ -139,7 +139,7 @@ func (s *timerShadow) follow(ctx context.Context, bound int) error {
 func (s *timerShadow) applyPage(ctx context.Context, end catalog.Position) (applied int, err error) {
 	position := end
 	err = pgx.BeginFunc(ctx, s.keeper, func(tx pgx.Tx) error {
-		// The settings enable_… make the planner choose index lookups, which suit large tables, as in commits.
+		// As in commits, the settings enable_… make the planner choose index lookups, which suit large tables.
 		_, err := tx.Exec(ctx, `SELECT set_config('synchronous_commit', 'off', true), set_config('enable_seqscan', 'off', true),
   set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
   set_config('idle_in_transaction_session_timeout', '5s', true)`)

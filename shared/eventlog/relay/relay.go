@@ -113,7 +113,7 @@ func New(l *eventlog.Log, o Options) *Relay {
 	return r
 }
 
-// Run publishes until ctx ends. It survives the loss of Postgres and of Kafka.
+// Run publishes until ctx ends. While Postgres or Kafka is unavailable, it tries again and again.
 func (r *Relay) Run(ctx context.Context) error {
 	var delay retry.Backoff
 	for ctx.Err() == nil {
@@ -211,8 +211,8 @@ func (x *leading) step(ctx context.Context) error {
 	return nil
 }
 
-// idle returns the time until the next position record, save, read of the log or check of the topics (see changing) is
-// due, if the log does not move.
+// idle returns how long step may wait while the log does not move: until a position record has to be written, the state
+// has to be saved, the log has to be read, or the topics have to be checked (see changing).
 func (x *leading) idle() time.Duration {
 	next := time.Now().Add(min(pollInterval, x.o.CountEvery))
 	for _, p := range x.partitions() {

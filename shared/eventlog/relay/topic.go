@@ -26,7 +26,7 @@ type topic struct {
 	count    count
 
 	paused error            // why nothing is published to the topic; nil: the topic is not paused
-	retry  time.Time        // when publishing is tried again
+	retry  time.Time        // when publishing to the paused topic is tried again
 	until  catalog.Position // while the topic grows: events up to this position use the old count
 }
 

@@ -127,7 +127,7 @@ func turn(ctx context.Context, l *eventlog.Log, silence time.Duration, f func(co
 	return true, f(ctx)
 }
 
-// Due returns up to limit timers that are due at a time, the oldest first.
+// Due returns up to limit timers that are due at the given time, those with the earliest due time first.
 func Due(ctx context.Context, l *eventlog.Log, at time.Time, limit int) ([]Timer, error) {
 	found, err := l.Options().Pool.Query(ctx, l.SQL(sqlDue), at.UnixMicro(), limit)
 	if err == nil {

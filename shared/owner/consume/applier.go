@@ -39,7 +39,7 @@ type applier struct {
 	consumer       inbox.Consumer
 	saved          inbox.Checkpoint
 	savedAt        time.Time
-	readUpTo       catalog.Position // events up to here are handled; their effects are stored or in a.items
+	readUpTo       catalog.Position // every event up to this position is handled; the effects are stored or in a.items
 	incarnation    string           // of the newest record
 	items          []*item
 	size           size                       // of the effects in the field items

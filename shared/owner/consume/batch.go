@@ -32,7 +32,7 @@ type size struct {
 	streams map[string]bool
 	events  int
 	bytes   int
-	appends bool // some events do not come from commands
+	appends bool // whether some effects are events instead of commands
 }
 
 func (s *size) add(f Effect) {

@@ -28,9 +28,8 @@ type Command struct {
 }
 
 // Commit decides commands one after another, each on the state of its stream, and commits their outcomes together with
-// a write. In the log, the events of the write follow the events of the commands. A command that has an outcome already
-// counts as done; a refusal is an outcome. The error is an error of eventlog.Log.Commit for the write, or a
-// *CommandError.
+// a write. In the log, the events of the write follow the events of the commands. A command counts as done if it has an
+// outcome already, such as a refusal. The error is an error of eventlog.Log.Commit for the write, or a *CommandError.
 type Commit func(ctx context.Context, commands []Command, w eventlog.Write) (eventlog.Committed, error)
 
 // CommandError reports that a command could not be decided. Nothing of its write was committed.

@@ -3,9 +3,10 @@
 //
 // A topic is consumed partition by partition. Each partition has a checkpoint in the service's own database. The
 // transaction that stores the effects of events moves the checkpoint, and fails if the checkpoint is not the expected
-// one. So if two instances consume the same partition at once, only one of them can apply an event. Each record
-// contains the position of the record before it in its partition. If this position is above the checkpoint, events are
-// missing, and are read from the owner's log. While no event is missing, events are read from the topic only.
+// one. So if two instances consume the same partition at the same time, only one of them can apply an event. Each
+// record contains the position of the record before it in its partition. If this position is above the checkpoint,
+// events are missing, and are read from the owner's log. While no event is missing, events are read from the topic
+// only.
 //
 // One goroutine per partition, the applier, takes the records that have arrived, reads missing events from the owner's
 // log, calls the reaction, writes the effects in as few transactions as the bounds allow, and acknowledges the records.
@@ -57,7 +58,7 @@ type Options struct {
 	Topic      string
 	Since      Since
 	React      Reaction
-	Partitions int32 // of the topic; used if an earlier release wrote the first record, which then lacks this number
+	Partitions int32 // of the topic; used only if the first record lacks this number (records of earlier releases do)
 	Log        *eventlog.Log
 	// Commit commits writes, and decides the commands among the effects. Nil: the service does not decide commands, and
 	// an event whose effects contain a command is parked.

@@ -47,7 +47,7 @@ func (a *applier) crossFence(e envelope.Event) error {
 // fence returns the fence at which the epoch of a checkpoint ends. The parameter e is the first record of a later epoch
 // that has arrived from the partition. The first partition that calls fence saves the position, and all partitions use
 // the saved position. If e is not the fence itself, the topic no longer contains the fence. Then the position of the
-// record before e is saved instead, which is not below the fence.
+// record before e, which is not below the fence, is saved instead.
 func (a *applier) fence(c inbox.Checkpoint, e envelope.Event) (found inbox.Fence, err error) {
 	own := inbox.Fence{From: c.Epoch, To: e.Epoch, Position: e.Before, Partitions: e.Partitions}
 	if e.Fence {

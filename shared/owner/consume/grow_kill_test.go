@@ -35,9 +35,9 @@ type killer struct {
 	used    map[string]bool
 }
 
-// start runs an instance. At the first step at which no instance was killed before, the instance sends a value to the
-// channel k.killed, and commits nothing more; if k.after is set, it first makes the commit of that step. Then the test
-// kills it.
+// start runs an instance. When the instance reaches a step at which no instance has been killed yet, it sends a value
+// to the channel k.killed and commits nothing more, except that it first makes the commit of that step if k.after is
+// set. Then the test kills the instance.
 func (k *killer) start() *instance {
 	k.t.Helper()
 	dead := false

@@ -28,8 +28,8 @@ type Resolved struct {
 	Problem string // error of the event at which resolving stopped; empty: none failed
 }
 
-// holdDuration is the maximum time that a partition waits for a retry that has almost reached the partition's
-// checkpoint.
+// holdDuration is the maximum time that a partition waits for an operator's retry. If the partition went on, its
+// checkpoint could stay ahead of the retry, and the retry would never end.
 const holdDuration = 10 * time.Second
 
 // Resolve applies the event that parks a stream, or skips it if the parameter drop is true. The parameter version must

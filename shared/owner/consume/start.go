@@ -159,9 +159,9 @@ func (c *Consumer) lastBefore(ctx context.Context, t time.Time, head catalog.Pos
 	return low, nil
 }
 
-// takeOver parks the streams of the events that an earlier release had parked. It keeps the versions that the earlier
-// release stored. The partitions of this topic need them for events up to LegacyEnd. Another topic of the source may be
-// consumed for the first time later, and then needs them too.
+// takeOver parks the streams of the events that an earlier release had parked. It does not delete the versions that the
+// earlier release stored. The partitions of this topic need these versions for events up to LegacyEnd, and so does any
+// other topic of the source that is consumed for the first time later.
 func (c *Consumer) takeOver(ctx context.Context, n inbox.Consumer) error {
 	if n.LegacyEnd == 0 {
 		return nil

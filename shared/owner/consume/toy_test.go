@@ -302,7 +302,7 @@ type instance struct {
 	log      *eventlog.Log
 	consumer *consume.Consumer
 	waiting  sync.Map    // the last error that Options.Waiting got, by dependency; nil: available again
-	lost     atomic.Bool // whether acknowledgements are lost, as if the instance were killed after a commit
+	lost     atomic.Bool // whether acknowledgments are lost, as if the instance were killed after a commit
 	stop     func()
 	kill     func() // ends the instance without committing running transactions
 }

@@ -154,7 +154,7 @@ func (o *Owner) Position(topic string, partition int32) envelope.Event {
 	return e
 }
 
-// stamp sets the fields of a record that the relay sets.
+// stamp sets the fields of a record that a real owner's relay sets.
 func (o *Owner) stamp(e *envelope.Event, topic string) {
 	e.Incarnation = o.history
 	if e.Epoch = o.epochs[topic]; e.Epoch > 0 {

@@ -32,7 +32,7 @@ func startServer() error {
 		if server.dir, server.err = os.MkdirTemp("", "eventlog-test-"); server.err != nil {
 			return
 		}
-		// The server may run under another uid.
+		// The server may run under another uid, which must be able to enter the folder.
 		if server.err = os.Chmod(server.dir, 0o755); server.err == nil {
 			server.pg, server.err = embedded.StartPostgres(context.Background(), embedded.PostgresOptions{Dir: server.dir})
 		}
@@ -77,7 +77,7 @@ func OwnServer(t testing.TB) string {
 	dir, err := os.MkdirTemp("", "eventlog-test-")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	require.NoError(t, os.Chmod(dir, 0o755)) // the server may run under another uid
+	require.NoError(t, os.Chmod(dir, 0o755)) // for a server under another uid
 	pg, err := embedded.StartPostgres(t.Context(), embedded.PostgresOptions{Dir: dir})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = pg.Stop() })

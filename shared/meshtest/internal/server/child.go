@@ -20,8 +20,8 @@ type child struct {
 }
 
 // startChild starts a process from an operating system thread of its own. On Linux the kernel signals a child when the
-// thread that started the child ends. The thread of startChild is reserved until the child ends, so the kernel signals
-// the child only if this process ends. Any other thread may end earlier.
+// thread that started the child ends, and an ordinary thread may end long before the process does. The thread of
+// startChild is reserved until the child ends, so the kernel signals the child only if this process ends.
 func startChild(cmd *exec.Cmd) (*child, error) {
 	cmd.SysProcAttr = endsWithUs()
 	c := &child{cmd: cmd, done: make(chan struct{})}

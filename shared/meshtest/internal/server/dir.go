@@ -13,8 +13,8 @@ import (
 
 const dirPrefix = "edumatrix-test-"
 
-// NewDir creates a folder for a server's data that other accounts can enter, because PostgreSQL does not run as root.
-// The folder's name contains the id of this process.
+// NewDir creates a folder for a server's data. Other accounts can enter the folder, because PostgreSQL does not run as
+// root. The folder's name contains the id of this process.
 func NewDir(name string) (string, error) {
 	dir, err := os.MkdirTemp("", fmt.Sprintf("%s%d-%s-", dirPrefix, os.Getpid(), name))
 	if err != nil {

@@ -53,7 +53,7 @@ func kafkaJars(ctx context.Context, log *slog.Logger) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("fetch Apache Kafka with Maven: %w:\n%s", err, tail(out))
 	}
-	// A folder with the final name is complete. Another process may have been faster.
+	// If another process was faster, its folder is used: a folder gets its final name only when it is complete.
 	if err := os.Rename(fetched, jars); err != nil && !errors.Is(err, os.ErrExist) {
 		return "", err
 	}

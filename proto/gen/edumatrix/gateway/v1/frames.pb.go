@@ -7,11 +7,11 @@
 // The frames between clients and a gateway: version 1 of the client protocol. They are the same in every encoding.
 //
 // In JSON a frame is one object. A frame of a client has the fields of ClientFrame. In ServerFrame exactly one field is
-// set, such as "reply". A frame of the gateway has the fields of the message in this field, and also a field "type" with
-// the name of this field. The field "data" is an object. In a frame of a client, this object is the message that the field "type" names.
-// In an event, it is the message that the field "event" names, and in a signal the message that the field "signal"
-// names. In a reply, it is the response to the query or the control frame. Several frames in one WebSocket message are
-// separated by a newline.
+// set, such as "reply". A frame of the gateway has a field "type" with the name of that field, and also has the fields
+// of the message in that field. The field "data" is an object. In a frame of a client, this object is the message that
+// the field "type" names. In an event, it is the message that the field "event" names, and in a signal the message that
+// the field "signal" names. In a reply, it is the response to the query or the control frame. Several frames in one
+// WebSocket message are separated by a newline.
 //
 // In Protobuf a WebSocket message consists of one or more frames. Each is a ClientFrame or a ServerFrame, preceded by
 // its length as a varint. The field "data" is an encoded message.

@@ -404,8 +404,8 @@ type Rebuilt struct {
 	Projections []string               `protobuf:"bytes,1,rep,name=projections,proto3" json:"projections,omitempty"`
 	// The position as of which the old and the new rows were compared, and from which the new rows are in use.
 	Position int64 `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
-	// The position of the old rows when they were replaced, if they had not reached the field position by then; 0 if they
-	// had reached it. If the value is not 0, this delay may be the cause of differences.
+	// The position up to which the old rows had been updated when they were replaced, if it was below the field position;
+	// 0 otherwise. If the value is not 0, differences may be due to events that were missing in the old rows.
 	Behind int64 `protobuf:"varint,3,opt,name=behind,proto3" json:"behind,omitempty"`
 	// The time for which appends to the log were blocked, in µs.
 	HeldMicroseconds int64 `protobuf:"varint,4,opt,name=held_microseconds,json=heldMicroseconds,proto3" json:"held_microseconds,omitempty"`

@@ -161,7 +161,7 @@ type ReadLogRequest struct {
 	AfterVersion int64 `protobuf:"varint,6,opt,name=after_version,json=afterVersion,proto3" json:"after_version,omitempty"`
 	// Only events whose stream hashes to this partition. Used only if the field partitions is not 0.
 	Partition int32 `protobuf:"varint,7,opt,name=partition,proto3" json:"partition,omitempty"`
-	// The number of partitions over which streams are hashed to determine the partition of each, as in the header
+	// The number of partitions from which the partition of each stream is computed, such as the number in the header
 	// ce_partitions of a record; 0: events of all partitions.
 	Partitions    int32 `protobuf:"varint,8,opt,name=partitions,proto3" json:"partitions,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1162,7 +1162,8 @@ type SubscribedRooms struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Rooms []string               `protobuf:"bytes,1,rep,name=rooms,proto3" json:"rooms,omitempty"`
 	// Whether the rooms are those that the session had when this connection was opened, unchanged since. Such rooms are
-	// stored only if no rooms of the session are stored, because an earlier connection may still report newer rooms.
+	// stored only if no rooms of the session are stored. Otherwise they could replace a later choice of the client that
+	// an earlier connection has reported.
 	Restored      bool `protobuf:"varint,2,opt,name=restored,proto3" json:"restored,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
