@@ -180,8 +180,9 @@ func (c *Catalog) check(e *Event) (problems []error) {
 	return problems
 }
 
-// checkCommands returns an error for each command whose stream or member_of names an optional field, whose member_of
-// names a room of a kind that no event of the command's service opens, or that counts the members of no room.
+// checkCommands returns an error for each command with one of these faults: its stream or member_of names an optional
+// field, no event of its service opens a room of the kind in member_of, or it has count_members_up_to without
+// member_of.
 func (c *Catalog) checkCommands() (problems []error) {
 	for _, name := range c.CommandNames() {
 		cmd := c.commands[name]

@@ -22,7 +22,7 @@ func mesh(t *testing.T, then func(socket *websocket.Conn)) string {
 	return meshOf(t, make(chan string, 100), then)
 }
 
-// meshOf is like mesh. In addition, the channel in the parameter connects receives the data of each connect frame.
+// meshOf is like mesh. In addition, it sends the data of each connect frame to a channel.
 func meshOf(t *testing.T, connects chan<- string, then func(socket *websocket.Conn)) string {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

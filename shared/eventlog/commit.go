@@ -13,8 +13,8 @@ import (
 // Commit commits a Write in a transaction, usually together with all other pending writes. Its errors:
 //   - *ConflictError: a stream is not at the expected version; load it and decide again.
 //   - *RepeatedError: some of the commands have outcomes already; leave them out and decide the rest again.
-//   - *inbox.StaleCheckpointError: the checkpoint has moved, for example because another instance has moved it, or does
-//     not exist.
+//   - *inbox.StaleCheckpointError: the checkpoint does not exist, or it has moved, for example because another instance
+//     consumes the partition.
 //   - *inbox.ParkedChangedError: the parked streams of the topic have changed; read them and decide again.
 //   - *RefusedError: the log refuses some of the commands; decide the rest again.
 //   - *TimerError: the timers of some of the commands are gone or not due; leave these commands out.

@@ -123,8 +123,8 @@ func (q *queue) close() {
 	q.joining, q.alone = nil, nil
 }
 
-// quarantine holds the newest 10,000 ids of writes that failed because of their data, or exceeded MaxHold, in
-// transactions of their own. When a write with one of these ids is tried again, it gets a transaction of its own.
+// quarantine holds the newest 10,000 ids of writes that were alone in a transaction when it failed because of their
+// data or exceeded MaxHold. When a write with one of these ids is tried again, it gets a transaction of its own.
 type quarantine struct {
 	keys  map[any]bool
 	order []any

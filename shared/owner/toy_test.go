@@ -311,8 +311,9 @@ func TestDecide_GetsFactsAboutTheRoomOfMemberOf(t *testing.T) {
 	require.Equal(t, []int64{4, 1, 1}, facts(marked))
 }
 
-// Several commands that can be merged wait for one stream, together with one that cannot be merged with the earlier
-// ones, and with a repeat. Their run must lead to one event, and each command must get an outcome of its own.
+// Several commands wait for one stream, in two batches. In the first batch, one command cannot be merged with the
+// commands before it. In the second batch, one command is a repeat, and one has expired. Each batch must lead to
+// exactly one event, and each command must get an outcome of its own.
 func TestDecide_MergesTheCommandsOfARun(t *testing.T) {
 	t.Parallel()
 	y := newToy(t, meshtest.Postgres(t), nil)

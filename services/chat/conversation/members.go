@@ -228,9 +228,15 @@ func (s *State) applyJoin(user string, role chatv1.Role) {
 	s.members[user] = &member{place: s.joined, role: role}
 }
 
+// applyLeave removes a member. In events of an earlier release, the event does not name the new owner: when an owner
+// left, the member who joined first became the owner.
 func (s *State) applyLeave(e *chatv1.MemberLeft) {
+	successor := e.NewOwnerId
+	if successor == "" && s.role(e.UserId) == chatv1.Role_ROLE_OWNER {
+		successor = s.successor(e.UserId)
+	}
 	delete(s.members, e.UserId)
-	if m := s.members[e.NewOwnerId]; m != nil {
+	if m := s.members[successor]; m != nil {
 		m.role = chatv1.Role_ROLE_OWNER
 	}
 }

@@ -72,11 +72,14 @@ func TestDecide_Roles(t *testing.T) {
 			Then(leftTo("ann", "cid").Message),
 		"the owner leaves, the admin joined again": given(class, left("bob"), addedAs("bob", member), left("cid"),
 			addedAs("cid", admin)).When("ann", leave).Then(leftTo("ann", "cid").Message),
-		"an admin leaves":         given(class, bobAdmin).When("bob", leave).Then(left("bob").Message),
-		"the former owner leaves": given(class, handedOver).When("ann", leave).Then(left("ann").Message),
-		"the new owner leaves":    given(class, handedOver).When("bob", leave).Then(leftTo("bob", "ann").Message),
-		"leave a study group":     given(studyGroup("ann", "bob")).When("bob", leave).Refused("study_group"),
-		"add to a study group":    given(studyGroup("ann")).When("ann", &chatv1.AddMember{UserId: "bob"}).Refused("study_group"),
+		"the successor, by an event of an earlier release": given(class, left("ann")).When("bob", remove("cid")).
+			Then(left("cid").Message),
+		"another member, by such an event": given(class, left("ann")).When("cid", remove("dan")).Refused(refusal.NotAllowed),
+		"an admin leaves":                  given(class, bobAdmin).When("bob", leave).Then(left("bob").Message),
+		"the former owner leaves":          given(class, handedOver).When("ann", leave).Then(left("ann").Message),
+		"the new owner leaves":             given(class, handedOver).When("bob", leave).Then(leftTo("bob", "ann").Message),
+		"leave a study group":              given(studyGroup("ann", "bob")).When("bob", leave).Refused("study_group"),
+		"add to a study group":             given(studyGroup("ann")).When("ann", &chatv1.AddMember{UserId: "bob"}).Refused("study_group"),
 		"remove from a study group": given(studyGroup("ann", "bob")).When("ann", remove("bob")).
 			Refused("study_group"),
 	})

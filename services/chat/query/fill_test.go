@@ -156,7 +156,7 @@ class, rooms, subject, answers, traceparent, body, personal`, func(w *copier) {
 		return k + c + (k+c)/9 + 1
 	}
 	conversations := table{"conversations", `conversation_id, kind, title, history_from_joining, version, position,
-changed_at, member_count, large`, func(w *copier) {
+newest_at, member_count, large`, func(w *copier) {
 		for c := range s.conversations + 1 {
 			id, position, members := "c"+strconv.Itoa(c), 0, 2
 			if c == s.conversations {

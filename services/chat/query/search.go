@@ -25,6 +25,10 @@ const codeTooBroad = "search_too_broad"
 // conversations takes some milliseconds.
 const maxConversations = 500
 
+// maxPhrases is the maximum number of different words and phrases of a search. Each of them is looked for in each text
+// that a page reads.
+const maxPhrases = 16
+
 // endOfTime is after every time at which a message was sent.
 var endOfTime = time.Date(9999, time.December, 31, 0, 0, 0, 0, time.UTC)
 
@@ -73,6 +77,8 @@ func newSearchPage(user string, r *chatv1.SearchRequest) (*searchPage, error) {
 		return nil, err
 	}
 	switch {
+	case p.query.Phrases() > maxPhrases:
+		return nil, refusal.NewField("text", "has more than %d different words and phrases; leave some out", maxPhrases)
 	case p.query.Wants():
 	case p.query.Excludes():
 		return nil, refusal.NewField("text", "has only excluded words; add a word to find")

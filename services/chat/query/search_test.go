@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -247,6 +248,7 @@ func TestSearch_RefusesWhatCannotBeSearched(t *testing.T) {
 	f.follow()
 	now := timestamppb.Now()
 	for field, r := range map[string]*chatv1.SearchRequest{
+		"text has more than 16 different words and phrases; leave some out":        text(strings.Join(numbers(17), " ")),
 		"text has only excluded words; add a word to find":                         text(`-exam -"old news"`),
 		"text has no word; add a letter or a digit":                                text("?!"),
 		"limit has to be from 1 to 200":                                            {Text: "a", Limit: new(int32(201))},
@@ -267,4 +269,12 @@ func TestSearch_RefusesWhatCannotBeSearched(t *testing.T) {
 		require.Error(t, declared.Check(r), "%v", r)
 	}
 	require.NoError(t, declared.Check(text(strings.Repeat("é", 200))))
+}
+
+// numbers returns the numbers below n as texts.
+func numbers(n int) (all []string) {
+	for i := range n {
+		all = append(all, strconv.Itoa(i))
+	}
+	return all
 }

@@ -119,6 +119,9 @@ func (p *searchPage) fill(ctx context.Context) (answer *chatv1.SearchResponse, f
 		}
 		p.dated, read = slices.Insert(p.dated, 0, candidates[n:]...), read+n
 		for i, m := range messages {
+			if err := ctx.Err(); err != nil { // matching long texts takes time too
+				return nil, false, err
+			}
 			texts += len(m.GetBody())
 			if match := p.match(m, p.of[candidates[i].Of]); match != nil {
 				found += len(m.Body)

@@ -70,8 +70,9 @@ func isKeycap(text []rune) bool {
 	return len(text) == 2 && strings.ContainsRune("0123456789#*", text[0]) && text[1] == keycap
 }
 
-// cutPictograph returns the text after its first pictograph with its skin tone, its selector or its tags, and whether
-// the text begins with a pictograph.
+// cutPictograph cuts a pictograph, together with the skin tone, selector or tags that follow it, from the beginning of
+// a text, and returns the rest. It returns false if the text does not begin with a pictograph, or if the tags are
+// invalid.
 func cutPictograph(text []rune) (rest []rune, ok bool) {
 	if len(text) == 0 || !isPictograph(text[0]) {
 		return nil, false

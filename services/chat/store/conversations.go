@@ -35,7 +35,7 @@ var sqlAdvance = fmt.Sprintf(`WITH newest AS (
 			AS n (id, version, position, at, members_changed),
 		LATERAL (SELECT position FROM conversations WHERE conversation_id = n.id LIMIT 1) c),
 	advanced AS (
-		UPDATE conversations c SET version = newest.version, position = newest.position, changed_at = newest.at,
+		UPDATE conversations c SET version = newest.version, position = newest.position, newest_at = newest.at,
 			member_count = CASE WHEN newest.members_changed THEN newest.members ELSE c.member_count END,
 			large = CASE WHEN newest.members_changed THEN newest.members > %[1]d ELSE c.large END
 		FROM newest WHERE c.conversation_id = newest.id
@@ -49,7 +49,7 @@ var sqlAdvance = fmt.Sprintf(`WITH newest AS (
 // Each statement writes the rows of a whole batch of events.
 const (
 	sqlStart = `INSERT INTO conversations
-		(conversation_id, kind, title, picture, history_from_joining, version, position, changed_at)
+		(conversation_id, kind, title, picture, history_from_joining, version, position, newest_at)
 		SELECT id, kind, title, picture, from_joining, 0, 0, at
 		FROM unnest($1::text[], $2::integer[], $3::text[], $4::text[], $5::boolean[], $6::timestamptz[])
 		AS n (id, kind, title, picture, from_joining, at)`
@@ -58,6 +58,15 @@ const (
 	sqlSetRole = `UPDATE conversation_members m SET role = n.role
 		FROM unnest($1::text[], $2::text[], $3::integer[]) AS n (id, member, role)
 		WHERE m.conversation_id = n.id AND m.member = n.member`
+	// sqlSucceed makes the member who joined first the owner of a group without an owner. Only events of an earlier
+	// release leave a group with members without an owner: when the owner left, they did not name the new one.
+	sqlSucceed = `UPDATE conversation_members m SET role = 1
+		FROM unnest($1::text[]) AS n (id), LATERAL (
+			SELECT FROM conversations c WHERE c.conversation_id = n.id AND c.kind = 2 LIMIT 1) c, LATERAL (
+			SELECT member FROM conversation_members o WHERE o.conversation_id = n.id
+			ORDER BY joined_version, joined_index LIMIT 1) first
+		WHERE m.conversation_id = n.id AND m.member = first.member AND NOT EXISTS (
+			SELECT FROM conversation_members o WHERE o.conversation_id = n.id AND o.role = 1)`
 	sqlSetTitle = `UPDATE conversations c SET title = n.title FROM unnest($1::text[], $2::text[]) AS n (id, title)
 		WHERE c.conversation_id = n.id`
 	sqlSetPicture = `UPDATE conversations c SET picture = n.picture FROM unnest($1::text[], $2::text[]) AS n (id, picture)
@@ -76,7 +85,7 @@ const (
 // conversationWriter has the statements that write conversations and their members. Each method adds the rows of one
 // event for these statements to a batch.
 type conversationWriter struct {
-	start, leave, join, setRole, setTitle, setPicture, advance *projection.Statement
+	start, leave, join, setRole, succeed, setTitle, setPicture, advance *projection.Statement
 
 	unread *unreadWriter
 }
@@ -91,6 +100,7 @@ func DeclareConversations() *projection.Projection {
 	// one batch has to leave first, and gets a role last.
 	c := &conversationWriter{start: p.Statement(everyRow, sqlStart), leave: p.Statement(byMember, sqlLeave),
 		join: p.Statement(byMember, sqlJoin), setRole: p.Statement(byMember, sqlSetRole),
+		succeed:  p.Statement(byConversation, sqlSucceed),
 		setTitle: p.Statement(byConversation, sqlSetTitle), setPicture: p.Statement(byConversation, sqlSetPicture),
 		advance: p.Statement(byConversation, sqlAdvance)}
 	projection.On(p, c.started)
@@ -132,6 +142,8 @@ func (c *conversationWriter) left(b *projection.Batch, e projection.Event, m *ch
 	b.Remove(c.setRole, e.ID, m.UserId)
 	if m.NewOwnerId != "" {
 		b.Add(c.setRole, e.ID, m.NewOwnerId, int32(chatv1.Role_ROLE_OWNER))
+	} else {
+		b.Add(c.succeed, e.ID)
 	}
 	c.unread.membersChanged(b, e)
 	c.advanceTo(b, e, true)

@@ -45,7 +45,7 @@ var sqlConversations = fmt.Sprintf(`WITH page AS (
 			SELECT * FROM chat.conversations c WHERE c.conversation_id = m.conversation_id LIMIT 1) c
 		WHERE m.member = $1 AND m.large AND m.period <= $2::bigint >> %[3]d AND c.position < $2
 		ORDER BY m.period DESC, c.position DESC LIMIT $3))
-	SELECT m.conversation_id, m.kind, m.title, m.picture, m.role, m.member_count, m.version, m.position, m.changed_at, ARRAY(
+	SELECT m.conversation_id, m.kind, m.title, m.picture, m.role, m.member_count, m.version, m.position, m.newest_at, ARRAY(
 		SELECT o.member FROM chat.conversation_members o WHERE o.conversation_id = m.conversation_id
 		ORDER BY o.joined_version, o.joined_index LIMIT %[1]d), r.read_up_to, %[4]s, %[5]s
 	FROM page m, %[6]s ORDER BY m.position DESC LIMIT $3`, maxSmall, smallShift, largeShift,

@@ -67,8 +67,8 @@ type unreadWriter struct {
 	move, unmention, mention, raise, clear, restore *projection.Statement
 }
 
-// declareUnread declares the statements, which read the rows that earlier statements of the same batch have written,
-// and the function for the events of markers.
+// declareUnread declares the statements and the function for the events of markers. It must be called after the other
+// statements are declared, because these statements read rows that earlier statements of the same batch have written.
 func declareUnread(p *projection.Projection) *unreadWriter {
 	w := &unreadWriter{move: p.Statement(byMember, sqlMove), unmention: p.Statement(byMessage, sqlUnmention),
 		mention: p.Statement(byMessage, sqlMention), raise: p.Statement(byMember, sqlRaise),

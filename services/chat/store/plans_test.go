@@ -61,13 +61,13 @@ func TestPlans_APageReadsRowsOfItsSizeOnly(t *testing.T) {
 	f := newFixture(t)
 	const messages, conversations, members = 30_000, 3_000, 2_000
 	_, err := f.Pool.Exec(t.Context(), fmt.Sprintf(`
-INSERT INTO chat.conversations (conversation_id, kind, title, history_from_joining, version, position, changed_at, member_count, large)
+INSERT INTO chat.conversations (conversation_id, kind, title, history_from_joining, version, position, newest_at, member_count, large)
 SELECT 'c' || n, 2, '', true, 3, n * 700, now(), 2, n %% 10 = 0 FROM generate_series(1, %[2]d) n;
-INSERT INTO chat.conversations (conversation_id, kind, title, history_from_joining, version, position, changed_at, member_count, large)
+INSERT INTO chat.conversations (conversation_id, kind, title, history_from_joining, version, position, newest_at, member_count, large)
 VALUES ('busy', 2, '', true, %[1]d + 1, 1, now(), %[3]d, true);
 INSERT INTO chat.conversation_members (member, conversation_id, joined_version, large, period)
 SELECT 'ann', 'c' || n, 1, n %% 10 = 0, (n * 700) >> CASE n %% 10 WHEN 0 THEN 20 ELSE 8 END FROM generate_series(1, %[2]d) n;
-INSERT INTO chat.conversations (conversation_id, kind, title, history_from_joining, version, position, changed_at, member_count, large)
+INSERT INTO chat.conversations (conversation_id, kind, title, history_from_joining, version, position, newest_at, member_count, large)
 SELECT 'z' || n, 2, '', true, 3, 3000000 + n, now(), 2, false FROM generate_series(1, %[2]d) n;
 INSERT INTO chat.conversation_members (member, conversation_id, joined_version, large, period)
 SELECT 'zoe', 'z' || n, 1, false, (3000000 + n) >> 8 FROM generate_series(1, %[2]d) n;

@@ -136,7 +136,7 @@ const sqlReactions = `SELECT c.version, c.history_from_joining, coalesce(m.versi
 // Reactions is a page of the reactions to a message.
 type Reactions struct {
 	Settings     Settings
-	Conversation catalog.Version // of the conversation as of which the page was read; 0 if it is unknown
+	Conversation catalog.Version // the conversation's version as of which the page was read; 0 if the conversation is unknown
 	Message      catalog.Version // at which the message was sent; 0 if it is unknown
 	Version      catalog.Version // of the message's reactions; 0 if nobody has ever reacted, or the message is deleted
 	Reactions    []*chatv1.UserReaction

@@ -123,7 +123,7 @@ func TestPlans_ReactionsReadRowsOfAPageOnly(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	_, err := f.Pool.Exec(t.Context(), `
-INSERT INTO chat.conversations (conversation_id, kind, title, history_from_joining, version, position, changed_at)
+INSERT INTO chat.conversations (conversation_id, kind, title, history_from_joining, version, position, newest_at)
 VALUES ('c', 2, '', false, 9, 9, now());
 INSERT INTO chat.messages (conversation_id, version, message_id, author, body, sent_at)
 SELECT 'c', n, 'm' || n, 'ann', 'text', now() FROM generate_series(1, 20000) n;

@@ -63,7 +63,8 @@ type Joined struct {
 	Intervals   []interval.Interval
 }
 
-// sqlJoined finds conversations of the user $1, the one that the user has last joined or left first. It reads the
+// sqlJoined finds conversations of the user $1, sorted by when the user last joined or left them, the most recent one
+// first. It reads the
 // membership intervals in the log in the same statement as the conversations, so the intervals are complete up to the
 // conversations' versions. The index over the ids of conversations can be used only with the collation that it has.
 const sqlJoined = `WITH page AS (
@@ -116,8 +117,8 @@ func (s *Search) Joined(ctx context.Context, user string, below catalog.Position
 	return all, next, nil
 }
 
-// sqlFound reads messages ($1, $4, $6) with the texts that are readable in their conversations ($7 has the conversation
-// of each range).
+// sqlFound reads messages ($1, $4, $6), each with its newest text within the readable ranges of versions ($2, $3) of
+// its conversation. The conversation of each range is in $7.
 var sqlFound = fmt.Sprintf(sqlMessages, `SELECT m.*, n.sort
 	FROM unnest($1::text[], $4::text[], $6::bigint[]) WITH ORDINALITY AS n (id, message, version, sort), LATERAL (
 		SELECT * FROM chat.messages m WHERE m.conversation_id = n.id AND m.message_id = n.message AND m.version = n.version
@@ -160,7 +161,7 @@ func (s *Search) Messages(ctx context.Context, all []Searched, candidates []Cand
 		if messages[i] = r.message; !all[candidates[i].Of].Member {
 			hideCurrent(r.message)
 		}
-		if len(found) < r.count { // cut by bytes
+		if len(found) < r.count { // the statement has left out messages beyond MaxPageBytes
 			read = i + 1
 		}
 	}

@@ -76,8 +76,8 @@ func TestSearchIndex_ARebuildGivesTheSameRows(t *testing.T) {
 	f.RequireRebuild()
 }
 
-// Messages at the borders of blocks, which have 512 versions each, are found under their own versions. Words that no
-// message of a block has any more lead to neither the block nor its messages.
+// Messages at the borders of blocks, which have 512 versions each, are found under their own versions. If no
+// message of a block has a word any longer, a search for this word finds neither the block nor its messages.
 func TestSearchIndex_BlocksHaveTheirMessages(t *testing.T) {
 	t.Parallel()
 	f := newSearchFixture(t)
@@ -129,7 +129,7 @@ FROM big, generate_series(0, 3) n, generate_series(0, %[3]d) w;
 INSERT INTO chat.search_messages SELECT number, n, 'm' || n, now() FROM big, generate_series(10, %[3]d) n;
 INSERT INTO chat.messages (conversation_id, version, message_id, author, body, sent_at)
 SELECT 'big', n, 'm' || n, 'ann', 'homework', now() FROM generate_series(10, %[3]d) n;
-INSERT INTO chat.conversations (conversation_id, kind, title, history_from_joining, version, position, changed_at)
+INSERT INTO chat.conversations (conversation_id, kind, title, history_from_joining, version, position, newest_at)
 SELECT 'c' || n, 2, '', true, 3, n, now() FROM generate_series(1, %[4]d) n;
 INSERT INTO chat.memberships (room, member, opened_version, opened_position, closed_version, closed_position)
 SELECT 'conversation:c' || n, 'heavy', 1, n, CASE n %% 2 WHEN 0 THEN 3 END, CASE n %% 2 WHEN 0 THEN n + 1 END

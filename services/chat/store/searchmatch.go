@@ -120,7 +120,7 @@ var sqlMatch = fmt.Sprintf(`SELECT n.index - 1, prefixed.messages
 			ELSE mentioning.messages & coalesce(bit_or(w.messages), %[1]s) END AS messages
 		FROM chat.search_words w
 		WHERE mentioning.messages <> %[1]s AND $5 <> '' AND w.conversation = n.conversation AND w.block = n.block
-			AND w.word >= $5 AND w.word < $6::text) prefixed
+			AND w.word >= $5 AND w.word < $6::text AND strpos(w.word, ':') = 0) prefixed
 	WHERE prefixed.messages <> %[1]s`, noBits)
 
 // Matched is a block with messages that have the words of a search.

@@ -30,7 +30,7 @@ const MaxPageBytes = 512 << 10
 // The tables, as the migrations leave them:
 //
 //	conversations         one row for each conversation: kind, title, picture, history_from_joining, member_count, large;
-//	                      version, position and changed_at are those of its newest event
+//	                      version, position and newest_at are those of its newest event
 //	conversation_members  one row for each member of a conversation: role; joined_version and joined_index are the place
 //	                      in the order of joining; large and period sort a user's list of conversations (see list.go)
 //	messages              one row for each message, by thread and version; a deleted message has no body

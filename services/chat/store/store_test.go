@@ -253,3 +253,22 @@ func single(to catalog.Version) (all []store.Range) {
 	}
 	return all
 }
+
+// In the events of an earlier release, an owner who left did not name the new owner. The member who had joined first
+// must be the owner in the rows, also after a rebuild.
+func TestConversations_AnOwnerLeftInAnEarlierRelease(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.happens("ann", group("c", "ann", "bob", "cid"))
+	f.happens("bob", join("c", "ann2"))
+	f.happens("ann", leave("c", "ann"))
+	f.CatchUp()
+	var owners []string
+	for _, m := range f.members("c", store.JoinOrder{}, 10).Members {
+		if m.Role == chatv1.Role_ROLE_OWNER {
+			owners = append(owners, m.UserId)
+		}
+	}
+	require.Equal(t, []string{"bob"}, owners)
+	f.RequireRebuild()
+}

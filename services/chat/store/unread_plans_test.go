@@ -24,9 +24,9 @@ func TestPlans_UnreadMessagesAreCountedUpToABound(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	_, err := f.Pool.Exec(t.Context(), `
-INSERT INTO chat.conversations (conversation_id, kind, title, history_from_joining, version, position, changed_at, member_count, large)
+INSERT INTO chat.conversations (conversation_id, kind, title, history_from_joining, version, position, newest_at, member_count, large)
 SELECT 'c' || n, 2, '', false, 3, n * 256, now(), 2, false FROM generate_series(1, 10000) n;
-INSERT INTO chat.conversations (conversation_id, kind, title, history_from_joining, version, position, changed_at, member_count, large)
+INSERT INTO chat.conversations (conversation_id, kind, title, history_from_joining, version, position, newest_at, member_count, large)
 VALUES ('busy', 2, '', false, 60001, 3000000, now(), 2000, true);
 INSERT INTO chat.conversation_members (member, conversation_id, joined_version, joined_index, large, period)
 SELECT u, 'c' || n, 1, 0, false, n FROM generate_series(1, 10000) n, unnest('{ann,bob}'::text[]) u;

@@ -90,12 +90,27 @@ func (c *conversation) leave(actor string, m *chatv1.MemberLeft) (problem string
 		user == chatv1.Role_ROLE_ADMIN && c.roles[actor] != chatv1.Role_ROLE_OWNER) {
 		problem = "removes a member without the right to"
 	}
+	if next := c.successor(m.UserId); m.NewOwnerId != next {
+		problem = "makes " + m.NewOwnerId + " the owner instead of " + next
+	}
 	delete(c.roles, m.UserId)
 	c.members = slices.DeleteFunc(c.members, func(u string) bool { return u == m.UserId })
 	if m.NewOwnerId != "" {
 		c.roles[m.NewOwnerId] = chatv1.Role_ROLE_OWNER
 	}
 	return problem
+}
+
+// successor returns the member who has to become the owner when a member leaves; empty: the owner stays the same.
+func (c *conversation) successor(leaving string) string {
+	if c.roles[leaving] != chatv1.Role_ROLE_OWNER {
+		return ""
+	}
+	others := slices.DeleteFunc(slices.Clone(c.members), func(u string) bool { return u == leaving })
+	if i := slices.IndexFunc(others, func(u string) bool { return c.roles[u] == chatv1.Role_ROLE_ADMIN }); i >= 0 {
+		return others[i]
+	}
+	return strings.Join(others[:min(1, len(others))], "")
 }
 
 func (c *conversation) applyMessage(e Event) (problem string) {
@@ -136,6 +151,9 @@ func (c *conversation) applyMessage(e Event) (problem string) {
 		}
 		c.pins = append(c.pins, m.MessageId)
 	case *chatv1.MessageUnpinned:
+		if s := c.messages[m.MessageId]; !c.leads(e.Actor) && (s == nil || s.author != e.Actor) { // authors unpin by deleting
+			problem = "unpins a message without the right to"
+		}
 		c.pins = slices.DeleteFunc(c.pins, func(p string) bool { return p == m.MessageId })
 	}
 	return problem

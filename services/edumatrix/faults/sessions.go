@@ -82,8 +82,8 @@ func newSeenLog(l *Log) *seenLog {
 }
 
 // open returns the membership intervals of a user in the room of a stream. The user's own streams, such as
-// notifications:ann for ann, have one interval that contains all versions. open returns false for streams whose rooms
-// have no members, because users subscribe to these rooms, and for counters.
+// notifications:ann for ann, have one interval that contains all versions. open returns false for counters, and
+// for streams whose rooms have no members because users subscribe to them.
 func (l *seenLog) open(stream, user string) ([]interval, bool) {
 	if isCounter(stream) {
 		return nil, false
@@ -153,8 +153,9 @@ func (v *viewer) see(l *seenLog, e Seen) {
 }
 
 // due returns the lowest version of a stream that the session must have received, or 0 if there is none. It considers
-// only versions below the version in the parameter before. When a session is ready, the gateway has read the rooms of
-// the session's user. Therefore the session must receive every event that is written to these rooms from then on.
+// only versions that are lower than the one in the last parameter. When a session is ready, the gateway has read the
+// rooms of the session's user. Therefore the session must receive every event that is written to these rooms from then
+// on.
 func (v *viewer) due(l *seenLog, stream string, open []interval, before int64) int64 {
 	for _, e := range l.versions[stream] {
 		if e.Version >= before {

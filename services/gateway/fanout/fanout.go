@@ -220,7 +220,8 @@ func (r *logProgress) partitionKnown() {
 }
 
 // Known returns a channel that is closed once the position of every partition of an owner's log is known and the
-// owner's outcomes are read. From then on the hub gets every event of the owner, and the intake every outcome.
+// fan-out has begun to read every partition of the owner's outcomes. From then on the hub gets every event of the
+// owner, and the intake every outcome.
 func (f *Fanout) Known(owner string) <-chan struct{} { return f.logs[owner].known }
 
 func (r *logProgress) isKnown() bool {

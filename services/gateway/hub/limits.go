@@ -14,8 +14,8 @@ type Limits struct {
 	Bytes int
 	// UserBytes is the maximum number of bytes that wait for one user, over all connections and HTTP requests: frames,
 	// answers and missed events. The default is 32 MiB. Beyond that, each connection may still hold an equal share of
-	// UserBytes. A frame that exceeds the share is treated as if the connection's queue were full (see queue.push). An
-	// answer to a query on the connection that exceeds the share is refused. If the missed events of a log exceed the
+	// UserBytes. A frame that exceeds the share is treated as if the connection's queue were full (see queue.push). If
+	// the answer to a query on the connection exceeds the share, it is refused. If the missed events of a log exceed the
 	// share, no room of the log is recovered. The answer to an HTTP request has no such share: beyond UserBytes, it is
 	// refused.
 	UserBytes int

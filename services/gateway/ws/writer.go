@@ -16,8 +16,8 @@ const (
 	chunk = 16 << 10
 	// maxUnsent bounds the bytes that the system buffers for a client and has not sent yet.
 	maxUnsent = 64 << 10
-	// buffered is more than the system usually holds for a client that receives nothing: at most about maxUnsent unsent
-	// bytes (see limitUnsent) and the bytes in flight. If more bytes are written, the client counts as alive.
+	// For a client that receives nothing, the system usually holds at most about maxUnsent unsent bytes (see limitUnsent)
+	// and the bytes in flight. buffered is more than that: if more bytes are written, the client counts as alive.
 	buffered = 4 * maxUnsent
 )
 

@@ -200,8 +200,9 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request, e frame.Encoding
 	return c
 }
 
-// maxRefusing is the maximum number of open connections that a full gateway has upgraded only to send web pages the
-// reason of their refusal. Each of them occupies an open file until it closes, usually for grace at most.
+// A full gateway upgrades the request of a web page only to tell the page why it is refused. maxRefusing is the maximum
+// number of such connections that are open at a time. Each of them occupies an open file until it closes, usually for
+// grace at most.
 const maxRefusing = 32
 
 // RefuseFull refuses the request of a web page because this gateway accepts no more connections. It returns false if

@@ -68,7 +68,7 @@ func (v *Conversations) Apply(e Event) error {
 	case *chatv1.MemberLeft:
 		return v.left(c, b)
 	}
-	return unread{&c.UnreadCount, &c.MentionCount}.apply(v.UserID, e)
+	return unread{&c.UnreadCount, &c.MentionCount, c.ReadUpTo}.apply(v.UserID, e)
 }
 
 // read applies the event that the user's marker has moved.
@@ -76,7 +76,7 @@ func (v *Conversations) read(b *chatv1.ReadMarkerMoved) error {
 	for _, c := range v.Response.Conversations {
 		if c.ConversationId == b.ConversationId {
 			c.ReadUpTo = b.UpTo
-			return unread{&c.UnreadCount, &c.MentionCount}.move(b, c.Version)
+			return unread{&c.UnreadCount, &c.MentionCount, c.ReadUpTo}.move(b, c.Version)
 		}
 	}
 	return nil
@@ -96,6 +96,9 @@ func (v *Conversations) unknown(e Event) error {
 
 func (v *Conversations) left(c *chatv1.Conversation, b *chatv1.MemberLeft) error {
 	if b.UserId == v.UserID {
+		if v.Response.Next != "" {
+			return ErrReload // the first conversation of the next page moves up
+		}
 		v.Response.Conversations = v.Response.Conversations[1:] // Apply has made it the first
 		return nil
 	}

@@ -14,6 +14,8 @@ type History struct {
 	ConversationID string
 	ThreadID       string // empty: the messages that belong to no thread
 	Response       chatv1.HistoryResponse
+
+	early []Event // of reactions to messages that have not arrived yet
 }
 
 // Query returns the query chat.history.
@@ -73,6 +75,11 @@ func (v *History) sent(e Event, b *chatv1.MessageSent) {
 		v.Response.Messages = append(v.Response.Messages, &chatv1.Message{MessageId: b.MessageId, Version: e.Version,
 			Author: e.Actor, Body: b.Body, SentAt: e.at(), ReplyTo: b.ReplyTo, ThreadId: b.ThreadId,
 			MentionedUserIds: b.MentionedUserIds, MentionsAll: b.MentionsAll})
+		for _, r := range v.early {
+			if changed := r.Body.(*chatv1.ReactionsChanged); changed.MessageId == b.MessageId {
+				v.react(r, changed)
+			}
+		}
 	}
 	if first := v.message(b.ThreadId); first != nil {
 		first.ReplyCount++

@@ -8,9 +8,16 @@ import (
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 )
 
-// react applies an event about the reactions to a message of the page.
+// maxEarly is the maximum number of events about reactions that are kept until their messages arrive.
+const maxEarly = 100
+
+// react applies an event about the reactions to a message of the page. Messages and reactions are in different streams,
+// so a reaction may arrive before its message. react keeps events about unknown messages until the messages arrive.
 func (v *History) react(e Event, b *chatv1.ReactionsChanged) {
 	m := v.message(b.MessageId)
+	if m == nil && b.ConversationId == v.ConversationID {
+		v.early = append(v.early[max(0, len(v.early)-maxEarly+1):], e)
+	}
 	if m == nil || m.Deleted || b.ConversationId != v.ConversationID || e.Version <= m.ReactionsVersion {
 		return
 	}

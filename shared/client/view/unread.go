@@ -14,13 +14,17 @@ import (
 const maxUnread = 100
 
 // unread are the parts of an answer that describe what is unread in one conversation.
-type unread struct{ messages, mentions *int32 }
+type unread struct {
+	messages, mentions *int32
+	readUpTo           int64 // the place of the user's marker
+}
 
-// apply applies an event of the conversation. It returns ErrReload if a message that may be counted has changed.
+// apply applies an event of the conversation. It returns ErrReload if a message that may be counted has changed. An
+// event about the marker may arrive before the messages that it covers, so messages up to the marker are not counted.
 func (u unread) apply(user string, e Event) error {
 	switch b := e.Body.(type) {
 	case *chatv1.MessageSent:
-		if e.Actor == user {
+		if e.Actor == user || e.Version <= u.readUpTo {
 			return nil
 		}
 		if b.ThreadId == "" {
@@ -69,7 +73,7 @@ func (v *Markers) Answer() proto.Message { return &v.Response }
 // Apply applies an event of the conversation, or about a marker in it.
 func (v *Markers) Apply(e Event) error {
 	r := &v.Response
-	counts := unread{&r.UnreadCount, &r.MentionCount}
+	counts := unread{&r.UnreadCount, &r.MentionCount, r.ReadUpTo}
 	switch b := e.Body.(type) {
 	case *chatv1.MessagesSeen:
 		if b.ConversationId == v.ConversationID {
@@ -128,7 +132,9 @@ func (v *Unread) Apply(e Event) error {
 		return ErrReload
 	}
 	switch b := e.Body.(type) {
-	case *chatv1.MessageSent, *chatv1.MessageEdited, *chatv1.MessageDeleted:
+	case *chatv1.MessageDeleted:
+		return ErrReload // the user may have deleted the message of another user
+	case *chatv1.MessageSent, *chatv1.MessageEdited:
 		if e.Actor != v.UserID {
 			return ErrReload
 		}

@@ -213,8 +213,8 @@ func TestRebuild_ReportsAndRepairsDamagedRows(t *testing.T) {
 func TestRebuild_RepairsAStuckProjection(t *testing.T) {
 	t.Parallel()
 	l, _ := tallied(t, 9)
-	// The position is 5 again, but of the projection's tables, only the table ids loses its rows. So applying events 6
-	// to 9 again fails.
+	// The position is 5 again, and the table ids is empty, but the projection's other tables still have the rows of
+	// events 6 to 9. So applying these events again fails.
 	if _, err := l.Options().Pool.Exec(t.Context(), `UPDATE chat.projections SET position = 5; DELETE FROM chat.ids`); err != nil {
 		t.Fatal(err)
 	}

@@ -116,9 +116,9 @@ type resolving struct {
 	reached catalog.Position // position up to which the partition has passed over events of the stream
 }
 
-// step applies as many events as fit into one transaction, or a single event if r.single is set. The result left is the
-// new entry of the stream; nil: the stream is no longer parked. The result problem is the error of the event that
-// failed; nil: none failed.
+// step applies as many events as fit into one transaction, or a single event if r.single is set. It returns the
+// stream's new row in the table of parked streams, or nil if the stream is no longer parked, and the error of the event
+// that failed, or nil if none failed.
 func (r *resolving) step(ctx context.Context, p inbox.Parked) (left *inbox.Parked, problem error, err error) {
 	r.applied = 0
 	events, next, err := r.read(ctx, p)

@@ -1,5 +1,8 @@
 -- +goose Up
 ALTER TABLE conversations ADD COLUMN picture text NOT NULL DEFAULT '';
+-- The column gets a new name so that an instance of an earlier release that is still running fails instead of ignoring the
+-- new fields of events.
+ALTER TABLE conversations RENAME COLUMN changed_at TO newest_at;
 
 -- The numbers of roles are those of chat.v1.Role. Before this migration, the owner of a group was the member who had
 -- joined first, and no other member had a role.
@@ -45,4 +48,5 @@ ALTER TABLE messages DROP CONSTRAINT messages_pkey, ADD PRIMARY KEY (conversatio
 ALTER TABLE messages DROP COLUMN reply_to, DROP COLUMN thread_id, DROP COLUMN mentioned, DROP COLUMN mentions_all,
     DROP COLUMN reply_count, DROP COLUMN last_reply_at, DROP COLUMN last_reply_by;
 ALTER TABLE conversation_members DROP COLUMN role;
+ALTER TABLE conversations RENAME COLUMN newest_at TO changed_at;
 ALTER TABLE conversations DROP COLUMN picture;

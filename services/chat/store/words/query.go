@@ -33,13 +33,24 @@ func Parse(text string) (q Query) {
 		switch {
 		case len(p) == 0:
 		case exclude:
-			q.excluded = append(q.excluded, p)
+			q.excluded = p.addTo(q.excluded)
 		default:
-			q.wanted = append(q.wanted, p)
+			q.wanted = p.addTo(q.wanted)
 		}
 	}
 	return q
 }
+
+// addTo adds a phrase to a list, unless the list contains it already.
+func (p phrase) addTo(all []phrase) []phrase {
+	if slices.ContainsFunc(all, func(other phrase) bool { return slices.Equal(p, other) }) {
+		return all
+	}
+	return append(all, p)
+}
+
+// Phrases returns the number of different words and phrases.
+func (q Query) Phrases() int { return len(q.wanted) + len(q.excluded) }
 
 // next returns the word or the quoted phrase at the beginning of a search, and the text that follows it. A phrase
 // without a closing quotation mark ends with the text.

@@ -133,12 +133,13 @@ func runs(text string) (all []run) {
 	return all
 }
 
-// appendPairs appends each pair of adjacent characters of a run, and the last character.
+// appendPairs appends each pair of adjacent characters of a run, and the last character. A character can have any
+// number of marks, so a pair is cut like any other word.
 func appendPairs(all []Token, text string, r run) []Token {
 	ends := append(r.starts[1:len(r.starts):len(r.starts)], r.end)
 	for i, start := range r.starts {
 		end := ends[min(i+1, len(ends)-1)]
-		all = append(all, Token{Word: fold(text[start:end]), Start: start, End: end, Place: len(all), unspaced: true,
+		all = append(all, Token{Word: cut(fold(text[start:end])), Start: start, End: end, Place: len(all), unspaced: true,
 			head: ends[i], last: i == len(r.starts)-1})
 	}
 	return all

@@ -53,6 +53,16 @@ func marked(search, text string) string {
 	return b.String() + text[at:]
 }
 
+// A character of a script without spaces has thousands of marks. A word with all of them would not fit into an index.
+func TestAll_CutsWordsWithManyMarks(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{strings.Repeat("a", 8000), "ก" + strings.Repeat("\u0e34\u0e35\u0e48\u0e49", 2000)} {
+		for _, word := range words.All(text) {
+			require.LessOrEqual(t, len(word), 500, "bytes of a word")
+		}
+	}
+}
+
 func TestFind_MatchesAsUsersExpect(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ search, text, want string }{
@@ -60,7 +70,7 @@ func TestFind_MatchesAsUsersExpect(t *testing.T) {
 		{"home", "My homework", "My [homework]"}, // the last word may be the beginning of a word
 		{"home ", "My homework", ""},
 		{`"home"`, "My homework", ""},
-		{"home my", "My homework", ""}, // only the last word
+		{"home my", "My homework", ""}, // "home" is not the last word, so it must match a whole word
 		{"my home", "My homework", "[My] [homework]"},
 		{"cafe", "au Café!", "au [Café]!"},
 		{"CAFÉ", "au cafe", "au [cafe]"},

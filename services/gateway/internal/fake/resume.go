@@ -117,8 +117,8 @@ func (o *Owner) index(e envelope.Event) {
 	}
 }
 
-// hang waits if the request includes the user that was passed to HangFor. It waits until the function that HangFor has
-// returned is called, or ctx ends.
+// hang waits if the request includes the user that was passed to HangFor. The wait ends when the test calls
+// the function that it got from HangFor, or when ctx ends.
 func (o *Owner) hang(ctx context.Context, r *meshv1.ResumeRequest) error {
 	o.mu.Lock()
 	user := o.hanging

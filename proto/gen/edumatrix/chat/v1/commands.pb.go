@@ -75,7 +75,8 @@ type StartGroup struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Title   string                 `protobuf:"bytes,1,opt,name=title,proto3" json:"title,omitempty"`
 	UserIds []string               `protobuf:"bytes,2,rep,name=user_ids,json=userIds,proto3" json:"user_ids,omitempty"`
-	// Whether members can read only the messages that were sent after they had joined.
+	// Whether members can read only the messages that were sent after they had joined. If an older message is edited
+	// after they have joined, they get the event with its new text like every other event of the conversation.
 	HistoryFromJoining bool `protobuf:"varint,3,opt,name=history_from_joining,json=historyFromJoining,proto3" json:"history_from_joining,omitempty"`
 	// The picture of the group, as in chat.set_picture.
 	Picture       string `protobuf:"bytes,4,opt,name=picture,proto3" json:"picture,omitempty"`

@@ -97,17 +97,18 @@ type Conversation struct {
 	// with versions above read_up_to that belong to no thread and are not deleted. Only the first 1,000 messages above
 	// read_up_to are considered, including the user's own.
 	//
-	// A client keeps the number up to date with events: chat.message_sent adds 1, unless the message belongs to a thread
-	// or the user has sent it. chat.message_deleted subtracts 1 if the deleted message was counted. A client that does
-	// not have the deleted message, or whose number is 100, loads chat.markers instead. See also chat.read_marker_moved.
+	// A client keeps the number up to date with events: chat.message_sent adds 1, unless the message belongs to a thread,
+	// the user has sent it, or its version is not above read_up_to. chat.message_deleted subtracts 1 if the deleted
+	// message was counted. A client that does not have the deleted message, or whose number is 100, loads chat.markers
+	// instead. See also chat.read_marker_moved.
 	UnreadCount int32 `protobuf:"varint,10,opt,name=unread_count,json=unreadCount,proto3" json:"unread_count,omitempty"`
 	// The number of unread mentions of the user, at most 100, which stands for 100 or more. These are the messages of
 	// other users with versions above read_up_to, also those in threads, that are not deleted and whose newest text
 	// mentions the user or all members. Events change the number as they change unread_count; chat.message_edited changes
 	// it too, if the mentions of the edited message change. An edited message keeps the version at which it was sent.
 	MentionCount int32 `protobuf:"varint,11,opt,name=mention_count,json=mentionCount,proto3" json:"mention_count,omitempty"`
-	// The version up to which the user has read the conversation: the place of the user's marker, but at least the version
-	// at which the user joined. Messages from before that never count as unread.
+	// The version up to which the user has read the conversation: the place of the user's marker, but at least the
+	// version at which the user joined. Messages from before that never count as unread.
 	ReadUpTo      int64 `protobuf:"varint,12,opt,name=read_up_to,json=readUpTo,proto3" json:"read_up_to,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

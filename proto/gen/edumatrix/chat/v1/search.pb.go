@@ -141,9 +141,10 @@ func (x *SearchRequest) GetAfter() string {
 type FoundMessage struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
-	Message        *Message               `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
-	// The part of the text with the first match, at most about 200 characters. The texts of all parts together are the
-	// excerpt. It has "…" in place of text that is left out.
+	// The message, as chat.history returns it, but without its reactions: load chat.history to get them.
+	Message *Message `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// An excerpt of the text around the first match, of at most about 200 characters, divided into parts that match and
+	// parts that do not match. It has "…" in place of text that is left out.
 	Excerpt       []*ExcerptPart `protobuf:"bytes,3,rep,name=excerpt,proto3" json:"excerpt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
