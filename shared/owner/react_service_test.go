@@ -55,8 +55,8 @@ func TestReact_CommandsAreDecidedByTheServicesOwnAggregates(t *testing.T) {
 	fails := &atomic.Bool{}
 	fails.Store(true)
 	toy := func(s *owner.Service) {
-		for _, kind := range []string{"diary", "circle", "bookmark", "bell", "story"} {
-			s.HandleCommands(kind, func(string) owner.State { return &diary{fails: fails} })
+		for _, command := range w.env.Catalog.CommandsOf("toy") {
+			s.HandleCommands(command.Kind(), func(string) owner.State { return &diary{fails: fails} })
 		}
 		s.React("chat-events", consume.FromStart(), func(_ envelope.Event, event proto.Message) []consume.Effect {
 			m := event.(*chatv1.MessageSent)

@@ -21,14 +21,14 @@ func TestMarshal_WritesTheEncodingForClients(t *testing.T) {
 		m    proto.Message
 		want string
 	}{
-		{&chatv1.SendMessage{ConversationId: "7", Body: "a\"b\\\n\u0001é✓"},
-			`{"conversation_id":"7","body":"a\"b\\\n\u0001é✓"}`},
+		{&chatv1.SetTitle{ConversationId: "7", Title: "a\"b\\\n\u0001é✓"},
+			`{"conversation_id":"7","title":"a\"b\\\n\u0001é✓"}`},
 		{&chatv1.Conversation{ConversationId: "7", Kind: chatv1.Kind_KIND_DIRECT, UserIds: []string{"a", "b"},
 			Version: 1 << 60, ChangedAt: timestamppb.New(time.Date(2026, 1, 2, 3, 4, 5, 600e6, time.UTC))},
 			`{"conversation_id":"7","kind":"direct","title":"","user_ids":["a","b"],"version":1152921504606846976,` +
-				`"changed_at":"2026-01-02T03:04:05.6Z","member_count":0}`},
+				`"changed_at":"2026-01-02T03:04:05.6Z","member_count":0,"picture":"","unread_count":0,"mention_count":0,"read_up_to":0}`},
 		{&chatv1.HistoryResponse{}, `{"messages":[],"more":false,"version":0}`},
-		{&chatv1.Message{}, `{"message_id":"","version":0,"author":"","body":"","deleted":false}`},
+		{&chatv1.Edit{}, `{"version":0,"body":""}`},
 		{&meshv1.Record{Body: []byte{1, 2, 3}}, `{"topic":"","key":"","headers":[],"body":"AQID"}`},
 	} {
 		got, err := wirejson.Marshal(test.m)
