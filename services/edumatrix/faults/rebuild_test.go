@@ -28,7 +28,7 @@ func (m *mesh) rebuild(ctx context.Context, conn *pgx.Conn, owner string) (diffe
 	if err != nil {
 		return nil, err
 	}
-	pool, err := backend.Postgres{URL: m.stand.database(m.database, m.stand.postgres.Addr()), PoolMax: 2}.Open(ctx)
+	pool, err := backend.Postgres{URL: m.stand.database(m.database, m.stand.postgres.Addr()), PoolMax: 4}.Open(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -41,14 +41,8 @@ func (m *mesh) rebuild(ctx context.Context, conn *pgx.Conn, owner string) (diffe
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range names {
-		err := projection.Reset(ctx, l, name, func(ctx context.Context, tx pgx.Tx) error {
-			_, err := tx.Exec(ctx, "TRUNCATE "+strings.Join(tables, ", "))
-			return err
-		})
-		if err != nil {
-			return nil, err
-		}
+	if err := reset(ctx, l, names, tables, nil); err != nil {
+		return nil, err
 	}
 	if err := m.applied(ctx, conn, owner); err != nil {
 		return nil, err
@@ -68,6 +62,18 @@ func (m *mesh) rebuild(ctx context.Context, conn *pgx.Conn, owner string) (diffe
 		}
 	}
 	return differences, nil
+}
+
+// reset empties tables and makes projections apply the log from the beginning. It empties the tables while the positions
+// of all projections are locked: a projection that began earlier would lose the rows that it has already written.
+func reset(ctx context.Context, l *eventlog.Log, projections, tables []string, tx pgx.Tx) error {
+	if len(projections) == 0 {
+		_, err := tx.Exec(ctx, "TRUNCATE "+strings.Join(tables, ", "))
+		return err
+	}
+	return projection.Reset(ctx, l, projections[0], func(ctx context.Context, tx pgx.Tx) error {
+		return reset(ctx, l, projections[1:], tables, tx)
+	})
 }
 
 // applied waits until every projection of an owner has applied the whole log.
