@@ -49,6 +49,10 @@ func TestGolden_EventsOfEarlierReleasesAreApplied(t *testing.T) {
 		l.Append("user2", e)
 	}
 	l.RequireRebuild()
+	send := &chatv1.SendMessage{ConversationId: "conversation", Body: "hi", MentionedUserIds: []string{"user", "user2"}}
+	sent := decidetest.Decide(t, state, decidetest.Origin("user2"), send)
+	require.Len(t, sent.Events, 1, "user2 is still a member")
+	require.Equal(t, []string{"user2"}, sent.Events[0].(*chatv1.MessageSent).MentionedUserIds, "user has left")
 
 	chat := chatv1connect.NewChatServiceClient(client, url)
 	answers := map[string]any{}

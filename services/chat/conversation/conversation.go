@@ -86,7 +86,7 @@ func (s *State) Evolve(f catalog.Fact, event proto.Message) {
 	case *chatv1.ConversationStarted:
 		s.applyStart(e)
 	case *chatv1.MemberAdded:
-		s.applyJoin(e.UserId, e.Role)
+		s.applyJoin(e.UserId, AddedRole(e))
 	case *chatv1.MemberLeft:
 		s.applyLeave(e)
 	case *chatv1.RoleChanged:

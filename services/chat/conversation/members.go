@@ -92,10 +92,16 @@ func (s *State) requireLead(by catalog.Origin) error {
 	if err := s.requireGroup(); err != nil {
 		return err
 	}
-	if !s.leads(by.Actor) {
-		return refusal.New(refusal.NotAllowed, "only the owner and the admins of a group can do this")
+	return s.requireLeadInGroup(by, "do this")
+}
+
+// requireLeadInGroup returns a refusal if the conversation is a group or belongs to a study group, and the actor is
+// neither the owner nor an admin. The parameter action is a verb with its object, for the refusal.
+func (s *State) requireLeadInGroup(by catalog.Origin, action string) error {
+	if s.kind == chatv1.Kind_KIND_DIRECT || s.leads(by.Actor) {
+		return nil
 	}
-	return nil
+	return refusal.New(refusal.NotAllowed, "only the owner and the admins of a group can %s", action)
 }
 
 func (s *State) addMember(c *chatv1.AddMember) ([]proto.Message, error) {
@@ -206,23 +212,33 @@ func checkPicture(url string) error {
 	return refusal.NewField("picture", `has to begin with "https://", or with "/" if this installation serves the image`)
 }
 
+// FirstRole returns the role that a user has in a new conversation. The parameter place is the user's place among those
+// whom the event names, from 0.
+func FirstRole(kind chatv1.Kind, place int) chatv1.Role {
+	if place == 0 && kind != chatv1.Kind_KIND_DIRECT {
+		return chatv1.Role_ROLE_OWNER
+	}
+	return chatv1.Role_ROLE_MEMBER
+}
+
+// AddedRole returns the role of a member who was added.
+func AddedRole(e *chatv1.MemberAdded) chatv1.Role {
+	if e.Role == chatv1.Role_ROLE_UNSPECIFIED {
+		return chatv1.Role_ROLE_MEMBER
+	}
+	return e.Role
+}
+
 func (s *State) applyStart(e *chatv1.ConversationStarted) {
 	s.kind = e.Kind
 	for i, user := range e.UserIds {
-		role := chatv1.Role_ROLE_MEMBER
-		if i == 0 && e.Kind != chatv1.Kind_KIND_DIRECT {
-			role = chatv1.Role_ROLE_OWNER
-		}
-		s.applyJoin(user, role)
+		s.applyJoin(user, FirstRole(e.Kind, i))
 	}
 }
 
 func (s *State) applyJoin(user string, role chatv1.Role) {
 	if s.has(user) {
 		return
-	}
-	if role == chatv1.Role_ROLE_UNSPECIFIED {
-		role = chatv1.Role_ROLE_MEMBER
 	}
 	s.joined++
 	s.members[user] = &member{place: s.joined, role: role}

@@ -34,20 +34,21 @@ func (s *State) send(by catalog.Origin, c *chatv1.SendMessage) ([]proto.Message,
 	case c.InThread:
 		sent.ThreadId = c.GetReplyTo()
 	}
-	var err error
-	sent.MentionedUserIds, err = s.mentioned(by, c.MentionedUserIds, c.MentionsAll)
-	sent.MentionsAll = c.MentionsAll
+	mentioned, err := s.mentioned(by, c.MentionedUserIds, c.MentionsAll)
 	if err != nil {
 		return nil, err
 	}
+	sent.MentionedUserIds, sent.MentionsAll = mentioned, c.MentionsAll
 	return one(sent)
 }
 
 // mentioned returns the users of a list who are members, without repeats. It returns a refusal if the actor mentions
 // all members, but may not.
 func (s *State) mentioned(by catalog.Origin, users []string, all bool) (members []string, err error) {
-	if err := s.requireLeadInGroup(by, "mention all members"); all && err != nil {
-		return nil, err
+	if all {
+		if err := s.requireLeadInGroup(by, "mention all members"); err != nil {
+			return nil, err
+		}
 	}
 	for _, u := range distinct(users) {
 		if s.has(u) {
@@ -55,15 +56,6 @@ func (s *State) mentioned(by catalog.Origin, users []string, all bool) (members 
 		}
 	}
 	return members, nil
-}
-
-// requireLeadInGroup returns a refusal if the conversation is a group or belongs to a study group, and the actor is
-// neither the owner nor an admin. The parameter action is a verb with its object, for the refusal.
-func (s *State) requireLeadInGroup(by catalog.Origin, action string) error {
-	if s.kind == chatv1.Kind_KIND_DIRECT || s.leads(by.Actor) {
-		return nil
-	}
-	return refusal.New(refusal.NotAllowed, "only the owner and the admins of a group can %s", action)
 }
 
 func (s *State) edit(by catalog.Origin, c *chatv1.EditMessage) ([]proto.Message, error) {
@@ -102,10 +94,10 @@ func (s *State) delete(by catalog.Origin, c *chatv1.DeleteMessage) (events []pro
 }
 
 func (s *State) pin(by catalog.Origin, c *chatv1.PinMessage) ([]proto.Message, error) {
-	m := s.messages[c.MessageId]
 	if err := s.requireLeadInGroup(by, "pin messages"); err != nil {
 		return nil, err
 	}
+	m := s.messages[c.MessageId]
 	switch {
 	case m == nil:
 		return nil, errNoMessage

@@ -147,6 +147,33 @@ func TestEdits_Pages(t *testing.T) {
 	}
 }
 
+// An event of an earlier release may have a text that is larger than a page. A page must contain it alone.
+func TestPins_ATextThatIsLargerThanAPage(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.follow()
+	pin := func(message string) decidetest.Event {
+		return decidetest.By("ann", &chatv1.MessagePinned{ConversationId: "c", MessageId: message})
+	}
+	f.AppendAll(started("c", false, "ann"), sent("c", "ann", "m", "small"), sent("c", "ann", "n", strings.Repeat("x", 600_000)),
+		edited("c", "ann", "n", strings.Repeat("y", 600_000)), pin("m"), pin("n"))
+	var pinned, texts []string
+	for after, pages := "", 0; pages == 0 || after != ""; pages++ {
+		got, err := eventlogtest.Ask(f.As("ann"), f.chat.Pins, &chatv1.PinsRequest{ConversationId: "c", After: after})
+		require.NoError(t, err)
+		require.Len(t, got.GetPins(), 1)
+		pinned, after = append(pinned, got.GetPins()[0].GetMessage().GetMessageId()), got.GetNext()
+	}
+	require.Equal(t, []string{"n", "m"}, pinned)
+	for after, pages := "", 0; pages == 0 || after != ""; pages++ {
+		got, err := eventlogtest.Ask(f.As("ann"), f.chat.Edits, &chatv1.EditsRequest{ConversationId: "c", MessageId: "n", After: after})
+		require.NoError(t, err)
+		require.Len(t, got.GetEdits(), 1)
+		texts, after = append(texts, got.GetEdits()[0].GetBody()[:1]), got.GetNext()
+	}
+	require.Equal(t, []string{"x", "y"}, texts)
+}
+
 func TestPins_OnlyMembersGetThem(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -21,8 +21,8 @@ import (
 // codeTooBroad is the code of a search that the database server has ended.
 const codeTooBroad = "search_too_broad"
 
-// maxConversations is the maximum number of conversations that one page searches. Finding the newest parts of so many
-// conversations takes some milliseconds.
+// maxConversations is the maximum number of conversations that one page searches, because each of them costs a lookup of
+// its newest parts.
 const maxConversations = 500
 
 // maxPhrases is the maximum number of different words and phrases of a search. Each of them is looked for in each text

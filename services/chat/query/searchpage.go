@@ -14,8 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/page"
 )
 
-// These bounds keep the time of a page within some tens of milliseconds, whatever is searched for. When a page reaches
-// one of them, it ends, and the next page continues there.
+// These bounds limit what a page reads, whatever is searched for. When a page reaches one of them, it ends, and the next
+// page continues there. BenchmarkSearchSize measures how long pages take.
 const (
 	// maxBlocks is the maximum number of blocks whose words a page reads. A conversation of a million messages has
 	// 1,954.

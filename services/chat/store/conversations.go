@@ -10,6 +10,7 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
+	"github.com/edumatrix/interlinked/services/chat/conversation"
 	"github.com/edumatrix/interlinked/shared/eventlog/projection"
 )
 
@@ -117,21 +118,13 @@ func DeclareConversations() *projection.Projection {
 func (c *conversationWriter) started(b *projection.Batch, e projection.Event, m *chatv1.ConversationStarted) {
 	b.Add(c.start, e.ID, int32(m.Kind), storable(m.Title), storable(m.Picture), m.HistoryFromJoining, e.Time)
 	for i, user := range m.UserIds {
-		role := chatv1.Role_ROLE_MEMBER
-		if i == 0 && m.Kind != chatv1.Kind_KIND_DIRECT {
-			role = chatv1.Role_ROLE_OWNER
-		}
-		c.addMember(b, e, user, role, i)
+		c.addMember(b, e, user, conversation.FirstRole(m.Kind, i), i)
 	}
 	c.advanceTo(b, e, true)
 }
 
 func (c *conversationWriter) added(b *projection.Batch, e projection.Event, m *chatv1.MemberAdded) {
-	role := m.Role
-	if role == chatv1.Role_ROLE_UNSPECIFIED {
-		role = chatv1.Role_ROLE_MEMBER
-	}
-	c.addMember(b, e, m.UserId, role, 0)
+	c.addMember(b, e, m.UserId, conversation.AddedRole(m), 0)
 	c.unread.membersChanged(b, e)
 	c.advanceTo(b, e, true)
 }

@@ -10,7 +10,6 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
-	"github.com/edumatrix/interlinked/shared/page"
 )
 
 // sqlEdits reads the texts of the message $2 of the conversation $1 that have versions within the readable ranges ($3,
@@ -60,9 +59,9 @@ func (s *Store) Edits(ctx context.Context, id, message string, readable []Range,
 	if err != nil {
 		return nil, 0, false, fmt.Errorf("read edits of %s in %s: %w", message, id, err)
 	}
-	if count != nil && *count > len(edits) { // cut by bytes
-		limit = min(limit, len(edits)-1)
+	if len(edits) == 0 {
+		return nil, 0, exists, nil
 	}
-	edits, next = page.Cut(edits, limit, func(row int) catalog.Version { return catalog.Version(edits[row].Version) })
+	edits, next = cutTo(edits, limit, *count, func(e *chatv1.Edit) catalog.Version { return catalog.Version(e.Version) })
 	return edits, next, exists, nil
 }

@@ -176,6 +176,17 @@ func hideCurrent(m *chatv1.Message) {
 	m.ReplyCount, m.LastReplyAt, m.LastReplyBy, m.Pinned = 0, nil, "", false
 }
 
+// cutTo returns at most as many rows as the parameter limit, and the place of the last of them if there are more. The
+// parameter count is the number of rows that the statement found before it cut them at MaxPageBytes. The function place
+// returns the place of a row in the order of the page. There has to be at least one row.
+func cutTo[T any](rows []T, limit, count int, place func(T) catalog.Version) (page []T, next catalog.Version) {
+	page = rows[:min(limit, len(rows))]
+	if len(page) < count {
+		next = place(page[len(page)-1])
+	}
+	return page, next
+}
+
 // bounds returns the lower and upper ends of ranges as two columns.
 func bounds(all []Range) (lower, upper []int64) {
 	for _, r := range all {

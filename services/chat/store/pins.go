@@ -9,7 +9,6 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
-	"github.com/edumatrix/interlinked/shared/page"
 )
 
 // sqlPins finds the pinned messages that were sent within the readable ranges ($2, $3) and pinned before a version
@@ -35,10 +34,10 @@ func (s *Store) Pins(ctx context.Context, id string, readable []Range, below cat
 	if err != nil {
 		return nil, 0, fmt.Errorf("read pins of %s: %w", id, err)
 	}
-	if len(all) > 0 && all[0].count > len(all) { // cut by bytes
-		limit = min(limit, len(all)-1)
+	if len(all) == 0 {
+		return nil, 0, nil
 	}
-	all, next = page.Cut(all, limit, func(row int) catalog.Version { return all[row].sort })
+	all, next = cutTo(all, limit, all[0].count, func(r messageRow) catalog.Version { return r.sort })
 	for _, r := range all {
 		pins = append(pins, &chatv1.Pin{Message: r.message, PinnedBy: r.pinnedBy, PinnedAt: timestamppb.New(*r.pinnedAt)})
 	}

@@ -64,9 +64,9 @@ type Joined struct {
 }
 
 // sqlJoined finds conversations of the user $1, sorted by when the user last joined or left them, the most recent one
-// first. It reads the
-// membership intervals in the log in the same statement as the conversations, so the intervals are complete up to the
-// conversations' versions. The index over the ids of conversations can be used only with the collation that it has.
+// first. It reads the membership intervals in the log in the same statement as the conversations, so the intervals are
+// complete up to the conversations' versions. The index over the ids of conversations can be used only with the
+// collation that it has.
 const sqlJoined = `WITH page AS (
 		(SELECT room, opened_position AS changed FROM chat.memberships
 		WHERE member = $1 AND closed_position IS NULL AND opened_position < $2 AND starts_with(room, 'conversation:')
@@ -89,10 +89,10 @@ const sqlJoined = `WITH page AS (
 		FROM chat.memberships WHERE room = p.room AND member = $1) i
 	ORDER BY p.changed DESC`
 
-// Joined returns a page of the conversations of which a user is or was a member, the one that the user has last
-// joined or left first. If the parameter below is not 0, only conversations that the user has joined or left before
-// that position are returned. The result next is the value of the parameter below for the following page; on the last
-// page, it is 0.
+// Joined returns a page of the conversations of which a user is or was a member, sorted by when the user last joined or
+// left them, the most recent one first. If the parameter below is not 0, only conversations that the user has joined or
+// left before that position are returned. The result next is the value of the parameter below for the following page;
+// on the last page, it is 0.
 func (s *Search) Joined(ctx context.Context, user string, below catalog.Position, limit int) (
 	all []Joined, next catalog.Position, err error) {
 	if below == 0 {

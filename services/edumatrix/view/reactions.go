@@ -11,18 +11,15 @@ import (
 // maxEarly is the maximum number of events about reactions that are kept until their messages arrive.
 const maxEarly = 100
 
-// react applies an event about the reactions to a message of the page. Messages and reactions are in different streams,
-// so a reaction may arrive before its message. react keeps events about unknown messages until the messages arrive.
-func (v *History) react(e Event, b *chatv1.ReactionsChanged) {
-	m := v.message(b.MessageId)
-	if m == nil && b.ConversationId == v.ConversationID {
-		v.early = append(v.early[max(0, len(v.early)-maxEarly+1):], e)
-	}
-	if m == nil || m.Deleted || b.ConversationId != v.ConversationID || e.Version <= m.ReactionsVersion {
-		return
+// react applies an event about the reactions to a message, and reports whether the answer contains this message.
+// Messages and reactions are in different streams, so a reaction may arrive before its message.
+func (all messages) react(user string, e Event, b *chatv1.ReactionsChanged) (found bool) {
+	m := all.find(b.MessageId)
+	if m == nil || m.Deleted || e.Version <= m.ReactionsVersion {
+		return m != nil
 	}
 	own := b.ActorEmojis
-	if e.Actor != v.UserID {
+	if e.Actor != user {
 		own = nil
 		for _, r := range m.Reactions {
 			if r.Own {
@@ -34,6 +31,7 @@ func (v *History) react(e Event, b *chatv1.ReactionsChanged) {
 	for _, c := range b.Counts {
 		m.Reactions = append(m.Reactions, &chatv1.Reaction{Emoji: c.Emoji, Count: c.Count, Own: slices.Contains(own, c.Emoji)})
 	}
+	return true
 }
 
 // Reactions is the only page of chat.reactions for a message.

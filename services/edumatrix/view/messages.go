@@ -31,36 +31,20 @@ func (v *History) Answer() proto.Message { return &v.Response }
 // of replies.
 func (v *History) Apply(e Event) error {
 	if b, is := e.Body.(*chatv1.ReactionsChanged); is {
-		v.react(e, b)
+		if b.ConversationId == v.ConversationID && !v.listed().react(v.UserID, e, b) {
+			v.early = append(v.early[max(0, len(v.early)-maxEarly+1):], e)
+		}
 		return nil
 	}
 	if !e.newer(v.ConversationID, v.Response.Version) {
 		return nil
 	}
 	v.Response.Version = e.Version
+	v.listed().apply(e)
 	switch b := e.Body.(type) {
 	case *chatv1.MessageSent:
-		v.sent(e, b)
-	case *chatv1.MessageEdited:
-		if m := v.message(b.MessageId); m != nil {
-			m.Body, m.EditedAt = b.Body, e.at()
-			m.MentionedUserIds, m.MentionsAll = b.MentionedUserIds, b.MentionsAll
-		}
-	case *chatv1.MessageDeleted:
-		if m := v.message(b.MessageId); m != nil {
-			m.Body, m.EditedAt, m.MentionedUserIds, m.MentionsAll, m.Deleted = "", nil, nil, false, true
-			m.Reactions, m.ReactionsVersion = nil, 0
-		}
-		if first := v.message(b.ThreadId); first != nil {
-			first.ReplyCount--
-		}
-	case *chatv1.MessagePinned:
-		if m := v.message(b.MessageId); m != nil {
-			m.Pinned = true
-		}
-	case *chatv1.MessageUnpinned:
-		if m := v.message(b.MessageId); m != nil {
-			m.Pinned = false
+		if b.ThreadId == v.ThreadID {
+			v.add(e, b)
 		}
 	case *chatv1.MemberLeft:
 		if b.UserId == v.UserID {
@@ -70,30 +54,60 @@ func (v *History) Apply(e Event) error {
 	return nil
 }
 
-func (v *History) sent(e Event, b *chatv1.MessageSent) {
-	if b.ThreadId == v.ThreadID {
-		v.Response.Messages = append(v.Response.Messages, &chatv1.Message{MessageId: b.MessageId, Version: e.Version,
-			Author: e.Actor, Body: b.Body, SentAt: e.at(), ReplyTo: b.ReplyTo, ThreadId: b.ThreadId,
-			MentionedUserIds: b.MentionedUserIds, MentionsAll: b.MentionsAll})
-		for _, r := range v.early {
-			if changed := r.Body.(*chatv1.ReactionsChanged); changed.MessageId == b.MessageId {
-				v.react(r, changed)
-			}
-		}
-	}
-	if first := v.message(b.ThreadId); first != nil {
-		first.ReplyCount++
-		first.LastReplyAt, first.LastReplyBy = e.at(), e.Actor
+func (v *History) listed() messages { return v.Response.Messages }
+
+// add adds a new message, and the reactions to it that have arrived earlier.
+func (v *History) add(e Event, b *chatv1.MessageSent) {
+	v.Response.Messages = append(v.Response.Messages, &chatv1.Message{MessageId: b.MessageId, Version: e.Version,
+		Author: e.Actor, Body: b.Body, SentAt: e.at(), ReplyTo: b.ReplyTo, ThreadId: b.ThreadId,
+		MentionedUserIds: b.MentionedUserIds, MentionsAll: b.MentionsAll})
+	for _, early := range v.early {
+		v.listed().react(v.UserID, early, early.Body.(*chatv1.ReactionsChanged))
 	}
 }
 
-// message returns a message of the page, or nil.
-func (v *History) message(id string) *chatv1.Message {
-	i := slices.IndexFunc(v.Response.Messages, func(m *chatv1.Message) bool { return m.MessageId == id })
+// messages are the messages of one conversation in an answer.
+type messages []*chatv1.Message
+
+// find returns a message, or nil if the answer does not contain it.
+func (all messages) find(id string) *chatv1.Message {
+	i := slices.IndexFunc(all, func(m *chatv1.Message) bool { return m.MessageId == id })
 	if i < 0 {
 		return nil
 	}
-	return v.Response.Messages[i]
+	return all[i]
+}
+
+// apply applies an event of the conversation to the messages that it changes.
+func (all messages) apply(e Event) {
+	switch b := e.Body.(type) {
+	case *chatv1.MessageSent:
+		if first := all.find(b.ThreadId); first != nil {
+			first.ReplyCount++
+			first.LastReplyAt, first.LastReplyBy = e.at(), e.Actor
+		}
+	case *chatv1.MessageEdited:
+		if m := all.find(b.MessageId); m != nil {
+			m.Body, m.EditedAt = b.Body, e.at()
+			m.MentionedUserIds, m.MentionsAll = b.MentionedUserIds, b.MentionsAll
+		}
+	case *chatv1.MessageDeleted:
+		if m := all.find(b.MessageId); m != nil {
+			m.Body, m.EditedAt, m.MentionedUserIds, m.MentionsAll, m.Deleted = "", nil, nil, false, true
+			m.Reactions, m.ReactionsVersion = nil, 0
+		}
+		if first := all.find(b.ThreadId); first != nil {
+			first.ReplyCount--
+		}
+	case *chatv1.MessagePinned:
+		if m := all.find(b.MessageId); m != nil {
+			m.Pinned = true
+		}
+	case *chatv1.MessageUnpinned:
+		if m := all.find(b.MessageId); m != nil {
+			m.Pinned = false
+		}
+	}
 }
 
 // Pins is the first page of chat.pins.
@@ -114,19 +128,18 @@ func (v *Pins) Answer() proto.Message { return &v.Response }
 // Apply applies an event of the conversation. The event that a message was pinned does not contain the message, so
 // Apply returns ErrReload.
 func (v *Pins) Apply(e Event) error {
-	// The history has no thread with this id, so Apply adds no message.
-	history := History{UserID: v.UserID, ConversationID: v.ConversationID, ThreadID: "\x00"}
-	history.Response.Version = v.Response.Version
+	var pinned messages
 	for _, p := range v.Response.Pins {
-		history.Response.Messages = append(history.Response.Messages, p.Message)
+		pinned = append(pinned, p.Message)
 	}
-	if err := history.Apply(e); err != nil {
-		return err
+	if b, is := e.Body.(*chatv1.ReactionsChanged); is && b.ConversationId == v.ConversationID {
+		pinned.react(v.UserID, e, b)
 	}
-	if v.Response.Version == history.Response.Version {
+	if !e.newer(v.ConversationID, v.Response.Version) {
 		return nil
 	}
-	v.Response.Version = history.Response.Version
+	v.Response.Version = e.Version
+	pinned.apply(e)
 	switch b := e.Body.(type) {
 	case *chatv1.MessagePinned:
 		return ErrReload
