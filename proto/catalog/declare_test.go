@@ -134,6 +134,13 @@ func TestLoad_RefusesContradictoryDeclarations(t *testing.T) {
 		{"a kind of stream without a class", func(c *Catalog) { c.kinds["circle"].class = 0 }, "has no class"},
 		{"a kind of stream without a room", func(c *Catalog) { c.kinds["circle"].rooms = nil }, "the events have no room"},
 		{"a kind of stream whose id has no field", func(c *Catalog) { c.kinds["circle"].id = "all" }, `id "all" names no field`},
+		{"an event of a room's members without the key of the room", func(c *Catalog) { c.kinds["seen"].key = "" },
+			`the event chat.messages_seen is delivered to conversation:{conversation_id}, so its key has to be`},
+		{"a key with a field that the id lacks", func(c *Catalog) { c.kinds["bookmark"].key = "circle:{note_id}" },
+			"its key names {note_id}, which its id does not contain"},
+		{"a key of an id that is not made of fields", func(c *Catalog) {
+			c.kinds["bookmark"].key, c.kinds["bookmark"].id = "circle:{circle_id}", "of-{circle_id}"
+		}, "its id has to consist of fields with colons between them"},
 		{"a dense kind that is not durable", func(c *Catalog) {
 			c.kinds["bookmark"].dense = true
 		}, `stream kind "bookmark" of toy: it is dense, but not durable`},
@@ -213,6 +220,16 @@ func TestEvent_HasTheStreamTopicClassAndRoomsOfItsKind(t *testing.T) {
 	require.Equal(t, "post-events", e.Topic)
 	require.Equal(t, routingv1.Class_CLASS_DURABLE, e.Class)
 	require.Equal(t, []string{"post:{post_id}", "author:{author_id}"}, e.Rooms())
+}
+
+func TestKeyOf_IsTheStreamOrTheDeclaredKey(t *testing.T) {
+	c := load(t)
+	for stream, key := range map[string]string{
+		"conversation:7": "conversation:7", "reactions:7:8": "conversation:7", "seen:7:ann": "conversation:7",
+		"seen:a%3Ab:ann": "conversation:a%3Ab", "marker:7:ann": "marker:7:ann", "unknown:7:8": "unknown:7:8",
+	} {
+		require.Equal(t, key, c.KeyOf(stream))
+	}
 }
 
 func TestFact_RecordsThatItsTimeWasRead(t *testing.T) {

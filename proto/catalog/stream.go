@@ -3,6 +3,7 @@ package catalog
 import (
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -16,6 +17,7 @@ type streamKind struct {
 	id                 string // the template of the id
 	rooms              []string
 	dense              bool
+	key                string // the template of the Kafka key; empty: the stream
 }
 
 // address returns the template of the streams of a kind, such as "conversation:{conversation_id}".
@@ -26,8 +28,64 @@ func (c *Catalog) addStreamKind(owner string, o *routingv1.StreamKind) error {
 		return fmt.Errorf("%s: the stream kind %s is declared by %s already", owner, o.Kind, other.owner)
 	}
 	c.kinds[o.Kind] = &streamKind{name: o.Kind, owner: owner, topic: o.Topic, class: o.Class, id: o.Id, rooms: o.Rooms,
-		dense: o.Dense}
+		dense: o.Dense, key: o.Key}
 	return nil
+}
+
+// KeyOf returns the Kafka key of a stream's events. It is the stream itself, unless the kind of stream declares another
+// key. The key of a kind that is not declared is the stream too.
+func (c *Catalog) KeyOf(stream string) string {
+	name, id, _ := strings.Cut(stream, ":")
+	kind := c.kinds[name]
+	if kind == nil || kind.key == "" {
+		return stream
+	}
+	placeholders, values := strings.Split(kind.id, ":"), strings.Split(id, ":")
+	if len(placeholders) != len(values) {
+		return stream
+	}
+	key := kind.key
+	for i, placeholder := range placeholders {
+		key = strings.ReplaceAll(key, placeholder, values[i])
+	}
+	return key
+}
+
+// checkKey returns an error if the Kafka key of a kind cannot be derived from its streams, or if an event of the kind
+// is delivered to the members of a room, but does not have the key of the stream that opens and closes this room.
+func (c *Catalog) checkKey(kind *streamKind) error {
+	placeholders := strings.Split(kind.id, ":")
+	for _, placeholder := range placeholders {
+		if kind.key != "" && (!strings.HasPrefix(placeholder, "{") || !strings.HasSuffix(placeholder, "}")) {
+			return fmt.Errorf("it has a key, so its id has to consist of fields with colons between them")
+		}
+	}
+	for _, field := range fieldsIn.FindAllString(kind.key, -1) {
+		if !slices.Contains(placeholders, field) {
+			return fmt.Errorf("its key names %s, which its id does not contain", field)
+		}
+	}
+	for _, e := range c.EventsOf(kind.name) {
+		for _, room := range e.Rooms() {
+			if c.opened(KindOf(room)) && room != kind.address() && room != kind.key {
+				return fmt.Errorf("the event %s is delivered to %s, so its key has to be %q", e.Name, room, room)
+			}
+		}
+	}
+	return nil
+}
+
+// fieldsIn matches the placeholders of a template.
+var fieldsIn = regexp.MustCompile(`\{[^}]*\}`)
+
+// opened reports whether an event opens rooms of a kind for members.
+func (c *Catalog) opened(kind string) bool {
+	for _, e := range c.events {
+		if slices.ContainsFunc(e.opens, func(m membership) bool { return m.room.kind() == kind }) {
+			return true
+		}
+	}
+	return false
 }
 
 // streamKindOf returns the kind of stream that an event of a service names. The kind must belong to the same service.
@@ -69,6 +127,9 @@ func (c *Catalog) checkStreamKinds() (problems []error) {
 		}
 		if kind.dense && kind.class != routingv1.Class_CLASS_DURABLE {
 			fail("it is dense, but not durable, so a slow client would miss versions")
+		}
+		if err := c.checkKey(kind); err != nil {
+			fail("%w", err)
 		}
 		if len(c.EventsOf(name)) == 0 {
 			fail("no event is of this kind; give an event the kind, or remove the declaration")

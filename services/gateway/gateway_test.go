@@ -398,6 +398,35 @@ func TestGateway_WhenBehindItShowsNoEventsFromBetweenMemberships(t *testing.T) {
 	late.expect(t, "live")
 }
 
+// A gateway reads the partition of a conversation late, and the other partitions at once. A member is removed, and then
+// another member reacts to a message. The removed member must not get the reaction, although it is in another stream.
+func TestGateway_WhenBehindItShowsNoCounterOfARoomToAFormerMember(t *testing.T) {
+	t.Parallel()
+	m := begin(t)
+	m.start(`["alice","bob"]`)
+	reader, late := &gate{open: make(chan struct{})}, envelope.Partition("conversation:g", 3)
+	close(reader.open)
+	address, _ := m.gateway(settings{hold: func(ctx context.Context, topic string, partition int32) {
+		if topic == "chat-events" && partition == late {
+			reader.pass(ctx, topic, partition)
+		}
+	}})
+	alice, bob := connect(t, address, "alice"), connect(t, address, "bob")
+	reader.shut()
+	m.member("chat.member_left", "bob")
+	const messages = 20 // their reactions are streams that would be in all partitions
+	for n := range messages {
+		m.publish(m.owners["chat"].Append("alice", "chat.reactions_changed",
+			fmt.Sprintf(`{"conversation_id":"g","message_id":"m%d","emoji":"x"}`, n)))
+	}
+	m.publish(m.owners["chat"].Append("alice", "chat.read_marker_moved", `{"conversation_id":"other","user_id":"bob","up_to":1}`))
+	require.Eventually(t, func() bool { return len(bob.seen()) == 1 }, 10*time.Second, time.Millisecond, "the marker")
+	close(reader.open)
+	require.Eventually(t, func() bool { return len(alice.seen()) == 1+messages }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(bob.seen()) == 2 }, 10*time.Second, time.Millisecond)
+	require.Contains(t, bob.seen(), "member_left bob")
+}
+
 // gate holds back a gateway's reader while the gate is shut.
 type gate struct {
 	mu   sync.Mutex

@@ -62,7 +62,8 @@ type Event struct {
 	ID          string
 	Type        string // its declared name
 	Source      string // the owner
-	Stream      string // also the Kafka key
+	Stream      string
+	Key         string // the Kafka key; empty: the stream
 	Version     catalog.Version
 	Position    catalog.Position
 	Before      catalog.Position // position of the previous record in the same partition
@@ -156,8 +157,16 @@ func (e Event) Message() *message.Message {
 		set(headerExpires, e.Expires.UTC().Format(time.RFC3339Nano))
 	}
 	set(HeaderTraceParent, e.TraceParent)
-	set(MetadataKey, e.Stream)
+	set(MetadataKey, e.PartitionKey())
 	return m
+}
+
+// PartitionKey returns the Kafka key of the event, which determines its partition.
+func (e Event) PartitionKey() string {
+	if e.Key != "" {
+		return e.Key
+	}
+	return e.Stream
 }
 
 // ReadEvent reads an event from a record. It does not decode the body.
@@ -184,6 +193,9 @@ func ReadEvent(m *message.Message) (Event, error) {
 		if m.Metadata.Get(headerExpires) != "" {
 			e.Expires = r.time(headerExpires)
 		}
+	}
+	if key := m.Metadata.Get(MetadataKey); key != e.Stream {
+		e.Key = key
 	}
 	if r.err != nil {
 		return Event{}, fmt.Errorf("event record: %w", r.err)

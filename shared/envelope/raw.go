@@ -124,6 +124,16 @@ func ReadRawEvent[H Header](headers []H, body []byte) (Event, error) {
 	return e, nil
 }
 
+// RawStream returns the stream of an event from the headers of its Kafka record, without a copy.
+func RawStream[H Header](headers []H) []byte {
+	for i := range headers {
+		if h := header(headers[i]); h.Key == headerSubject {
+			return h.Value
+		}
+	}
+	return nil
+}
+
 // ReadRawOutcome is ReadOutcome for a Kafka record.
 func ReadRawOutcome[H Header](headers []H) (Outcome, error) {
 	r := rawReader{}

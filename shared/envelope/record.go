@@ -21,7 +21,7 @@ func (e Event) Record(topic string) *meshv1.Record {
 
 // ReadRecord reads an event from the record that Record has returned.
 func ReadRecord(r *meshv1.Record) (Event, error) {
-	m := &message.Message{Metadata: message.Metadata{}, Payload: r.GetBody()}
+	m := &message.Message{Metadata: message.Metadata{MetadataKey: r.GetKey()}, Payload: r.GetBody()}
 	for _, h := range r.GetHeaders() {
 		m.Metadata.Set(h.GetKey(), h.GetValue())
 	}

@@ -43,6 +43,9 @@ func (l *Log) scan(found pgx.Rows, into ...any) (Logged, error) {
 		return e, fmt.Errorf("read an event: %w", err)
 	}
 	e.ID, e.Time, e.Class = id.String(), at.UTC(), routingv1.Class(class)
+	if key := l.o.Catalog.KeyOf(e.Stream); key != e.Stream {
+		e.Key = key
+	}
 	if len(e.Rooms) == 0 {
 		e.Rooms = nil
 	}

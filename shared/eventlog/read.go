@@ -94,7 +94,7 @@ func (l *Log) Read(ctx context.Context, q Query) (Page, error) {
 		page.Complete = all[limit-1].Position
 	}
 	for _, e := range all {
-		if q.Partitions > 0 && envelope.Partition(e.Stream, q.Partitions) != q.Partition {
+		if q.Partitions > 0 && envelope.Partition(e.PartitionKey(), q.Partitions) != q.Partition {
 			continue
 		}
 		e.Incarnation = newest.Incarnation

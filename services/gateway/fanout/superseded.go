@@ -20,11 +20,11 @@ func superseded(e *envelope.Event, ahead []*bus.Fetched) bool {
 		return false
 	}
 	for _, r := range ahead[:min(len(ahead), maxAhead)] {
-		if string(r.Key) != e.Stream {
+		if string(envelope.RawStream(r.Headers)) != e.Stream {
 			continue
 		}
 		newer, err := envelope.ReadRawEvent(r.Headers, r.Value)
-		if err == nil && newer.Stream == e.Stream && newer.Incarnation == e.Incarnation && newer.Position > e.Position {
+		if err == nil && newer.Incarnation == e.Incarnation && newer.Position > e.Position {
 			return true
 		}
 	}

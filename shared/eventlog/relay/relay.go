@@ -288,7 +288,7 @@ func (x *leading) prepare(ctx context.Context) (*shipment, error) {
 			continue
 		}
 		of := s.Topics[t.name]
-		to := topicPartition{e.Topic, envelope.Partition(e.Stream, of.Count)}
+		to := topicPartition{e.Topic, envelope.Partition(e.PartitionKey(), of.Count)}
 		e.Before = s.append(to, e.Position, now)
 		if t.paused != nil {
 			continue // the topic's readers will detect that this event is missing

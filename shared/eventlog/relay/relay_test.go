@@ -16,8 +16,10 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
+	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	"github.com/edumatrix/interlinked/shared/advisory"
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
@@ -189,6 +191,35 @@ func TestRelay_PublishesInOrderWithThePositionBefore(t *testing.T) {
 	meshtest.Eventually(t, "all is published", func() bool { return b.events() == 60 })
 	if gaps := checkRead(t, l, b); gaps != 0 {
 		t.Errorf("%d gaps", gaps)
+	}
+}
+
+// The events of a counter that is delivered in the room of a conversation must be in the partition of the conversation,
+// whatever the counter's own stream is. A page of the log for one partition must contain them, too.
+func TestRelay_ACounterOfARoomIsInThePartitionOfTheRoom(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	b := newBroker()
+	relaying(t, l, b)
+	const users = 12
+	for n := range users {
+		user := fmt.Sprint("user", n)
+		_, err := l.Commit(t.Context(), eventlog.Write{Appends: []eventlog.Append{{Expected: eventlog.AnyVersion, Actor: user,
+			Stream: "seen:1:" + user, Events: []proto.Message{&chatv1.MessagesSeen{ConversationId: "1", UserId: user, UpTo: 1}}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	meshtest.Eventually(t, "all is published", func() bool { return b.events() == users })
+	partition, found := envelope.Partition("conversation:1", 3), 0
+	for _, e := range b.of(topicPartition{"chat-events", partition}) {
+		if !e.IsPosition() {
+			found++
+		}
+	}
+	page, err := l.Read(t.Context(), eventlog.Query{Topic: "chat-events", Partition: partition, Partitions: 3, Limit: 100})
+	if err != nil || found != users || len(page.Events) != users {
+		t.Errorf("%d of %d events are in partition %d, and %d in the page of the log, %v", found, users, partition, len(page.Events), err)
 	}
 }
 

@@ -240,7 +240,7 @@ func (a *applier) handleRecord(d *delivery) error {
 // only if it is an event of this partition.
 func (a *applier) current(e envelope.Event) bool {
 	if e.Epoch == 0 && a.saved.Epoch > 0 {
-		return !e.IsPosition() && envelope.Partition(e.Stream, a.saved.Partitions) == a.of.Partition
+		return !e.IsPosition() && envelope.Partition(e.PartitionKey(), a.saved.Partitions) == a.of.Partition
 	}
 	return e.Epoch == a.saved.Epoch
 }

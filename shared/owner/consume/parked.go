@@ -236,7 +236,7 @@ func (r *resolving) limit(ctx context.Context) (limit catalog.Position, err erro
 	for n, c := range all {
 		// While the topic grows, a stream may have been in two partitions. The later partition began after the
 		// checkpoint of the earlier one had reached the fence. So the higher position is that of the later partition.
-		if c.Partitions > 0 && envelope.Partition(r.stream, c.Partitions) == n {
+		if c.Partitions > 0 && envelope.Partition(r.o.Catalog.KeyOf(r.stream), c.Partitions) == n {
 			limit = max(limit, c.Position)
 		}
 	}

@@ -104,7 +104,7 @@ func (o *Owner) Event(actor, name, data string) envelope.Event {
 		panic(err)
 	}
 	p := declared.Place(m, catalog.Origin{Actor: actor})
-	return envelope.Event{ID: uuid.NewString(), Type: name, Source: o.Name, Stream: p.Stream, Time: time.Now().UTC(),
+	return envelope.Event{ID: uuid.NewString(), Type: name, Source: o.Name, Stream: p.Stream, Key: o.Catalog.KeyOf(p.Stream), Time: time.Now().UTC(),
 		Actor: actor, Class: declared.Class, Rooms: p.Rooms, Opens: p.Opens, Closes: p.Closes, Subject: p.Subject,
 		Body: body}
 }
@@ -123,7 +123,7 @@ func (o *Owner) Answer(actor, commandID, command, name, data string) envelope.Ev
 	o.versions[e.Stream]++
 	e.Version, e.Position = o.versions[e.Stream], catalog.Position(len(o.log))+1
 	e.Cause, e.Answers, e.CommandType = commandID, commandID != "", command
-	at := place{declared.Topic, o.partition(declared.Topic, e.Stream)}
+	at := place{declared.Topic, o.partition(declared.Topic, e.PartitionKey())}
 	e.Before = o.before[at]
 	o.before[at] = e.Position
 	o.stamp(&e, declared.Topic)
@@ -198,7 +198,7 @@ func (o *Owner) partition(topic, key string) int32 {
 // Partition returns the partition of an event.
 func (o *Owner) Partition(e envelope.Event) int32 {
 	declared, _ := o.Catalog.Event(e.Type)
-	return o.partition(declared.Topic, e.Stream)
+	return o.partition(declared.Topic, e.PartitionKey())
 }
 
 // SetAway makes the owner unavailable, or available again.

@@ -588,9 +588,9 @@ const file_edumatrix_chat_v1_markers_proto_rawDesc = "" +
 	"\aMarkers\x12!.edumatrix.chat.v1.MarkersRequest\x1a\".edumatrix.chat.v1.MarkersResponse\"\x14\xaa\xbb\x18\x10\n" +
 	"\fchat.markers\x10\x01\x12b\n" +
 	"\x06Unread\x12 .edumatrix.chat.v1.UnreadRequest\x1a!.edumatrix.chat.v1.UnreadResponse\"\x13\xaa\xbb\x18\x0f\n" +
-	"\vchat.unread\x10\x01B\xe3\x01»\x18D\n" +
-	"\x06marker\x12\vchat-events\x18\x02\"\x1b{conversation_id}:{user_id}*\x0euser:{user_id}»\x18R\n" +
-	"\x04seen\x12\vchat-events\x18\x02\"\x1b{conversation_id}:{user_id}*\x1econversation:{conversation_id}ZCgithub.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1;chatv1b\x06proto3"
+	"\vchat.unread\x10\x01B\x83\x02»\x18D\n" +
+	"\x06marker\x12\vchat-events\x18\x02\"\x1b{conversation_id}:{user_id}*\x0euser:{user_id}»\x18r\n" +
+	"\x04seen\x12\vchat-events\x18\x02\"\x1b{conversation_id}:{user_id}*\x1econversation:{conversation_id}:\x1econversation:{conversation_id}ZCgithub.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1;chatv1b\x06proto3"
 
 var (
 	file_edumatrix_chat_v1_markers_proto_rawDescOnce sync.Once

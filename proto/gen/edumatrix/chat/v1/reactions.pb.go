@@ -617,8 +617,8 @@ const file_edumatrix_chat_v1_reactions_proto_rawDesc = "" +
 	"\aversion\x18\x03 \x01(\x03R\aversion2\x81\x01\n" +
 	"\x0fReactionService\x12n\n" +
 	"\tReactions\x12#.edumatrix.chat.v1.ReactionsRequest\x1a$.edumatrix.chat.v1.ReactionsResponse\"\x16\xaa\xbb\x18\x12\n" +
-	"\x0echat.reactions\x10\x01B\x86\x02»\x18Z\n" +
-	"\treactions\x12\vchat-events\x18\x02\"\x1e{conversation_id}:{message_id}*\x1econversation:{conversation_id}ʻ\x18_\n" +
+	"\x0echat.reactions\x10\x01B\xa6\x02»\x18z\n" +
+	"\treactions\x12\vchat-events\x18\x02\"\x1e{conversation_id}:{message_id}*\x1econversation:{conversation_id}:\x1econversation:{conversation_id}ʻ\x18_\n" +
 	"\x12too_many_reactions\x12IA message has at most 50 different reactions, and at most 20 of one user.ZCgithub.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1;chatv1b\x06proto3"
 
 var (

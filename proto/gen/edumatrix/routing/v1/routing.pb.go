@@ -414,13 +414,18 @@ type StreamKind struct {
 	Topic string `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
 	Class Class  `protobuf:"varint,3,opt,name=class,proto3,enum=edumatrix.routing.v1.Class" json:"class,omitempty"`
 	// Template of the id. Its placeholders are fields of the event. The stream is the kind, a colon and the id. The
-	// stream is also the Kafka key of its events.
+	// stream is also the Kafka key of its events, unless the option key is set.
 	Id string `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"`
 	// Templates of the rooms to which every event is delivered. Their placeholders are fields of the event.
 	Rooms []string `protobuf:"bytes,5,rep,name=rooms,proto3" json:"rooms,omitempty"`
 	// Whether clients see the versions of a stream without gaps, so that a missing version means a missed event. Allowed
 	// for CLASS_DURABLE only.
-	Dense         bool `protobuf:"varint,6,opt,name=dense,proto3" json:"dense,omitempty"`
+	Dense bool `protobuf:"varint,6,opt,name=dense,proto3" json:"dense,omitempty"`
+	// Template of the Kafka key of the events, such as "conversation:{conversation_id}". Its placeholders are fields that
+	// the id names. Events that are delivered to the members of a room need the key of the stream that opens and closes
+	// this room. They are then in the same partition as the events that add and remove its members, so that a gateway
+	// does not deliver them to a user whose removal it has not read yet.
+	Key           string `protobuf:"bytes,7,opt,name=key,proto3" json:"key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -495,6 +500,13 @@ func (x *StreamKind) GetDense() bool {
 		return x.Dense
 	}
 	return false
+}
+
+func (x *StreamKind) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
 }
 
 // Event declares an event and the kind of stream that it belongs to.
@@ -1179,7 +1191,7 @@ const file_edumatrix_routing_v1_routing_proto_rawDesc = "" +
 	"\n" +
 	"Membership\x12\x12\n" +
 	"\x04room\x18\x01 \x01(\tR\x04room\x12\x12\n" +
-	"\x04user\x18\x02 \x01(\tR\x04user\"\xa5\x01\n" +
+	"\x04user\x18\x02 \x01(\tR\x04user\"\xb7\x01\n" +
 	"\n" +
 	"StreamKind\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
@@ -1187,7 +1199,8 @@ const file_edumatrix_routing_v1_routing_proto_rawDesc = "" +
 	"\x05class\x18\x03 \x01(\x0e2\x1b.edumatrix.routing.v1.ClassR\x05class\x12\x0e\n" +
 	"\x02id\x18\x04 \x01(\tR\x02id\x12\x14\n" +
 	"\x05rooms\x18\x05 \x03(\tR\x05rooms\x12\x14\n" +
-	"\x05dense\x18\x06 \x01(\bR\x05dense\"\xd4\x02\n" +
+	"\x05dense\x18\x06 \x01(\bR\x05dense\x12\x10\n" +
+	"\x03key\x18\a \x01(\tR\x03key\"\xd4\x02\n" +
 	"\x05Event\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x14\n" +

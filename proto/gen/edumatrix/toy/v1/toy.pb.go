@@ -1418,13 +1418,13 @@ const file_edumatrix_toy_v1_toy_proto_rawDesc = "" +
 	"\bstory_id\x18\x01 \x01(\tR\astoryId\x12\x17\n" +
 	"\apage_id\x18\x02 \x01(\tR\x06pageId\x12\x14\n" +
 	"\x05votes\x18\x03 \x01(\x03R\x05votes: \xb2\xbb\x18\x1c\n" +
-	"\ttoy.voted\x12\x05votes2\b{$actor}B\x92\x04\xaa\xbb\x18\x12\n" +
+	"\ttoy.voted\x12\x05votes2\b{$actor}B\x8b\x04\xaa\xbb\x18\x12\n" +
 	"\n" +
 	"toy-events\x10\x03\x18\x80\xa3\x05»\x187\n" +
 	"\x06circle\x12\n" +
-	"toy-events\x18\x01\"\v{circle_id}*\x12circle:{circle_id}»\x180\n" +
+	"toy-events\x18\x01\"\v{circle_id}*\x12circle:{circle_id}»\x18)\n" +
 	"\x04name\x12\n" +
-	"toy-events\x18\x01\"\x06{name}*\x12circle:{circle_id}»\x180\n" +
+	"toy-events\x18\x01\"\x06{name}*\vname:{name}»\x180\n" +
 	"\x05diary\x12\n" +
 	"toy-events\x18\x01\"\t{user_id}*\x0euser:{user_id}»\x18?\n" +
 	"\bbookmark\x12\n" +
